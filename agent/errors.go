@@ -1,0 +1,55 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+)
+
+// A Kind says what a caller should do about an error. agent/rpc gives each its
+// gRPC code.
+type Kind string
+
+// The kinds.
+const (
+	Invalid      Kind = "invalid"      // fix the request
+	NotFound     Kind = "not_found"    // check the id
+	Conflict     Kind = "conflict"     // the id has other settings: choose another, or delete first
+	Precondition Kind = "precondition" // change the world, then try again
+	Busy         Kind = "busy"         // try again with back-off
+	Unavailable  Kind = "unavailable"  // try again with back-off
+	Exhausted    Kind = "exhausted"    // tell the operator
+	Deadline     Kind = "deadline"     // repeat the same call: the intent stands
+	Denied       Kind = "denied"
+	Internal     Kind = "internal" // a bug
+)
+
+// A Reason is a stable code for one cause, in lower_snake_case.
+type Reason string
+
+// An Error is what every verb of the agent returns.
+type Error struct {
+	Kind     Kind
+	Reason   Reason
+	Message  string            // what is wrong and what to do, for a person
+	Metadata map[string]string // for programs; never secret
+	Err      error             // the cause, may be nil
+}
+
+func (e *Error) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("%s: %v", e.Message, e.Err)
+	}
+	return e.Message
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// AsError returns err as an Error; one of no kind is Internal.
+func AsError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Kind: Internal, Reason: "internal", Message: "internal error", Err: err}
+}

@@ -1,0 +1,186 @@
+package agent
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/causeway-project/causeway/drivers"
+)
+
+// A Phase is where an object stands.
+type Phase string
+
+// The phases.
+const (
+	Pending  Phase = "pending"  // waits for something else, which the reason names
+	Working  Phase = "working"  // steps are being taken
+	Ready    Phase = "ready"    // the host is as wanted
+	Degraded Phase = "degraded" // in place, but not as it should be
+	Removing Phase = "removing" // on its way out
+	Failed   Phase = "failed"   // the last try failed and will be repeated
+)
+
+// A Status is what the agent knows of an object.
+type Status struct {
+	Generation         int64
+	ObservedGeneration int64
+	Phase              Phase
+	Since              time.Time
+	Reason             Reason
+	Message            string
+	Attempts           int
+}
+
+// An Attachment is a share that an instance sees as a virtiofs device.
+type Attachment struct {
+	ID         string
+	Instance   string // name or UUID of a libvirt domain
+	Connection drivers.Connection
+	Tag        string
+	ReadOnly   bool
+	MountAt    string // absolute path in the guest, or empty
+
+	InstanceUUID string // resolved by the agent
+	Guest        GuestState
+	Status       Status
+}
+
+// A GuestState is what is known of the mount inside the guest.
+type GuestState string
+
+// The guest states.
+const (
+	GuestUnknown    GuestState = "unknown"
+	GuestDeviceOnly GuestState = "device-only"
+	GuestMounted    GuestState = "mounted"
+)
+
+// A Network is a tenant network on this host.
+type Network struct {
+	ID        string
+	Bridge    string
+	Addresses []netip.Prefix
+	Routes    []Route
+	MTU       int    // bytes; 0 takes the bridge's
+	MAC       string // empty lets the agent choose
+
+	Gateway Gateway
+	Status  Status
+}
+
+// A Route sends packets for Destination to Via.
+type Route struct {
+	Destination netip.Prefix
+	Via         netip.Addr
+}
+
+// A Gateway is what is known of a network's Ganesha.
+type Gateway struct {
+	Running   bool
+	PID       int
+	Restarts  int64
+	StartedAt time.Time
+	Exports   int
+	Version   string
+}
+
+// An Export is a share published through a network's gateway.
+type Export struct {
+	ID         string
+	Network    string
+	Connection drivers.Connection
+	Rules      []Rule
+	Pseudo     string
+	ReadOnly   bool
+
+	ExportID  uint16
+	Locations []string // "address:/path"
+	Status    Status
+}
+
+// A Rule lets the clients of one prefix reach an export.
+type Rule struct {
+	Client  netip.Prefix
+	Level   Level
+	Squash  Squash
+	AnonUID uint32
+	AnonGID uint32
+}
+
+// A Level is what a rule's clients may do.
+type Level string
+
+// A Squash says which users are mapped to the anonymous one.
+type Squash string
+
+// The levels and squashes. They are also the words of the ledger.
+const (
+	LevelRO Level = "ro"
+	LevelRW Level = "rw"
+
+	SquashNone   Squash = "none"
+	SquashRoot   Squash = "root"
+	SquashRootID Squash = "root_id"
+	SquashAll    Squash = "all"
+)
+
+// Anonymous is the user and group that squashed users become by default.
+const Anonymous = 65534
+
+// A Mount is a share, mounted on this host for the objects that use it.
+type Mount struct {
+	Name     string
+	Kind     string
+	Source   string
+	Path     string
+	ReadOnly bool
+	Users    []string // "attachment/ID", "export/ID"
+	Status   Status
+}
+
+// A Node is what this agent says of itself.
+type Node struct {
+	Hostname   string
+	Version    string
+	InSync     bool
+	StartedAt  time.Time
+	Drivers    []drivers.Description
+	Mounts     []Mount
+	Damaged    []string // ledger files that could not be read
+	Subsystems []Subsystem
+}
+
+// A Verdict is the outcome of a check.
+type Verdict string
+
+// The verdicts.
+const (
+	Pass Verdict = "pass"
+	Warn Verdict = "warn"
+	Fail Verdict = "fail"
+)
+
+// A Subsystem is one part of the agent and whether it can serve.
+type Subsystem struct {
+	Name    string
+	Verdict Verdict
+	Message string
+}
+
+// A Check is one line of a preflight.
+type Check struct {
+	Name    string
+	Verdict Verdict
+	Message string
+	Fix     string // the command that cures it
+}
+
+// An Event is one change that a watcher sees. One of the objects is set, or
+// none when Synced.
+type Event struct {
+	Deleted    bool
+	Synced     bool
+	Attachment *Attachment
+	Network    *Network
+	Export     *Export
+}
