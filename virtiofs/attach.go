@@ -1,0 +1,249 @@
+package virtiofs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"libvirt.org/go/libvirt"
+
+	"github.com/causeway-project/causeway/agent/crashpoint"
+)
+
+// Instance finds a domain by UUID or name: ErrNoInstance, ErrUnavailable. One
+// that is off has Running false.
+func (h *Host) Instance(ctx context.Context, nameOrUUID string) (Instance, error) {
+	i, err := call(ctx, h, h.calls, func(v hypervisor) (Instance, error) { return find(v, nameOrUUID) })
+	if err != nil {
+		return Instance{}, fmt.Errorf("look at instance %q: %w", nameOrUUID, err)
+	}
+	return i, nil
+}
+
+// find reads one domain.
+func find(v hypervisor, ref string) (Instance, error) {
+	// libvirt's C strings end at a NUL, so that it would find what stands before.
+	if ref == "" || strings.ContainsRune(ref, 0) {
+		return Instance{}, ErrNoInstance
+	}
+	doc, err := v.domain(ref)
+	if err != nil {
+		return Instance{}, err
+	}
+	return parseInstance(doc)
+}
+
+// Devices lists the devices of every running domain whose alias is ours.
+func (h *Host) Devices(ctx context.Context) ([]Device, error) {
+	docs, err := call(ctx, h, h.calls, hypervisor.running)
+	if err != nil {
+		return nil, fmt.Errorf("list instances: %w", err)
+	}
+	var ours []Device
+	for _, doc := range docs {
+		i, err := parseInstance(doc)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range i.Filesystems {
+			if strings.HasPrefix(d.Alias, AliasPrefix) {
+				ours = append(ours, d)
+			}
+		}
+	}
+	return ours, nil
+}
+
+// device returns the one with an alias.
+func (i Instance) device(alias string) (Device, bool) {
+	for _, d := range i.Filesystems {
+		if d.Alias == alias {
+			return d, true
+		}
+	}
+	return Device{}, false
+}
+
+// Attach plugs the device in and returns when it is in the live XML. The same
+// device there already is success; the alias with another tag or socket is
+// taken out first.
+//
+// It says that QEMU has the device. The guest sees it a little later.
+//
+// Errors: ErrBadTag, ErrNoInstance, ErrInstanceOff, ErrNoSharedMemory,
+// ErrTagTaken, ErrNoPort, ErrNoListener, ErrUnavailable; ErrGuestBusy when the
+// guest keeps the alias's former device. When ctx ends, the device may come all
+// the same: the same call again finds it.
+func (h *Host) Attach(ctx context.Context, d Device) error {
+	if err := h.attach(ctx, d); err != nil {
+		return fmt.Errorf("attach %s to instance %s: %w", d.Alias, d.Instance, err)
+	}
+	return nil
+}
+
+func (h *Host) attach(ctx context.Context, d Device) error {
+	xml, err := d.XML()
+	if err != nil {
+		return err
+	}
+	for {
+		unlock, err := h.lock(ctx, d.Instance)
+		if err != nil {
+			return err
+		}
+		// The lock is for the time that libvirt takes, not for the time that ctx
+		// gives it: a second attach that looked at the tags while the first is
+		// still under way would not see its tag.
+		verdict, err := callThen(ctx, h, h.calls, func(v hypervisor) (plugged, error) { return plug(v, d, xml) }, unlock)
+		if err != nil {
+			return err
+		}
+		if verdict == inPlace {
+			return nil
+		}
+		if err := h.Detach(ctx, d); err != nil {
+			return fmt.Errorf("take the former device out: %w", err)
+		}
+	}
+}
+
+// plugged is what plug found or did.
+type plugged int
+
+const (
+	inPlace plugged = iota + 1 // the device is in the instance
+	former                     // its alias is, with other settings
+)
+
+// plug checks the instance and attaches the device, under the instance's lock.
+func plug(v hypervisor, d Device, xml string) (plugged, error) {
+	i, err := find(v, d.Instance)
+	if err != nil {
+		return 0, err
+	}
+	if !i.Running {
+		return 0, ErrInstanceOff
+	}
+	if is, ok := i.device(d.Alias); ok {
+		if is.Tag == d.Tag && is.Socket == d.Socket {
+			return inPlace, nil
+		}
+		return former, nil
+	}
+	for _, other := range i.Filesystems {
+		// libvirt accepts a second device with the same tag; the guest then mounts
+		// whichever it found first.
+		if other.Tag == d.Tag {
+			return 0, fmt.Errorf("%w: %q is the tag of %s", ErrTagTaken, d.Tag, other.Alias)
+		}
+	}
+	if !i.SharedMemory {
+		return 0, ErrNoSharedMemory
+	}
+	if i.FreePorts == 0 {
+		return 0, ErrNoPort
+	}
+	if err := v.attach(i.UUID, xml); err != nil {
+		// It may have stopped since.
+		if now, again := find(v, i.UUID); again == nil && !now.Running {
+			return 0, fmt.Errorf("%w: %w", ErrInstanceOff, err)
+		}
+		return 0, err
+	}
+	crashpoint.Hit(crashpoint.DeviceAttached)
+	if i, err = find(v, i.UUID); err != nil {
+		return 0, err
+	}
+	if _, ok := i.device(d.Alias); !ok {
+		return 0, errors.New("libvirt took the device, and it is not there")
+	}
+	return inPlace, nil
+}
+
+const (
+	// look is how often a wait for the guest reads the live XML unasked, should
+	// an event be lost.
+	look = 500 * time.Millisecond
+	// nag is how often the guest is asked again.
+	nag = 5 * time.Second
+)
+
+// Detach unplugs by alias and returns when the live XML no longer has it:
+// ErrGuestBusy when the guest does not let go before ctx ends, ErrUnavailable.
+// No such device, or domain, or one that is off, is success. The guest may
+// still let go after ErrGuestBusy; the same call again finds that.
+func (h *Host) Detach(ctx context.Context, d Device) error {
+	if err := h.detach(ctx, d); err != nil {
+		return fmt.Errorf("detach %s from instance %s: %w", d.Alias, d.Instance, err)
+	}
+	return nil
+}
+
+func (h *Host) detach(ctx context.Context, d Device) error {
+	if !strings.HasPrefix(d.Alias, AliasPrefix) {
+		return fmt.Errorf("alias %q is not ours", d.Alias)
+	}
+	woken, stop := h.watch(d.Instance)
+	defer stop()
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	var asked time.Time
+	var last error // what libvirt said to the last request
+	for {
+		there, err := h.there(ctx, d)
+		if err == nil && !there {
+			return nil
+		}
+		if err == nil && time.Since(asked) >= nag {
+			last = h.unplug(ctx, d)
+			asked = time.Now()
+			continue // it may be gone by now, and libvirt's answer says nothing of it
+		}
+		if err == nil {
+			select {
+			case <-woken:
+				continue
+			case <-ticker.C:
+				continue
+			case <-ctx.Done():
+				err = context.Cause(ctx)
+			}
+		}
+		switch {
+		case ctx.Err() == nil || asked.IsZero():
+			return err
+		case last != nil:
+			return fmt.Errorf("%w: %w", ErrGuestBusy, last)
+		default:
+			return fmt.Errorf("%w: %w", ErrGuestBusy, err)
+		}
+	}
+}
+
+// there tells whether a device is in a running domain.
+func (h *Host) there(ctx context.Context, d Device) (bool, error) {
+	i, err := h.Instance(ctx, d.Instance)
+	if errors.Is(err, ErrNoInstance) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	_, ok := i.device(d.Alias)
+	return ok && i.Running, nil
+}
+
+// unplug asks the guest once.
+func (h *Host) unplug(ctx context.Context, d Device) error {
+	_, err := call(ctx, h, h.calls, func(v hypervisor) (struct{}, error) {
+		err := v.detach(d.Instance, d.Alias)
+		crashpoint.Hit(crashpoint.DeviceUnplug)
+		return struct{}{}, err
+	})
+	if errors.Is(err, libvirt.ERR_DEVICE_MISSING) {
+		return nil
+	}
+	return err
+}

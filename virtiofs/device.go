@@ -1,0 +1,94 @@
+package virtiofs
+
+import (
+	"fmt"
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
+)
+
+// MaxTag is the length of a tag in bytes: the field "tag" of struct
+// virtio_fs_config has 36 (virtio 1.2, 5.11.4), and QEMU refuses more.
+const MaxTag = 36
+
+// ValidateTag says why a tag cannot be used: ErrBadTag.
+//
+// A tag goes through libvirt's XML, QEMU's command line, the guest's mount(8)
+// and the guest's /proc/mounts, so it is kept to what all of them pass on
+// unchanged: printable ASCII without space. mount(8) takes sources that begin
+// with "LABEL=" and the like for names of block devices.
+func ValidateTag(tag string) error {
+	if tag == "" {
+		return fmt.Errorf("%w: it is empty", ErrBadTag)
+	}
+	if len(tag) > MaxTag {
+		return fmt.Errorf("%w: it has %d bytes, and virtiofs allows %d", ErrBadTag, len(tag), MaxTag)
+	}
+	for i := range len(tag) {
+		if c := tag[i]; c <= ' ' || c > '~' {
+			return fmt.Errorf("%w %q: byte %d is not a printable ASCII character", ErrBadTag, tag, i+1)
+		}
+	}
+	for _, p := range []string{"LABEL=", "UUID=", "PARTLABEL=", "PARTUUID=", "ID="} {
+		if strings.HasPrefix(strings.ToUpper(tag), p) {
+			return fmt.Errorf("%w %q: mount(8) takes what begins with %s for a block device", ErrBadTag, tag, p)
+		}
+	}
+	return nil
+}
+
+// validate checks a device before it is given to libvirt.
+func (d Device) validate() error {
+	if err := ValidateTag(d.Tag); err != nil {
+		return err
+	}
+	if !strings.HasPrefix(d.Alias, AliasPrefix) || !plain(d.Alias) {
+		return fmt.Errorf("alias %q: want %s and then letters, digits, - and _", d.Alias, AliasPrefix)
+	}
+	if !strings.HasPrefix(d.Socket, "/") {
+		return fmt.Errorf("socket %q: not an absolute path", d.Socket)
+	}
+	for i := range len(d.Socket) {
+		if c := d.Socket[i]; c < ' ' || c > '~' {
+			return fmt.Errorf("socket %q: byte %d is not a printable ASCII character", d.Socket, i+1)
+		}
+	}
+	return nil
+}
+
+// plain tells whether libvirt takes s in an alias: it refuses all but
+// these (virDomainDefPostParse, USER_ALIAS_CHARS).
+func plain(s string) bool {
+	for _, c := range s {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return s != ""
+}
+
+// XML of the device for virDomainAttachDeviceFlags.
+//
+// There is no <readonly/>: libvirt 9.0 refuses it for virtiofs, and the guest's
+// own read-only mount enforces nothing. Share a read-only mount instead.
+func (d Device) XML() (string, error) {
+	if err := d.validate(); err != nil {
+		return "", err
+	}
+	fs := libvirtxml.DomainFilesystem{
+		AccessMode: "passthrough", // the only one that virtiofs takes
+		Driver:     &libvirtxml.DomainFilesystemDriver{Type: "virtiofs", Queue: queueSize},
+		Source: &libvirtxml.DomainFilesystemSource{
+			Mount: &libvirtxml.DomainFilesystemSourceMount{Socket: d.Socket},
+		},
+		Target: &libvirtxml.DomainFilesystemTarget{Dir: d.Tag},
+		Alias:  &libvirtxml.DomainAlias{Name: d.Alias},
+	}
+	return fs.Marshal()
+}
+
+// queueSize is the request queue's length; QEMU's default of 128 limits
+// requests in flight, and libvirt's manual recommends 1024.
+const queueSize = 1024

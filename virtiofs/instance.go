@@ -1,0 +1,148 @@
+package virtiofs
+
+import (
+	"encoding/xml"
+	"fmt"
+	"strconv"
+
+	"libvirt.org/go/libvirtxml"
+)
+
+// guestAgentChannel is the name that libvirt knows the QEMU guest agent by.
+const guestAgentChannel = "org.qemu.guest_agent.0"
+
+// parseInstance reads a domain's live XML.
+func parseInstance(doc string) (Instance, error) {
+	var d libvirtxml.Domain
+	if err := d.Unmarshal(doc); err != nil {
+		return Instance{}, fmt.Errorf("parse domain XML: %w", err)
+	}
+	i := Instance{
+		UUID:         d.UUID,
+		Name:         d.Name,
+		Running:      d.ID != nil, // libvirt gives an id to active domains only
+		SharedMemory: sharedMemory(&d),
+	}
+	if d.Devices == nil {
+		return i, nil
+	}
+	var err error
+	if i.FreePorts, err = freePorts(doc, d.Devices.Controllers); err != nil {
+		return Instance{}, err
+	}
+	for _, c := range d.Devices.Channels {
+		if t := c.Target; t != nil && t.VirtIO != nil && t.VirtIO.Name == guestAgentChannel && t.VirtIO.State == "connected" {
+			i.GuestAgent = true
+		}
+	}
+	for _, f := range d.Devices.Filesystems {
+		if f.Driver == nil || f.Driver.Type != "virtiofs" {
+			continue
+		}
+		dev := Device{Instance: d.UUID}
+		if f.Alias != nil {
+			dev.Alias = f.Alias.Name
+		}
+		if f.Target != nil {
+			dev.Tag = f.Target.Dir
+		}
+		if f.Source != nil && f.Source.Mount != nil {
+			dev.Socket = f.Source.Mount.Socket
+		}
+		i.Filesystems = append(i.Filesystems, dev)
+	}
+	return i, nil
+}
+
+// sharedMemory tells whether virtiofsd can map the guest's memory, by the rule
+// of libvirt 9.0 (qemuValidateDomainDeviceDefFS): with NUMA cells, each must
+// have memAccess='shared' by itself; without, <access mode='shared'/> in
+// <memoryBacking>. What backs the memory does not matter: libvirt never makes
+// shared memory anonymous.
+//
+// After a restart of libvirtd 9.0 a running domain of the second kind takes no
+// more virtiofs devices all the same, which its XML does not show.
+func sharedMemory(d *libvirtxml.Domain) bool {
+	if d.CPU != nil && d.CPU.Numa != nil && len(d.CPU.Numa.Cell) > 0 {
+		for _, c := range d.CPU.Numa.Cell {
+			if c.MemAccess != "shared" {
+				return false
+			}
+		}
+		return true
+	}
+	m := d.MemoryBacking
+	return m != nil && m.MemoryAccess != nil && m.MemoryAccess.Mode == "shared"
+}
+
+// pciAddresses are the guest's PCI addresses of all devices of a domain,
+// whatever kind they are. Host addresses lie deeper, below <source>.
+type pciAddresses struct {
+	Devices struct {
+		Any []struct {
+			Address []struct {
+				Type string `xml:"type,attr"`
+				Bus  string `xml:"bus,attr"`
+				Slot string `xml:"slot,attr"`
+			} `xml:"address"`
+		} `xml:",any"`
+	} `xml:"devices"`
+}
+
+// conventionalSlots of a PCI bus: 0 is the host bridge's.
+const conventionalSlots = 31
+
+// freePorts counts the places where libvirt would hot-plug a virtio device.
+// Where there is a PCIe root (q35, virt) that is a root port or a downstream
+// port with nothing on its bus and hot-plug not switched off: the root bus
+// itself takes none. Otherwise (pc) it is a slot of a conventional bus.
+func freePorts(doc string, controllers []libvirtxml.DomainController) (int, error) {
+	var used pciAddresses
+	if err := xml.Unmarshal([]byte(doc), &used); err != nil {
+		return 0, fmt.Errorf("parse PCI addresses: %w", err)
+	}
+
+	slots := map[uint64]map[uint64]bool{} // by bus
+	for _, dev := range used.Devices.Any {
+		for _, a := range dev.Address {
+			if a.Type != "pci" {
+				continue
+			}
+			bus, err := strconv.ParseUint(a.Bus, 0, 16)
+			if err != nil {
+				return 0, fmt.Errorf("PCI bus %q: %w", a.Bus, err)
+			}
+			slot, err := strconv.ParseUint(a.Slot, 0, 16)
+			if err != nil {
+				return 0, fmt.Errorf("PCI slot %q: %w", a.Slot, err)
+			}
+			if slots[bus] == nil {
+				slots[bus] = map[uint64]bool{}
+			}
+			slots[bus][slot] = true
+		}
+	}
+	var express, conventional int
+	pcie := false
+	for _, c := range controllers {
+		if c.Type != "pci" || c.Index == nil {
+			continue
+		}
+		taken := len(slots[uint64(*c.Index)])
+		switch c.Model {
+		case "pcie-root":
+			pcie = true
+		case "pcie-root-port", "pcie-switch-downstream-port":
+			off := c.PCI != nil && c.PCI.Target != nil && c.PCI.Target.Hotplug == "off"
+			if taken == 0 && !off {
+				express++
+			}
+		case "pci-root", "pci-bridge":
+			conventional += max(0, conventionalSlots-taken)
+		}
+	}
+	if pcie {
+		return express, nil
+	}
+	return conventional, nil
+}

@@ -1,0 +1,230 @@
+package virtiofs
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"libvirt.org/go/libvirt"
+)
+
+// A hypervisor is what this package needs of libvirt. Every call blocks until
+// libvirtd answers or the connection is given up, may be made by several
+// goroutines, and fails with a libvirt.Error.
+type hypervisor interface {
+	// domain returns the XML of a domain, live where it runs, by UUID or name.
+	domain(ref string) (string, error)
+	// running returns the live XML of every active domain.
+	running() ([]string, error)
+	// attach plugs a device into a running domain.
+	attach(uuid, xml string) error
+	// detach asks a running domain's guest to let go of a device, and does not
+	// wait for it. Success says that QEMU passed the question on.
+	detach(uuid, alias string) error
+	// agent has the guest agent run one command, for at most so many seconds.
+	agent(uuid, command string, seconds int) (string, error)
+}
+
+// eventLoop is libvirt's, of which a process has one: it must be registered
+// before the first connection and has no end.
+var eventLoop = sync.OnceValue(func() error {
+	if err := libvirt.EventRegisterDefaultImpl(); err != nil {
+		return fmt.Errorf("register libvirt's event loop: %w", err)
+	}
+	go func() {
+		for {
+			// It fails only if no implementation is registered.
+			_ = libvirt.EventRunDefaultImpl()
+		}
+	}()
+	return nil
+})
+
+// Keep-alive messages: a libvirtd that has answered none for
+// (keepaliveCount+1) * keepaliveSeconds is given up, and with it every call
+// that waits for it.
+const (
+	keepaliveSeconds = 5
+	keepaliveCount   = 3
+)
+
+// A connection is a libvirt connection.
+type connection struct {
+	c         *libvirt.Connect
+	callbacks []int
+}
+
+// dial connects to libvirt, and reports events to h until the connection is
+// closed. lost is called when libvirt gives the connection up.
+func dial(uri string, notify func(Event), lost func()) (_ *link, err error) {
+	if err := eventLoop(); err != nil {
+		return nil, err
+	}
+	c, err := libvirt.NewConnect(uri)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", uri, err)
+	}
+	n := &connection{c: c}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	if err := c.RegisterCloseCallback(func(*libvirt.Connect, libvirt.ConnectCloseReason) { lost() }); err != nil {
+		return nil, fmt.Errorf("watch the connection: %w", err)
+	}
+	// The in-process drivers have nobody to keep alive.
+	if err := c.SetKeepAlive(keepaliveSeconds, keepaliveCount); err != nil && !errors.Is(err, libvirt.ERR_NO_SUPPORT) {
+		return nil, fmt.Errorf("keep the connection alive: %w", err)
+	}
+	if err := n.subscribe(notify); err != nil {
+		return nil, fmt.Errorf("watch domains: %w", err)
+	}
+	return &link{hypervisor: n, alive: n.alive, close: n.close}, nil
+}
+
+// subscribe registers every callback. They run in the event loop, where a call
+// to libvirt would wait for itself; reading the UUID is no call.
+func (n *connection) subscribe(notify func(Event)) error {
+	say := func(d *libvirt.Domain, rebooted bool) {
+		uuid, err := d.GetUUIDString()
+		if err != nil {
+			uuid = "" // look at everything
+		}
+		notify(Event{Instance: uuid, Rebooted: rebooted})
+	}
+	add := func(id int, err error) error {
+		if err == nil {
+			n.callbacks = append(n.callbacks, id)
+		}
+		return err
+	}
+	return errors.Join(
+		add(n.c.DomainEventDeviceAddedRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain, _ *libvirt.DomainEventDeviceAdded) { say(d, false) })),
+		add(n.c.DomainEventDeviceRemovedRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain, _ *libvirt.DomainEventDeviceRemoved) { say(d, false) })),
+		add(n.c.DomainEventDeviceRemovalFailedRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain, _ *libvirt.DomainEventDeviceRemovalFailed) { say(d, false) })),
+		add(n.c.DomainEventLifecycleRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain, e *libvirt.DomainEventLifecycle) { say(d, booted(e)) })),
+		add(n.c.DomainEventRebootRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain) { say(d, true) })),
+		add(n.c.DomainEventAgentLifecycleRegister(nil, func(_ *libvirt.Connect, d *libvirt.Domain, _ *libvirt.DomainEventAgentLifecycle) { say(d, false) })),
+	)
+}
+
+// booted tells a guest that begins from one that goes on elsewhere.
+func booted(e *libvirt.DomainEventLifecycle) bool {
+	return e.Event == libvirt.DOMAIN_EVENT_STARTED &&
+		libvirt.DomainEventStartedDetailType(e.Detail) == libvirt.DOMAIN_EVENT_STARTED_BOOTED
+}
+
+// alive does not ask libvirtd.
+func (n *connection) alive() bool {
+	ok, err := n.c.IsAlive()
+	return ok && err == nil
+}
+
+// close ends the connection. The callbacks hold references to it, so they go
+// first. Errors are of no use: the connection may be dead already.
+func (n *connection) close() {
+	for _, id := range n.callbacks {
+		_ = n.c.DomainEventDeregister(id)
+	}
+	_ = n.c.UnregisterCloseCallback()
+	_, _ = n.c.Close()
+}
+
+// with looks a domain up for f.
+func (n *connection) with(uuid string, f func(*libvirt.Domain) error) error {
+	d, err := n.c.LookupDomainByUUIDString(uuid)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Free() }()
+	return f(d)
+}
+
+func (n *connection) domain(ref string) (string, error) {
+	d, err := n.c.LookupDomainByUUIDString(ref)
+	if err != nil {
+		// No UUID, or nobody's: then it can only be a name.
+		if d, err = n.c.LookupDomainByName(ref); err != nil {
+			return "", err
+		}
+	}
+	defer func() { _ = d.Free() }()
+	return d.GetXMLDesc(0)
+}
+
+func (n *connection) running() ([]string, error) {
+	domains, err := n.c.ListAllDomains(libvirt.CONNECT_LIST_DOMAINS_ACTIVE)
+	if err != nil {
+		return nil, err
+	}
+	var docs []string
+	var errs []error
+	for i := range domains {
+		doc, err := domains[i].GetXMLDesc(0)
+		if err := domains[i].Free(); err != nil {
+			errs = append(errs, err)
+		}
+		switch {
+		case err == nil:
+			docs = append(docs, doc)
+		case !errors.Is(err, libvirt.ERR_NO_DOMAIN): // it ended meanwhile
+			errs = append(errs, err)
+		}
+	}
+	return docs, errors.Join(errs...)
+}
+
+func (n *connection) attach(uuid, xml string) error {
+	return n.with(uuid, func(d *libvirt.Domain) error {
+		return d.AttachDeviceFlags(xml, libvirt.DOMAIN_DEVICE_MODIFY_LIVE)
+	})
+}
+
+// detach is by alias: by XML libvirt looks at the tag alone, and
+// virDomainDetachDeviceFlags waits 5 s for the guest and then reports success
+// whatever it did.
+func (n *connection) detach(uuid, alias string) error {
+	return n.with(uuid, func(d *libvirt.Domain) error {
+		return d.DetachDeviceAlias(alias, libvirt.DOMAIN_DEVICE_MODIFY_LIVE)
+	})
+}
+
+func (n *connection) agent(uuid, command string, seconds int) (answer string, err error) {
+	err = n.with(uuid, func(d *libvirt.Domain) error {
+		answer, err = d.QemuAgentCommand(command, libvirt.DomainQemuAgentCommandTimeout(seconds), 0)
+		return err
+	})
+	return answer, err
+}
+
+// explain gives a libvirt error its meaning here, by its code. For three
+// refusals of an attach libvirt has no code of their own, and only its words
+// (9.0: qemu_validate.c, domain_addr.c, and QEMU's chardev/char-socket.c) tell
+// them apart: this is the one place that reads them. It has no translations
+// where the daemon runs in the C locale, as it does under systemd; in any other
+// the error stays unexplained, not wrong.
+func explain(err error) error {
+	var e libvirt.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	means := func(cause error) error { return fmt.Errorf("%w: %w", cause, err) }
+	switch e.Code {
+	case libvirt.ERR_NO_DOMAIN:
+		return means(ErrNoInstance)
+	case libvirt.ERR_AGENT_UNRESPONSIVE, libvirt.ERR_AGENT_UNSYNCED, libvirt.ERR_AGENT_COMMAND_TIMEOUT:
+		return means(ErrGuestAgent)
+	}
+	switch {
+	case strings.Contains(e.Message, "requires shared memory"),
+		strings.Contains(e.Message, "requires one or more NUMA nodes"):
+		return means(ErrNoSharedMemory)
+	case strings.Contains(e.Message, "No more available PCI slots"):
+		return means(ErrNoPort)
+	case strings.Contains(e.Message, "Failed to add chardev") && strings.Contains(e.Message, "Failed to connect to"):
+		return means(ErrNoListener)
+	}
+	return err
+}
