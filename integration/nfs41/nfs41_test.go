@@ -110,7 +110,9 @@ func dial(t *testing.T, s *server, o nfs41.Options) *nfs41.Client {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	o.Address, o.NetNS = "127.0.0.1:2049", s.netns
+	if o.Address == "" {
+		o.Address, o.NetNS = "127.0.0.1:2049", s.netns
+	}
 	if o.Owner == "" {
 		o.Owner = "test"
 	}
@@ -344,6 +346,45 @@ func TestExpired(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := c.Stats(); got.Lost != 1 || got.Reclaimed != 0 {
+		t.Errorf("%+v", got)
+	}
+	if err := f.Close(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// An answer that is lost with its connection is asked for again, in the same
+// slot, and what must be done once is done once.
+func TestLostAnswer(t *testing.T) {
+	s := start(t)
+	address, lose := nfs41.LossyProxy(t, s.netns, "127.0.0.1:2049")
+	c := dial(t, s, nfs41.Options{Address: address})
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+
+	before := c.Stats() // its first connections may have come before the server
+	lose.Store(true)
+	f, err := c.Open(ctx, "/rw/file", nfs41.OpenOptions{Access: nfs41.ReadWrite, Create: nfs41.Exclusive, Mode: 0o600})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lose.Store(true)
+	if err := c.Mkdir(ctx, "/rw/dir", 0o700); err != nil {
+		t.Error(err)
+	}
+	if got := c.Stats(); got.Connects != before.Connects+2 || got.Sessions != before.Sessions {
+		t.Errorf("%+v", got)
+	}
+	// A READ is not kept by the server: a new session is needed, the file not.
+	if _, err := f.WriteAt(ctx, []byte("data"), 0); err != nil {
+		t.Fatal(err)
+	}
+	lose.Store(true)
+	p := make([]byte, 10)
+	if n, err := f.ReadAt(ctx, p, 0); err != nil || string(p[:n]) != "data" {
+		t.Errorf("ReadAt: %q, %v", p[:n], err)
+	}
+	if got := c.Stats(); got.Connects <= before.Connects+2 || got.Reclaimed != 0 || got.Lost != 0 {
 		t.Errorf("%+v", got)
 	}
 	if err := f.Close(ctx); err != nil {

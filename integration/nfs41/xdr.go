@@ -22,6 +22,7 @@ const (
 	opReaddir         = 26
 	opRemove          = 28
 	opWrite           = 38
+	opBindConn        = 41
 	opExchangeID      = 42
 	opCreateSession   = 43
 	opDestroySession  = 44
