@@ -1,0 +1,378 @@
+package rpc
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/causeway-project/causeway/agent"
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/drivers"
+)
+
+func attachmentFrom(a *nodev1.Attachment) (agent.Attachment, error) {
+	if a == nil {
+		return agent.Attachment{}, required("attachment")
+	}
+	err := checkNeeds(
+		need{"attachment.id", a.GetId()},
+		need{"attachment.instance", a.GetInstance()},
+		need{"attachment.connection.backend_kind", a.GetConnection().GetBackendKind()},
+		need{"attachment.connection.source", a.GetConnection().GetSource()},
+		need{"attachment.tag", a.GetTag()},
+	)
+	if err != nil {
+		return agent.Attachment{}, err
+	}
+	return agent.Attachment{
+		ID:         a.GetId(),
+		Instance:   a.GetInstance(),
+		Connection: connectionFrom(a.GetConnection()),
+		Tag:        a.GetTag(),
+		ReadOnly:   a.GetReadOnly(),
+		MountAt:    a.GetMountAt(),
+	}, nil
+}
+
+func attachmentTo(a agent.Attachment) *nodev1.Attachment {
+	return &nodev1.Attachment{
+		Id:           a.ID,
+		Instance:     text(a.Instance),
+		Connection:   connectionTo(a.Connection),
+		Tag:          text(a.Tag),
+		ReadOnly:     a.ReadOnly,
+		MountAt:      text(a.MountAt),
+		Status:       statusTo(a.Status),
+		InstanceUuid: a.InstanceUUID,
+		Guest:        guestTo(a.Guest),
+	}
+}
+
+func networkFrom(n *nodev1.Network) (agent.Network, error) {
+	if n == nil {
+		return agent.Network{}, required("network")
+	}
+	if err := checkNeeds(need{"network.id", n.GetId()}, need{"network.bridge.bridge", n.GetBridge().GetBridge()}); err != nil {
+		return agent.Network{}, err
+	}
+	if len(n.GetAddresses()) == 0 {
+		return agent.Network{}, required("network.addresses")
+	}
+	to := agent.Network{ID: n.GetId(), Bridge: n.GetBridge().GetBridge(), MTU: int(n.GetMtu()), MAC: n.GetMac()}
+	for i, a := range n.GetAddresses() {
+		p, err := netip.ParsePrefix(a)
+		if err != nil {
+			return agent.Network{}, malformed(fmt.Sprintf("network.addresses[%d]", i),
+				"%q is not an address with its prefix length; write it like 10.77.0.2/24 or fd77::2/64", a)
+		}
+		to.Addresses = append(to.Addresses, p)
+	}
+	for i, r := range n.GetRoutes() {
+		field := fmt.Sprintf("network.routes[%d]", i)
+		destination, err := netip.ParsePrefix(r.GetDestination())
+		if err != nil {
+			return agent.Network{}, malformed(field+".destination",
+				"%q is not a prefix; write it like 10.0.0.0/8, or 0.0.0.0/0 for the default route", r.GetDestination())
+		}
+		via, err := netip.ParseAddr(r.GetVia())
+		if err != nil || via.Zone() != "" {
+			return agent.Network{}, malformed(field+".via", "%q is not an address; write it like 10.77.0.1", r.GetVia())
+		}
+		to.Routes = append(to.Routes, agent.Route{Destination: destination, Via: via})
+	}
+	return to, nil
+}
+
+func networkTo(n agent.Network) *nodev1.Network {
+	to := &nodev1.Network{
+		Id:     n.ID,
+		Plug:   &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: text(n.Bridge)}},
+		Mtu:    int32(n.MTU),
+		Mac:    text(n.MAC),
+		Status: statusTo(n.Status),
+		Gateway: &nodev1.Gateway{
+			Running:   n.Gateway.Running,
+			Pid:       int32(n.Gateway.PID),
+			Restarts:  n.Gateway.Restarts,
+			StartedAt: timeTo(n.Gateway.StartedAt),
+			Exports:   int32(n.Gateway.Exports),
+			Version:   text(n.Gateway.Version),
+		},
+	}
+	for _, a := range n.Addresses {
+		to.Addresses = append(to.Addresses, a.String())
+	}
+	for _, r := range n.Routes {
+		to.Routes = append(to.Routes, &nodev1.Route{Destination: r.Destination.String(), Via: r.Via.String()})
+	}
+	return to
+}
+
+func exportFrom(e *nodev1.Export) (agent.Export, error) {
+	if e == nil {
+		return agent.Export{}, required("export")
+	}
+	err := checkNeeds(
+		need{"export.id", e.GetId()},
+		need{"export.network", e.GetNetwork()},
+		need{"export.connection.backend_kind", e.GetConnection().GetBackendKind()},
+		need{"export.connection.source", e.GetConnection().GetSource()},
+	)
+	if err != nil {
+		return agent.Export{}, err
+	}
+	to := agent.Export{
+		ID:         e.GetId(),
+		Network:    e.GetNetwork(),
+		Connection: connectionFrom(e.GetConnection()),
+		Pseudo:     e.GetPseudo(),
+		ReadOnly:   e.GetReadOnly(),
+	}
+	for i, r := range e.GetRules() {
+		rule, err := ruleFrom(r, fmt.Sprintf("export.rules[%d]", i))
+		if err != nil {
+			return agent.Export{}, err
+		}
+		to.Rules = append(to.Rules, rule)
+	}
+	return to, nil
+}
+
+func exportTo(e agent.Export) *nodev1.Export {
+	return &nodev1.Export{
+		Id:         e.ID,
+		Network:    e.Network,
+		Connection: connectionTo(e.Connection),
+		Rules:      each(e.Rules, ruleTo),
+		Pseudo:     text(e.Pseudo),
+		ReadOnly:   e.ReadOnly,
+		Status:     statusTo(e.Status),
+		Locations:  each(e.Locations, text),
+		ExportId:   int32(e.ExportID),
+	}
+}
+
+func ruleFrom(r *nodev1.AccessRule, field string) (agent.Rule, error) {
+	if r.GetClient() == "" {
+		return agent.Rule{}, required(field + ".client")
+	}
+	client, err := prefix(r.GetClient())
+	if err != nil {
+		return agent.Rule{}, malformed(field+".client",
+			"%q is neither an address nor a prefix; write it like 10.77.0.7 or 10.77.0.0/24", r.GetClient())
+	}
+	rule := agent.Rule{Client: client, AnonUID: agent.Anonymous, AnonGID: agent.Anonymous}
+	switch r.GetLevel() {
+	case nodev1.Level_LEVEL_RO:
+		rule.Level = agent.LevelRO
+	case nodev1.Level_LEVEL_RW:
+		rule.Level = agent.LevelRW
+	case nodev1.Level_LEVEL_UNSPECIFIED:
+		return agent.Rule{}, required(field + ".level")
+	default:
+		return agent.Rule{}, malformed(field+".level", "%d is no level; use LEVEL_RO or LEVEL_RW", r.GetLevel())
+	}
+	switch r.GetSquash() {
+	case nodev1.Squash_SQUASH_UNSPECIFIED, nodev1.Squash_SQUASH_ROOT:
+		rule.Squash = agent.SquashRoot
+	case nodev1.Squash_SQUASH_NONE:
+		rule.Squash = agent.SquashNone
+	case nodev1.Squash_SQUASH_ROOT_ID:
+		rule.Squash = agent.SquashRootID
+	case nodev1.Squash_SQUASH_ALL:
+		rule.Squash = agent.SquashAll
+	default:
+		return agent.Rule{}, malformed(field+".squash", "%d is no squash; use one of the enum Squash", r.GetSquash())
+	}
+	if r.AnonymousUid != nil {
+		rule.AnonUID = r.GetAnonymousUid()
+	}
+	if r.AnonymousGid != nil {
+		rule.AnonGID = r.GetAnonymousGid()
+	}
+	return rule, nil
+}
+
+// prefix takes an address as the prefix of its full length.
+func prefix(s string) (netip.Prefix, error) {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p, nil
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return a.Prefix(a.BitLen()) // refuses a zone
+}
+
+func ruleTo(r agent.Rule) *nodev1.AccessRule {
+	to := &nodev1.AccessRule{
+		Client:       r.Client.String(),
+		AnonymousUid: &r.AnonUID,
+		AnonymousGid: &r.AnonGID,
+	}
+	switch r.Level {
+	case agent.LevelRO:
+		to.Level = nodev1.Level_LEVEL_RO
+	case agent.LevelRW:
+		to.Level = nodev1.Level_LEVEL_RW
+	}
+	switch r.Squash {
+	case agent.SquashNone:
+		to.Squash = nodev1.Squash_SQUASH_NONE
+	case agent.SquashRoot:
+		to.Squash = nodev1.Squash_SQUASH_ROOT
+	case agent.SquashRootID:
+		to.Squash = nodev1.Squash_SQUASH_ROOT_ID
+	case agent.SquashAll:
+		to.Squash = nodev1.Squash_SQUASH_ALL
+	}
+	return to
+}
+
+func connectionFrom(c *nodev1.Connection) drivers.Connection {
+	return drivers.Connection{
+		Kind:    c.GetBackendKind(),
+		Source:  c.GetSource(),
+		Options: c.GetOptions(),
+		Secret:  drivers.NewSecret(c.GetSecret()),
+	}
+}
+
+// connectionTo leaves the secret out, always.
+func connectionTo(c drivers.Connection) *nodev1.Connection {
+	to := &nodev1.Connection{BackendKind: text(c.Kind), Source: text(c.Source)}
+	if len(c.Options) > 0 {
+		to.Options = make(map[string]string, len(c.Options))
+		for k, v := range c.Options {
+			to.Options[text(k)] = text(v)
+		}
+	}
+	return to
+}
+
+func statusTo(s agent.Status) *nodev1.Status {
+	return &nodev1.Status{
+		Generation:         s.Generation,
+		ObservedGeneration: s.ObservedGeneration,
+		Phase:              phaseTo(s.Phase),
+		Since:              timeTo(s.Since),
+		Reason:             text(string(s.Reason)),
+		Message:            text(s.Message),
+		Attempts:           int32(s.Attempts),
+	}
+}
+
+func phaseTo(p agent.Phase) nodev1.Phase {
+	switch p {
+	case agent.Pending:
+		return nodev1.Phase_PHASE_PENDING
+	case agent.Working:
+		return nodev1.Phase_PHASE_WORKING
+	case agent.Ready:
+		return nodev1.Phase_PHASE_READY
+	case agent.Degraded:
+		return nodev1.Phase_PHASE_DEGRADED
+	case agent.Removing:
+		return nodev1.Phase_PHASE_REMOVING
+	case agent.Failed:
+		return nodev1.Phase_PHASE_FAILED
+	}
+	return nodev1.Phase_PHASE_UNSPECIFIED
+}
+
+func guestTo(g agent.GuestState) nodev1.GuestState {
+	switch g {
+	case agent.GuestUnknown:
+		return nodev1.GuestState_GUEST_STATE_UNKNOWN
+	case agent.GuestDeviceOnly:
+		return nodev1.GuestState_GUEST_STATE_DEVICE_ONLY
+	case agent.GuestMounted:
+		return nodev1.GuestState_GUEST_STATE_MOUNTED
+	}
+	return nodev1.GuestState_GUEST_STATE_UNSPECIFIED
+}
+
+func verdictTo(v agent.Verdict) nodev1.Verdict {
+	switch v {
+	case agent.Pass:
+		return nodev1.Verdict_VERDICT_PASS
+	case agent.Warn:
+		return nodev1.Verdict_VERDICT_WARN
+	case agent.Fail:
+		return nodev1.Verdict_VERDICT_FAIL
+	}
+	return nodev1.Verdict_VERDICT_UNSPECIFIED
+}
+
+func nodeTo(n agent.Node) *nodev1.GetNodeResponse {
+	return &nodev1.GetNodeResponse{
+		Hostname:       text(n.Hostname),
+		Version:        text(n.Version),
+		InSync:         n.InSync,
+		StartedAt:      timeTo(n.StartedAt),
+		Drivers:        each(n.Drivers, driverTo),
+		Mounts:         each(n.Mounts, mountTo),
+		DamagedRecords: each(n.Damaged, text),
+		Subsystems:     each(n.Subsystems, subsystemTo),
+	}
+}
+
+func driverTo(d drivers.Description) *nodev1.Driver {
+	return &nodev1.Driver{
+		Kind:          d.Kind,
+		Abilities:     each(d.Abilities, func(a drivers.Ability) string { return string(a) }),
+		StableHandles: d.Properties.StableHandles,
+		SharedWrite:   d.Properties.SharedWrite,
+		CoherentLocks: d.Properties.CoherentLocks,
+	}
+}
+
+func mountTo(m agent.Mount) *nodev1.Mount {
+	return &nodev1.Mount{
+		Name:        text(m.Name),
+		BackendKind: text(m.Kind),
+		Source:      text(m.Source),
+		Path:        text(m.Path),
+		ReadOnly:    m.ReadOnly,
+		Users:       each(m.Users, text),
+		Status:      statusTo(m.Status),
+	}
+}
+
+func subsystemTo(s agent.Subsystem) *nodev1.Subsystem {
+	return &nodev1.Subsystem{Name: text(s.Name), Verdict: verdictTo(s.Verdict), Message: text(s.Message)}
+}
+
+func checkTo(c agent.Check) *nodev1.Check {
+	return &nodev1.Check{Name: text(c.Name), Verdict: verdictTo(c.Verdict), Message: text(c.Message), Fix: text(c.Fix)}
+}
+
+func eventTo(e agent.Event) *nodev1.WatchResponse {
+	to := &nodev1.WatchResponse{Type: nodev1.WatchResponse_TYPE_PUT}
+	switch {
+	case e.Synced:
+		to.Type = nodev1.WatchResponse_TYPE_SYNCED
+		return to
+	case e.Deleted:
+		to.Type = nodev1.WatchResponse_TYPE_DELETED
+	}
+	switch {
+	case e.Attachment != nil:
+		to.Object = &nodev1.WatchResponse_Attachment{Attachment: attachmentTo(*e.Attachment)}
+	case e.Network != nil:
+		to.Object = &nodev1.WatchResponse_Network{Network: networkTo(*e.Network)}
+	case e.Export != nil:
+		to.Object = &nodev1.WatchResponse_Export{Export: exportTo(*e.Export)}
+	}
+	return to
+}
+
+func timeTo(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
