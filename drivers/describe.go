@@ -44,10 +44,14 @@ type Registry struct {
 	byKind map[string]Bound
 }
 
-// NewRegistry fails on a kind that is there twice.
+// NewRegistry fails on a driver that is nil, has no kind, or has one that is
+// there already.
 func NewRegistry(ms ...Mounter) (*Registry, error) {
 	r := &Registry{byKind: make(map[string]Bound, len(ms))}
-	for _, m := range ms {
+	for i, m := range ms {
+		if m == nil || m.Kind() == "" {
+			return nil, fmt.Errorf("driver %d of the list has no kind", i+1)
+		}
 		if _, twice := r.byKind[m.Kind()]; twice {
 			return nil, fmt.Errorf("driver %q is registered twice", m.Kind())
 		}
