@@ -1,5 +1,38 @@
 // Package ganesha runs NFS-Ganesha gateways: one process per network, with a
 // D-Bus daemon of its own, in the network's namespace.
+//
+// # What lies where
+//
+//	RunDir/conf/ganesha.conf      rendered at each start from the wanted exports
+//	RunDir/conf/bus.conf          of the private bus
+//	RunDir/conf/exports/ID.conf   what Ganesha was last told of one export
+//	RunDir/sock/bus               the socket of the private bus
+//	RunDir/bus/                   run directory of dbus-daemon (package process)
+//	RunDir/nfsd/                  run directory of ganesha.nfsd (package process)
+//	RunDir/var/                   Ganesha's log, pid file and credential caches: its only writable part
+//	StateDir/v4recov              one record per client, read after a restart so that it can reclaim
+//
+// # Two processes, one life
+//
+//	            bus starts            ganesha starts         name owned, NULL answered
+//	nothing ---------------> bus only ---------------> both ---------------------------> serving
+//	   ^                        |                        |                                  |
+//	   |     bus ends: Ganesha ends with it, at once, status 1 and no log line              |
+//	   +------------------------+------------------------+------- does not answer: replaced +
+//
+// Ganesha never connects to a bus again that it has lost, nor to one that was
+// not there when it started; so the bus comes first, answers before Ganesha
+// starts, and is left alone while Ganesha runs.
+//
+// Ganesha is never sent SIGHUP: it would drop the exports that D-Bus added,
+// and with a syntax error in its file all of them. An exact copy of the wanted
+// exports is rendered at each start instead, and between two starts D-Bus is
+// the only way in, so that a change costs the same however many exports there
+// are.
+//
+// The meaning of D-Bus calls and of the configuration was learned from
+// Ganesha 4.3 (src/support/export_mgr.c, src/support/exports.c,
+// src/config_parsing/conf_lex.l) and from watching it.
 package ganesha
 
 import (
@@ -7,6 +40,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/causeway-project/causeway/agent/process"
@@ -15,27 +49,29 @@ import (
 // ErrNotRunning: the gateway's process is not there, or does not answer.
 var ErrNotRunning = errors.New("gateway is not running")
 
-// ErrRefused: Ganesha understood and said no. Trying again will not help.
+// ErrRefused: the export cannot be written in Ganesha's configuration, or
+// Ganesha understood and said no. Trying again will not help.
 var ErrRefused = errors.New("ganesha refused the export")
 
-// ErrPath: an export's path is not a directory that can be exported.
+// ErrPath: an export's path is not a directory that can be exported, or the
+// gateway does not see what the host sees there.
 var ErrPath = errors.New("path cannot be exported")
 
 // An Export is one tree as Ganesha serves it.
 type Export struct {
 	ID     uint16 // required: 1..65535, unique in the gateway
 	Path   string // required: absolute, below the gateway's Exports directory
-	Pseudo string // required: absolute path in the NFSv4 pseudo file system
-	FSID   uint64 // required: distinguishes file systems to clients; stable over restarts
+	Pseudo string // required: absolute path in the NFSv4 pseudo file system, unique in the gateway
+	FSID   uint64 // required, not 0: distinguishes file systems to clients; stable over restarts
 	Rules  []Rule // in the order in which they match; none lets nobody in
 }
 
 // A Rule lets the clients of one prefix in.
 type Rule struct {
-	Client  netip.Prefix
+	Client  netip.Prefix // masked; IPv6 up to /99 or /128, since Ganesha reads two digits only
 	Level   Level
 	Squash  Squash
-	AnonUID uint32
+	AnonUID uint32 // squashed users become this one; 0 is root
 	AnonGID uint32
 }
 
@@ -58,66 +94,79 @@ const (
 
 // Options of one gateway.
 type Options struct {
-	RunDir   string        // required: under /run, for sockets, configuration, logs; made and removed by the gateway
+	RunDir   string        // required: under /run, at most 90 bytes; made and removed by the gateway
 	StateDir string        // required: recovery records of clients; survives a reboot
 	Exports  string        // required: the shared directory below which exported trees are mounted
 	NetNS    string        // required: path of the network namespace
-	Lease    time.Duration // 10 s by default
-	Grace    time.Duration // 15 s by default
+	Lease    time.Duration // whole seconds; 10 s by default
+	Grace    time.Duration // whole seconds; 15 s by default
 	Starter  *process.Starter
 	Logger   *slog.Logger
 }
 
+// The shortest lease with which real clients live, and a grace that lets each
+// of them notice the restart and reclaim.
+const (
+	defaultLease = 10 * time.Second
+	defaultGrace = 15 * time.Second
+)
+
+// deadlines bound what may hang.
+type deadlines struct {
+	look   time.Duration // a question over D-Bus
+	change time.Duration // a change over D-Bus
+	start  time.Duration // from exec to serving; a thousand exports take 2 s
+	null   time.Duration // one NFS NULL call
+	stop   time.Duration // from SIGTERM to SIGKILL; a clean end takes 0.1 s
+}
+
+func defaultDeadlines() deadlines {
+	return deadlines{
+		look:   2 * time.Second,
+		change: 5 * time.Second,
+		start:  20 * time.Second,
+		null:   time.Second,
+		stop:   3 * time.Second,
+	}
+}
+
 // A Gateway is the handle of one gateway. Its methods may be called from
-// several goroutines; changes are made one after the other.
-type Gateway struct{}
+// several goroutines; changes are made one after the other. Status, Has, IDs
+// and Done do not wait for a change under way.
+type Gateway struct {
+	o      Options
+	limits deadlines
+	log    *slog.Logger
+
+	change chan struct{} // a mutex that a context can give up waiting for: Start, Stop, Put, Remove
+
+	mu   sync.Mutex
+	conn *client          // guarded by mu; nil until somebody asks
+	nfsd *process.Process // guarded by mu; the process that was last seen
+}
 
 // New returns a handle and does nothing else.
-func New(o Options) *Gateway { panic("written next") }
-
-// A Status is what is known of a gateway's processes.
-type Status struct {
-	Running   bool // Ganesha and its bus run, and Ganesha owns its bus name
-	PID       int
-	StartedAt time.Time
-	Version   string // "4.3"
-	LastLog   string // the end of Ganesha's log where it does not run
+func New(o Options) *Gateway {
+	if o.Lease == 0 {
+		o.Lease = defaultLease
+	}
+	if o.Grace == 0 {
+		o.Grace = defaultGrace
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Gateway{o: o, limits: defaultDeadlines(), log: o.Logger, change: make(chan struct{}, 1)}
 }
 
-// Start makes the gateway run with exactly these exports, or adopts it where
-// it runs already (the exports are then left as they are: Put and Remove
-// them). It returns when Ganesha serves: the bus name is owned and an NFS NULL
-// call from inside the namespace is answered. A half-started or wrong process
-// is replaced. exports is called with changes to the gateway locked out, right
-// before the configuration is rendered.
-func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
-	panic("written next")
+// lock keeps other changes out until unlock.
+func (g *Gateway) lock(ctx context.Context) error {
+	select {
+	case g.change <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
-// Stop ends both processes and removes RunDir. StateDir stays unless forget.
-func (g *Gateway) Stop(ctx context.Context, o StopOptions) error { panic("written next") }
-
-// StopOptions of Stop.
-type StopOptions struct {
-	Forget bool // remove StateDir too: the network is gone for good
-}
-
-// Status looks; it changes nothing.
-func (g *Gateway) Status(ctx context.Context) (Status, error) { panic("written next") }
-
-// Done is closed when the gateway that runs now has ended; nil where none runs.
-func (g *Gateway) Done() <-chan struct{} { panic("written next") }
-
-// Put adds the export, or changes its rules, and reads the result back. An
-// export whose path or pseudo path differs is removed and added.
-func (g *Gateway) Put(ctx context.Context, e Export) error { panic("written next") }
-
-// Remove withdraws an export. An id that is not exported is success, and so is
-// a gateway that does not run.
-func (g *Gateway) Remove(ctx context.Context, id uint16) error { panic("written next") }
-
-// Has says whether Ganesha serves e with exactly e's rules.
-func (g *Gateway) Has(ctx context.Context, e Export) (bool, error) { panic("written next") }
-
-// IDs lists the exports that Ganesha has, without the pseudo root.
-func (g *Gateway) IDs(ctx context.Context) ([]uint16, error) { panic("written next") }
+func (g *Gateway) unlock() { <-g.change }

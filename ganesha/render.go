@@ -1,0 +1,315 @@
+package ganesha
+
+import (
+	"encoding/xml"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"net/netip"
+	"path"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// A server is what ganesha.conf says beside the exports.
+type server struct {
+	StateDir string
+	CacheDir string
+	Lease    time.Duration
+	Grace    time.Duration
+}
+
+// renderServer writes everything but the exports.
+//
+// Protocols stands in NFS_CORE_PARAM, in EXPORT_DEFAULTS, in each EXPORT and
+// in each CLIENT, because each has a default of its own that includes NFSv3,
+// and NFSv3 wants a portmapper. Without NLM grace ends as soon as the recorded
+// clients have reclaimed; with it, never early. The heartbeat would wake both
+// processes of an idle gateway every second. The cache figures and
+// RPC_Ioq_ThrdMax keep a gateway near 10 MB; they only work together with the
+// malloc variables in environment.
+func renderServer(s server) (string, error) {
+	recovery, err := quote(s.StateDir)
+	if err != nil {
+		return "", fmt.Errorf("state directory: %w", err)
+	}
+	cache, err := quote(s.CacheDir)
+	if err != nil {
+		return "", fmt.Errorf("cache directory: %w", err)
+	}
+	lease, err := seconds("lease", s.Lease)
+	if err != nil {
+		return "", err
+	}
+	grace, err := seconds("grace", s.Grace)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, `# Rendered by causeway-agent at each start of the gateway. Changes are lost.
+NFS_CORE_PARAM {
+	Protocols = 4;
+	NFS_Port = 2049;
+	Enable_NLM = false;
+	Enable_RQUOTA = false;
+	Enable_UDP = false;
+	Clustered = false;
+	RPC_Ioq_ThrdMax = 8;
+	heartbeat_freq = 0;
+}
+NFSv4 {
+	Minor_Versions = 1,2;
+	Lease_Lifetime = %d;
+	Grace_Period = %d;
+	RecoveryBackend = fs;
+	RecoveryRoot = %s;
+	Only_Numeric_Owners = true;
+}
+NFS_KRB5 {
+	Active_krb5 = false;
+	KeytabPath = /nonexistent;
+	CCacheDir = %s;
+}
+MDCACHE {
+	Entries_HWMark = 5000;
+	NParts = 1;
+	Cache_Size = 4093;
+}
+EXPORT_DEFAULTS {
+	Protocols = 4;
+	Transports = TCP;
+	SecType = sys;
+	Access_Type = None;
+	Squash = root_squash;
+}
+`, lease, grace, recovery, cache)
+	return b.String(), nil
+}
+
+func seconds(what string, d time.Duration) (int64, error) {
+	if d < 2*time.Second || d%time.Second != 0 {
+		return 0, fmt.Errorf("%s %s: want whole seconds, at least 2", what, d)
+	}
+	return int64(d / time.Second), nil
+}
+
+// renderExport writes one EXPORT block, the same for ganesha.conf and for
+// AddExport and UpdateExport. What it cannot write so that Ganesha reads
+// exactly that back it refuses with ErrRefused.
+//
+// Filesystem_Id is the same for all files of the export whatever lies below,
+// so that two directories of one local file system are two file systems to a
+// client. The tag says what DisplayExport does not show otherwise: see tag.
+func renderExport(e Export) (string, error) {
+	if e.ID == 0 {
+		return "", refuse(e.ID, "id 0 is the pseudo root")
+	}
+	// Ganesha refuses the largest number, and 0.0 is no file system to a client.
+	if e.FSID == 0 || e.FSID == math.MaxUint64 {
+		return "", refuse(e.ID, fmt.Sprintf("file system id %d is reserved", e.FSID))
+	}
+	p, err := quotePath(e.Path)
+	if err != nil {
+		return "", refuse(e.ID, "path: "+err.Error())
+	}
+	pseudo, err := quotePath(e.Pseudo)
+	if err != nil {
+		return "", refuse(e.ID, "pseudo path: "+err.Error())
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, `EXPORT {
+	Export_Id = %d;
+	Path = %s;
+	Pseudo = %s;
+	Tag = %s;
+	Filesystem_Id = %d.0;
+	Protocols = 4;
+	Transports = TCP;
+	SecType = sys;
+	Access_Type = None;
+	Squash = root_squash;
+`, e.ID, p, pseudo, tag(e), e.FSID)
+	for i, r := range e.Rules {
+		if err := renderRule(&b, r); err != nil {
+			return "", refuse(e.ID, fmt.Sprintf("rule %d: %v", i+1, err))
+		}
+	}
+	b.WriteString("\tFSAL { Name = VFS; }\n}\n")
+	return b.String(), nil
+}
+
+func renderRule(b *strings.Builder, r Rule) error {
+	w, err := words(r)
+	if err != nil {
+		return err
+	}
+	clients, err := clientTokens(r.Client)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(b, `	CLIENT {
+		Clients = %s;
+		Protocols = 4;
+		Transports = TCP;
+		SecType = sys;
+		Access_Type = %s;
+		Squash = %s;
+		Anonymous_Uid = %d;
+		Anonymous_Gid = %d;
+	}
+`, strings.Join(clients, ", "), w.access, w.squash, r.AnonUID, r.AnonGID)
+	return nil
+}
+
+// tag is read back by DisplayExport, which shows the path in place of the
+// pseudo path and no file system id at all. It differs where either does, and
+// UpdateExport, which ignores a changed pseudo path, refuses a changed tag.
+// It begins with the id because no two exports may have the same tag.
+func tag(e Export) string {
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s\x00%d", e.Pseudo, e.FSID)
+	return fmt.Sprintf("cw-%d-%016x", e.ID, h.Sum64())
+}
+
+// clientTokens writes a prefix as Ganesha's lexer reads it: a length is one or
+// two digits and does not begin with 0. So a single address has none, all
+// addresses are two halves ("0.0.0.0" alone would let IPv6 in too), and IPv6
+// lengths from 100 to 127 cannot be written.
+func clientTokens(p netip.Prefix) ([]string, error) {
+	ps, err := split(p)
+	if err != nil {
+		return nil, err
+	}
+	tokens := make([]string, len(ps))
+	for i, p := range ps {
+		tokens[i] = p.String()
+		if p.IsSingleIP() {
+			tokens[i] = p.Addr().String()
+		}
+	}
+	return tokens, nil
+}
+
+// split returns the prefixes that Ganesha will list for p.
+func split(p netip.Prefix) ([]netip.Prefix, error) {
+	switch {
+	case !p.IsValid(), p != p.Masked(), p.Addr().Zone() != "":
+		return nil, fmt.Errorf("client %s is not a prefix without host bits", p)
+	case p.Addr().Is4In6():
+		return nil, fmt.Errorf("client %s: write an IPv4 prefix as such", p)
+	case p.Addr().Is6() && p.Bits() > 99 && p.Bits() < 128:
+		return nil, fmt.Errorf("client %s: ganesha reads IPv6 prefixes up to /99, and single addresses", p)
+	case p.Bits() > 0:
+		return []netip.Prefix{p}, nil
+	case p.Addr().Is4():
+		return []netip.Prefix{netip.PrefixFrom(p.Addr(), 1), netip.MustParsePrefix("128.0.0.0/1")}, nil
+	}
+	return []netip.Prefix{netip.PrefixFrom(p.Addr(), 1), netip.MustParsePrefix("8000::/1")}, nil
+}
+
+// maxPath is PATH_MAX without the closing NUL.
+const maxPath = 4095
+
+// quotePath quotes an absolute, clean path other than the root.
+func quotePath(p string) (string, error) {
+	if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
+		return "", fmt.Errorf("%s is not an absolute path without \".\", \"..\" or empty parts", short(p))
+	}
+	for part := range strings.SplitSeq(p[1:], "/") {
+		if len(part) > 255 {
+			return "", fmt.Errorf("%s has a part above 255 bytes", short(p))
+		}
+	}
+	return quote(p)
+}
+
+// quote makes s one value of Ganesha's configuration, or refuses. Between
+// single quotes nothing is special, so that only the single quote itself is
+// missing; between double quotes a backslash is kept, but changes where the
+// string ends, so it is refused there. Control characters would pass, yet end
+// lines in logs; what is no UTF-8 cannot be sent over D-Bus.
+func quote(s string) (string, error) {
+	if s == "" || len(s) > maxPath {
+		return "", fmt.Errorf("%s has %d bytes, want 1 to %d", short(s), len(s), maxPath)
+	}
+	if !utf8.ValidString(s) {
+		return "", fmt.Errorf("%s is not UTF-8", short(s))
+	}
+	if strings.ContainsFunc(s, unprintable) {
+		return "", fmt.Errorf("%s has control characters", short(s))
+	}
+	switch {
+	case !strings.Contains(s, "'"):
+		return "'" + s + "'", nil
+	case !strings.ContainsAny(s, `"\`):
+		return `"` + s + `"`, nil
+	}
+	return "", fmt.Errorf("%s mixes quotes or a backslash with a single quote", short(s))
+}
+
+// unprintable includes the separators of lines and paragraphs, and the marks
+// that turn the direction of text around in a log.
+func unprintable(r rune) bool {
+	return unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp, unicode.Bidi_Control)
+}
+
+// short quotes the beginning of s for a message.
+func short(s string) string {
+	const limit = 80
+	if len(s) > limit {
+		return fmt.Sprintf("%q...", s[:limit])
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+func refuse(id uint16, why string) error {
+	return fmt.Errorf("export %d: %s: %w", id, why, ErrRefused)
+}
+
+// renderBus writes the configuration of the gateway's private bus. The last
+// matching rule wins: nobody may connect, then root may.
+func renderBus(socket string) string {
+	var address strings.Builder
+	if err := xml.EscapeText(&address, []byte(busAddress(socket))); err != nil {
+		panic(err) // a strings.Builder takes everything
+	}
+	return `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<!-- Rendered by causeway-agent at each start of the gateway. -->
+<busconfig>
+  <type>system</type>
+  <listen>` + address.String() + `</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <deny user="*"/>
+    <allow user="root"/>
+    <allow own="` + busName + `"/>
+    <allow send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+  </policy>
+</busconfig>
+`
+}
+
+// busAddress writes a socket's path as a D-Bus address, where all but a few
+// characters are escaped (D-Bus specification, "Server Addresses").
+func busAddress(socket string) string {
+	var b strings.Builder
+	b.WriteString("unix:path=")
+	for _, c := range []byte(socket) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte(`-_/.\*`, c) >= 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02x", c)
+		}
+	}
+	return b.String()
+}

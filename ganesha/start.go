@@ -1,0 +1,372 @@
+package ganesha
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/agent/process"
+)
+
+// Start makes the gateway run with exactly these exports, or adopts it where
+// it runs already (the exports are then left as they are: Put and Remove
+// them). It returns when Ganesha serves: the bus name is owned, and an NFS
+// NULL call from inside the namespace is answered. A process that hangs, or
+// runs in another namespace than NetNS names now, is replaced; so is whatever
+// a crash left half-started. exports is called with changes to the gateway
+// locked out, right before the configuration is rendered; one that cannot be
+// rendered, or whose path is no directory, is left out and logged, so that it
+// does not keep the others from being served: its Put says why.
+func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
+	if err := g.lock(ctx); err != nil {
+		return err
+	}
+	defer g.unlock()
+	if err := g.boundLog(); err != nil {
+		return fmt.Errorf("gateway log: %w", err)
+	}
+	p, err := g.find()
+	if err != nil {
+		return err
+	}
+	if p != nil {
+		unfit := g.fit(ctx, p)
+		if unfit == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		g.log.Warn("gateway replaced", "err", unfit)
+		if err := p.Stop(ctx, 0); err != nil {
+			return fmt.Errorf("replace gateway: %w", err)
+		}
+	}
+	if err := g.directories(); err != nil {
+		return fmt.Errorf("gateway directories: %w", err)
+	}
+	c, err := g.startBus(ctx)
+	if err != nil {
+		return fmt.Errorf("start bus: %w", err)
+	}
+	crashpoint.Hit(crashpoint.GatewayBus)
+	config, err := g.config(exports())
+	if err != nil {
+		return fmt.Errorf("render gateway: %w", err)
+	}
+	if err := replace(g.path(confDir, "ganesha.conf"), config); err != nil {
+		return err
+	}
+	p, err = g.o.Starter.Start(ctx, g.ganeshaSpec())
+	if err != nil {
+		return fmt.Errorf("start ganesha: %w", err)
+	}
+	crashpoint.Hit(crashpoint.GatewayStarted)
+	g.remember(p)
+	if err := g.ready(ctx, c, p, g.limits.start); err != nil {
+		if log := g.lastLog(); log != "" {
+			return fmt.Errorf("start ganesha: %w; its log ends: %s", err, log)
+		}
+		return fmt.Errorf("start ganesha: %w", err)
+	}
+	g.log.Info("gateway started", "pid", p.Identity().PID)
+	return nil
+}
+
+// fit says why a running Ganesha cannot be kept, or nil. One that is still
+// starting, because the agent died during the start, is given the time that a
+// start may take.
+func (g *Gateway) fit(ctx context.Context, p *process.Process) error {
+	bus, err := process.Find(g.path(busDir))
+	if err != nil {
+		return err
+	}
+	if bus == nil {
+		return errors.New("its bus is gone")
+	}
+	for _, id := range []process.Identity{p.Identity(), bus.Identity()} {
+		there, err := inNetNS(id.PID, g.o.NetNS)
+		if err != nil {
+			return err
+		}
+		if !there {
+			return errors.New("it runs in another network namespace")
+		}
+	}
+	age, err := since(p.Identity().Start)
+	if err != nil {
+		return err
+	}
+	c, err := g.client(ctx)
+	if err != nil {
+		return err
+	}
+	return g.ready(ctx, c, p, max(g.limits.start-age, g.limits.look))
+}
+
+// ready returns when Ganesha serves, or why it does not within limit. It owns
+// its name early, answers D-Bus when its exports are loaded and its port
+// listens, and NFS at the same time; so the first NULL call is hardly ever
+// repeated.
+func (g *Gateway) ready(ctx context.Context, c *client, p *process.Process, limit time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not serving after %s: %w", limit, ErrNotRunning))
+	defer cancel()
+	ctx, die := context.WithCancelCause(ctx)
+	defer die(nil)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		select {
+		case <-p.Done():
+			die(fmt.Errorf("ganesha ended: %w", ErrNotRunning))
+		case <-ctx.Done():
+		}
+	}()
+	defer func() { die(nil); <-watched }()
+
+	why := func(err error) error {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		}
+		return err
+	}
+	if err := c.owned(ctx); err != nil {
+		return why(err)
+	}
+	if _, err := c.version(ctx, limit); err != nil {
+		return why(err)
+	}
+	for {
+		err := null(ctx, g.o.NetNS, g.limits.null)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return why(err)
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// startBus returns a connection to the gateway's bus, which it starts, or
+// replaces where it does not answer or runs elsewhere. Ganesha does not run.
+func (g *Gateway) startBus(ctx context.Context) (*client, error) {
+	p, err := process.Find(g.path(busDir))
+	if err != nil {
+		return nil, err
+	}
+	if p != nil {
+		there, err := inNetNS(p.Identity().PID, g.o.NetNS)
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			if c, err := g.client(ctx); err == nil && c.ping(ctx, g.limits.look) == nil {
+				return c, nil
+			}
+		}
+		g.hangUp()
+		if err := p.Stop(ctx, 0); err != nil {
+			return nil, err
+		}
+	}
+	g.hangUp()
+	socket := g.socket()
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if err := replace(g.path(confDir, "bus.conf"), renderBus(socket)); err != nil {
+		return nil, err
+	}
+	p, err = g.o.Starter.Start(ctx, g.busSpec())
+	if err != nil {
+		return nil, err
+	}
+	return g.answering(ctx, p)
+}
+
+// answering waits for a new bus to listen, which takes a few milliseconds.
+func (g *Gateway) answering(ctx context.Context, p *process.Process) (*client, error) {
+	ctx, cancel := context.WithTimeout(ctx, g.limits.start)
+	defer cancel()
+	for {
+		c, err := g.client(ctx)
+		if err == nil {
+			return c, nil
+		}
+		select {
+		case <-p.Done():
+			return nil, fmt.Errorf("bus ended: %s", process.Tail(g.path(busDir), tailBytes))
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// config renders ganesha.conf.
+func (g *Gateway) config(exports []Export) (string, error) {
+	text, err := renderServer(server{
+		StateDir: g.o.StateDir,
+		CacheDir: g.path(varDir, "cc"),
+		Lease:    g.o.Lease,
+		Grace:    g.o.Grace,
+	})
+	if err != nil {
+		return "", err
+	}
+	ids, pseudos := map[uint16]bool{}, map[string]bool{}
+	for _, e := range exports {
+		block, err := renderExport(e)
+		if err == nil {
+			err = g.below(e)
+		}
+		if err == nil {
+			_, err = directory(e.Path)
+		}
+		if err == nil && (ids[e.ID] || pseudos[e.Pseudo]) {
+			err = refuse(e.ID, "its id or pseudo path is taken")
+		}
+		if err != nil {
+			g.log.Warn("export left out", "export", e.ID, "err", err)
+			continue
+		}
+		ids[e.ID], pseudos[e.Pseudo] = true, true
+		text += block
+	}
+	return text, nil
+}
+
+// Stop ends both processes and removes RunDir. StateDir stays unless Forget.
+// What is not there is done already.
+func (g *Gateway) Stop(ctx context.Context, o StopOptions) error {
+	if err := g.lock(ctx); err != nil {
+		return err
+	}
+	defer g.unlock()
+	for _, dir := range []string{nfsdDir, busDir} {
+		p, err := process.Find(g.path(dir))
+		if err != nil {
+			return fmt.Errorf("stop %s: %w", dir, err)
+		}
+		if p == nil {
+			continue
+		}
+		if err := p.Stop(ctx, g.limits.stop); err != nil {
+			return fmt.Errorf("stop %s: %w", dir, err)
+		}
+	}
+	g.hangUp()
+	g.remember(nil)
+	if err := os.RemoveAll(g.o.RunDir); err != nil {
+		return err
+	}
+	if !o.Forget {
+		return nil
+	}
+	return os.RemoveAll(g.o.StateDir)
+}
+
+// StopOptions of Stop.
+type StopOptions struct {
+	Forget bool // remove StateDir too: the network is gone for good
+}
+
+// The parts of RunDir.
+const (
+	confDir = "conf"
+	sockDir = "sock"
+	busDir  = "bus"
+	nfsdDir = "nfsd"
+	varDir  = "var"
+)
+
+func (g *Gateway) path(parts ...string) string {
+	return filepath.Join(append([]string{g.o.RunDir}, parts...)...)
+}
+
+func (g *Gateway) socket() string { return g.path(sockDir, "bus") }
+
+// directories makes what both processes need.
+func (g *Gateway) directories() error {
+	// sun_path of unix(7) holds 107 bytes and a NUL.
+	if s := g.socket(); len(s) > 107 {
+		return fmt.Errorf("%s: longer than a socket's path can be", s)
+	}
+	dirs := []string{
+		g.o.StateDir, g.path(confDir, "exports"), g.path(sockDir), g.path(busDir), g.path(nfsdDir), g.path(varDir, "cc"),
+	}
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// system is what every program of the distribution needs to run.
+func system() []string {
+	return []string{
+		"/usr", "/lib", "/lib64", "/bin", "/sbin",
+		"/etc/ld.so.cache", "/etc/localtime", "/etc/nsswitch.conf", "/etc/passwd", "/etc/group",
+	}
+}
+
+// busSpec is the private bus. It needs no right but to own its socket.
+func (g *Gateway) busSpec() process.Spec {
+	return process.Spec{
+		Dir:   g.path(busDir),
+		Path:  "/usr/bin/dbus-daemon",
+		Args:  []string{"--config-file=" + g.path(confDir, "bus.conf"), "--nofork", "--nopidfile", "--nosyslog"},
+		NetNS: g.o.NetNS,
+		Root: &process.Root{
+			ReadOnly:  append(system(), g.path(confDir)),
+			ReadWrite: []string{g.path(sockDir)},
+		},
+		Caps:   []string{},
+		NoFile: 1024,
+	}
+}
+
+// ganeshaSpec is Ganesha itself. The seven capabilities are those without
+// which it ends at the first create, or refuses every open. Its library for
+// RADOS URLs, which it always loads where it is installed, would cost 40 MB.
+// Two arenas and a fixed threshold keep the heap from growing to the sum of
+// all threads' peaks.
+func (g *Gateway) ganeshaSpec() process.Spec {
+	return process.Spec{
+		Dir:  g.path(nfsdDir),
+		Path: "/usr/bin/ganesha.nfsd",
+		Args: []string{
+			"-F", "-N", "NIV_EVENT",
+			"-f", g.path(confDir, "ganesha.conf"),
+			"-L", g.logFile(),
+			"-p", g.path(varDir, "pid"),
+		},
+		Env: []string{
+			"DBUS_SYSTEM_BUS_ADDRESS=" + busAddress(g.socket()),
+			"MALLOC_ARENA_MAX=2",
+			"MALLOC_MMAP_THRESHOLD_=131072",
+			"MALLOC_TRIM_THRESHOLD_=131072",
+		},
+		NetNS: g.o.NetNS,
+		Root: &process.Root{
+			ReadOnly: append(system(), "/etc/netconfig", "/etc/hosts", "/etc/services",
+				g.path(confDir), g.path(sockDir)),
+			ReadWrite: []string{g.path(varDir), g.o.StateDir},
+			Slave:     []string{g.o.Exports},
+			Hide: []string{
+				"/usr/lib/ganesha/libganesha_rados_urls.so",
+				"/usr/lib/x86_64-linux-gnu/ganesha/libganesha_rados_urls.so",
+				"/usr/lib64/ganesha/libganesha_rados_urls.so",
+			},
+		},
+		Caps:   []string{"chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setgid", "setuid"},
+		NoFile: 65536,
+	}
+}
