@@ -8,12 +8,28 @@ package netns
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
+	"time"
 )
 
 // Prefix begins the name of everything that Causeway makes on a host.
 const Prefix = "cw"
+
+// Inside is the name of the interface in every namespace.
+const Inside = "eth0"
+
+// DefaultProbeWait is how long an answer is waited for before an address is
+// taken for free. A neighbour on a switched network answers within a
+// millisecond; RFC 5227 (1 to 7 s) and RFC 4862 (1 s) were written for slower
+// ones, and a network's first export waits for this.
+const DefaultProbeWait = 200 * time.Millisecond
+
+// ErrInvalid: the Network could not be made on any host.
+var ErrInvalid = errors.New("invalid network")
 
 // ErrNoBridge: the bridge is not there, or is not a bridge.
 var ErrNoBridge = errors.New("no such bridge")
@@ -22,13 +38,16 @@ var ErrNoBridge = errors.New("no such bridge")
 var ErrAddressInUse = errors.New("address already in use on the network")
 
 // A Network is the wanted state of one namespace.
+//
+// Bridge is the only plug so far. VLAN, VXLAN, macvlan and Open vSwitch plugs,
+// and an interface that somebody else provides, will stand beside it.
 type Network struct {
 	Namespace string         // required: a name in /run/netns, begins with Prefix
 	HostLink  string         // required: the host's end of the veth pair, begins with Prefix, at most 15 bytes
 	Bridge    string         // required: a Linux bridge that HostLink becomes a port of
 	Addresses []netip.Prefix // required: at least one
 	Routes    []Route
-	MTU       int              // bytes; 0 takes the bridge's
+	MTU       int              // bytes, 1280 to 65535; 0 takes the bridge's
 	MAC       net.HardwareAddr // required: of the inner end
 }
 
@@ -44,32 +63,88 @@ type State struct {
 	Drift  []string // what differs from what is wanted, in words; empty when all is well
 }
 
-// A Host makes networks on this machine.
-type Host struct{}
+// Options of a Host.
+type Options struct {
+	Logger *slog.Logger // nil discards
 
-// Path of a namespace's file.
-func Path(namespace string) string { return "/run/netns/" + namespace }
-
-// Check says, changing nothing, whether Ensure could succeed: the bridge is
-// there (ErrNoBridge).
-func (h *Host) Check(ctx context.Context, n Network) error { panic("written next") }
-
-// Ensure makes the network, or repairs whatever differs, and returns when its
-// addresses can be used (duplicate address detection has ended; ErrAddressInUse).
-// What is as wanted is not touched, so that a gateway in it goes on serving.
-func (h *Host) Ensure(ctx context.Context, n Network) error { panic("written next") }
-
-// Remove removes the namespace and its links. Nothing there is success.
-func (h *Host) Remove(ctx context.Context, n Network) error { panic("written next") }
-
-// Observe compares the host with n, changing nothing.
-func (h *Host) Observe(ctx context.Context, n Network) (State, error) { panic("written next") }
-
-// List names the namespaces and host links that begin with Prefix.
-func (h *Host) List(ctx context.Context) (namespaces, links []string, err error) {
-	panic("written next")
+	// ProbeWait is how long Ensure waits for another machine to answer for an
+	// address before it is used. 0 means DefaultProbeWait; below 0, nobody is
+	// asked.
+	ProbeWait time.Duration
 }
 
-// Watch calls changed, until ctx ends, when a link, address or namespace of
-// ours may have changed. It may call too often, never too rarely.
-func (h *Host) Watch(ctx context.Context, changed func()) error { panic("written next") }
+// A Host makes networks on this machine. Its methods may be called at once for
+// different networks, and for one network by one caller at a time.
+type Host struct {
+	log       *slog.Logger
+	probeWait time.Duration
+}
+
+// New returns a Host.
+func New(o Options) *Host {
+	h := &Host{log: o.Logger, probeWait: o.ProbeWait}
+	if h.log == nil {
+		h.log = slog.New(slog.DiscardHandler)
+	}
+	if h.probeWait == 0 {
+		h.probeWait = DefaultProbeWait
+	}
+	return h
+}
+
+// Path of a namespace's file.
+func Path(namespace string) string { return runDir + "/" + namespace }
+
+// Check says, changing nothing, whether Ensure could succeed: n is sound
+// (ErrInvalid) and the bridge is there (ErrNoBridge).
+func (h *Host) Check(ctx context.Context, n Network) error {
+	if err := n.validate(); err != nil {
+		return err
+	}
+	nl, err := newHandle()
+	if err != nil {
+		return err
+	}
+	defer nl.Close()
+	_, err = bridge(nl, n.Bridge)
+	return err
+}
+
+// Ensure makes the network, or repairs whatever differs, and returns when its
+// addresses can be used: duplicate address detection has ended.
+//
+// What is as wanted is not touched, so that a gateway in it goes on serving; on
+// a healthy network Ensure only reads. Killed half-way, it is finished by the
+// next call. Beside ErrInvalid and ErrNoBridge it returns ErrAddressInUse: then
+// the address is not on the interface, everything else may be.
+//
+// A namespace that somebody removed from /run/netns is made anew even if a
+// process still lives in the old one; compare Inode with the process's.
+func (h *Host) Ensure(ctx context.Context, n Network) error {
+	if err := h.Check(ctx, n); err != nil {
+		return err
+	}
+	s, err := h.Observe(ctx, n)
+	if err != nil {
+		return err
+	}
+	if len(s.Drift) == 0 {
+		return nil
+	}
+	begin := time.Now()
+	if err := h.repair(ctx, n); err != nil {
+		return fmt.Errorf("network namespace %s: %w", n.Namespace, err)
+	}
+	if s.Exists {
+		h.log.Info("network repaired", "network", n.Namespace, "drift", s.Drift, "dur", time.Since(begin))
+	} else {
+		h.log.Info("network made", "network", n.Namespace, "dur", time.Since(begin))
+	}
+	if s, err = h.Observe(ctx, n); err != nil {
+		return err
+	}
+	if len(s.Drift) != 0 {
+		return fmt.Errorf("network namespace %s: differs still: %s", n.Namespace, strings.Join(s.Drift, "; "))
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package netns
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/agent/crashpoint"
+)
+
+// newHandle opens a netlink socket in the namespace of the calling thread,
+// where it stays.
+func newHandle() (*netlink.Handle, error) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return nl, nil
+}
+
+// link returns the link of that name, or nil if there is none.
+func link(nl *netlink.Handle, name string) (netlink.Link, error) {
+	l, err := nl.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("get link %s: %w", name, err)
+	}
+	return l, nil
+}
+
+func bridge(nl *netlink.Handle, name string) (netlink.Link, error) {
+	l, err := link(nl, name)
+	switch {
+	case err != nil:
+		return nil, err
+	case l == nil:
+		return nil, fmt.Errorf("bridge %s: there is no such link: make it with \"ip link add %s type bridge\": %w", name, name, ErrNoBridge)
+	case l.Type() != "bridge":
+		return nil, fmt.Errorf("bridge %s: is a %s: name a Linux bridge: %w", name, l.Type(), ErrNoBridge)
+	}
+	return l, nil
+}
+
+// outerMAC is the address of the host's end. A bridge without an address of its
+// own takes its ports' lowest, so that a low one would change the host's
+// address on the network: like libvirt we begin with fe.
+func (n Network) outerMAC() net.HardwareAddr {
+	mac := bytes.Clone(n.MAC)
+	mac[0] = 0xfe
+	if bytes.Equal(mac, n.MAC) {
+		mac[5] ^= 1 // both ends alike, and the bridge would keep our frames to itself
+	}
+	return mac
+}
+
+// paired reports whether outer, in the host's namespace, and inner, in ns, are
+// the two ends of one veth pair. The ids of namespaces are nl's.
+func paired(nl *netlink.Handle, ns *os.File, outer, inner netlink.Link) (bool, error) {
+	if outer == nil || inner == nil || outer.Type() != "veth" || inner.Type() != "veth" {
+		return false, nil
+	}
+	id, err := nl.GetNetNsIdByFd(int(ns.Fd()))
+	if err != nil {
+		return false, fmt.Errorf("get id of %s: %w", ns.Name(), err)
+	}
+	o, i := outer.Attrs(), inner.Attrs()
+	// An index alone could be that of another link in another namespace.
+	return o.ParentIndex == i.Index && i.ParentIndex == o.Index && id >= 0 && o.NetNsID == id, nil
+}
+
+// repairPair makes the veth pair unless it is there, and sees to the host's
+// end: a port of the bridge, not yet up. The peer is made inside at once, so
+// that no half of a pair is ever without its namespace.
+func (n Network) repairPair(nl *netlink.Handle, ns *os.File) (netlink.Link, error) {
+	br, err := bridge(nl, n.Bridge)
+	if err != nil {
+		return nil, err
+	}
+	mtu := n.mtu(br)
+	outer, err := link(nl, n.HostLink)
+	if err != nil {
+		return nil, err
+	}
+	ok := false
+	err = inside(ns, func() error {
+		in, err := newHandle()
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		inner, err := link(in, Inside)
+		if err != nil {
+			return err
+		}
+		if ok, err = paired(nl, ns, outer, inner); ok || err != nil {
+			return err
+		}
+		if inner != nil { // and with it its other end, under whatever name
+			if err := in.LinkDel(inner); err != nil {
+				return fmt.Errorf("delete %s inside: %w", Inside, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		if outer, err = link(nl, n.HostLink); err != nil {
+			return nil, err
+		}
+		if outer != nil {
+			if err := nl.LinkDel(outer); err != nil {
+				return nil, fmt.Errorf("delete %s: %w", n.HostLink, err)
+			}
+		}
+		pair := &netlink.Veth{
+			LinkAttrs:        netlink.NewLinkAttrs(),
+			PeerName:         Inside,
+			PeerHardwareAddr: n.MAC,
+			PeerNamespace:    netlink.NsFd(int(ns.Fd())),
+			PeerMTU:          uint32(mtu),
+		}
+		pair.Name, pair.MTU, pair.HardwareAddr = n.HostLink, mtu, n.outerMAC()
+		if err := nl.LinkAdd(pair); err != nil {
+			return nil, fmt.Errorf("add veth pair %s: %w", n.HostLink, err)
+		}
+		crashpoint.Hit(crashpoint.NetnsLink)
+		if outer, err = nl.LinkByName(n.HostLink); err != nil {
+			return nil, fmt.Errorf("get link %s: %w", n.HostLink, err)
+		}
+	}
+	if outer.Attrs().Alias != n.Namespace {
+		if err := nl.LinkSetAlias(outer, n.Namespace); err != nil {
+			return nil, fmt.Errorf("set alias of %s: %w", n.HostLink, err)
+		}
+	}
+	if outer.Attrs().MTU != mtu {
+		if err := nl.LinkSetMTU(outer, mtu); err != nil {
+			return nil, fmt.Errorf("set mtu %d of %s: %w", mtu, n.HostLink, err)
+		}
+	}
+	if mac := n.outerMAC(); !bytes.Equal(outer.Attrs().HardwareAddr, mac) {
+		if err := nl.LinkSetHardwareAddr(outer, mac); err != nil {
+			return nil, fmt.Errorf("set mac %s of %s: %w", mac, n.HostLink, err)
+		}
+	}
+	if err := writeSysctls(n.outerSysctls()); err != nil {
+		return nil, err
+	}
+	if outer.Attrs().MasterIndex != br.Attrs().Index {
+		// From one bridge to the other in one request: the pair stays as it is.
+		if err := nl.LinkSetMaster(outer, br); err != nil {
+			return nil, fmt.Errorf("make %s a port of %s: %w", n.HostLink, n.Bridge, err)
+		}
+	}
+	return outer, nil
+}
+
+func (n Network) mtu(br netlink.Link) int {
+	if n.MTU != 0 {
+		return n.MTU
+	}
+	return br.Attrs().MTU
+}
+
+func up(l netlink.Link) bool { return l.Attrs().Flags&net.FlagUp != 0 }
+
+func setUp(nl *netlink.Handle, l netlink.Link) error {
+	if up(l) {
+		return nil
+	}
+	if err := nl.LinkSetUp(l); err != nil {
+		return fmt.Errorf("set %s up: %w", l.Attrs().Name, err)
+	}
+	return nil
+}
+
+// awaitCarrier returns when frames can leave through the interface inside.
+func awaitCarrier(ctx context.Context, nl *netlink.Handle) error {
+	return poll(ctx, carrierWait, func() (bool, error) {
+		l, err := nl.LinkByName(Inside)
+		if err != nil {
+			return false, fmt.Errorf("get link %s: %w", Inside, err)
+		}
+		return l.Attrs().OperState == netlink.OperUp, nil
+	})
+}

@@ -1,0 +1,339 @@
+package netns
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/agent/crashpoint"
+)
+
+const (
+	carrierWait = 5 * time.Second // both ends are up: the kernel's work queue is all that is waited for
+	pollEvery   = 2 * time.Millisecond
+)
+
+// repair takes every step that Ensure needs; each looks first and leaves alone
+// what is as wanted. The order matters: the firewall is there before the
+// interface is up, the interface is up before addresses are asked for.
+func (h *Host) repair(ctx context.Context, n Network) error {
+	nl, err := newHandle()
+	if err != nil {
+		return err
+	}
+	defer nl.Close()
+
+	ns, err := makeNamespace(n.Namespace)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	outer, err := n.repairPair(nl, ns)
+	if err != nil {
+		return err
+	}
+	return inside(ns, func() error { return h.repairInner(ctx, n, nl, outer) })
+}
+
+// repairInner runs in the namespace; outerNL is a handle of the host's.
+func (h *Host) repairInner(ctx context.Context, n Network, outerNL *netlink.Handle, outer netlink.Link) error {
+	nl, err := newHandle()
+	if err != nil {
+		return err
+	}
+	defer nl.Close()
+
+	drift, err := firewallDrift()
+	if err != nil {
+		return err
+	}
+	if len(drift) != 0 {
+		if err := writeFirewall(); err != nil {
+			return err
+		}
+	}
+	lo, err := nl.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("get link lo: %w", err)
+	}
+	if err := setUp(nl, lo); err != nil {
+		return err
+	}
+	inner, err := nl.LinkByName(Inside)
+	if err != nil {
+		return fmt.Errorf("get link %s: %w", Inside, err)
+	}
+	if !bytes.Equal(inner.Attrs().HardwareAddr, n.MAC) {
+		if err := nl.LinkSetHardwareAddr(inner, n.MAC); err != nil {
+			return fmt.Errorf("set mac %s of %s: %w", n.MAC, Inside, err)
+		}
+		inner.Attrs().HardwareAddr = n.MAC
+	}
+	if mtu := outer.Attrs().MTU; n.MTU != 0 {
+		err = setMTU(nl, inner, n.MTU)
+	} else {
+		err = setMTU(nl, inner, mtu)
+	}
+	if err != nil {
+		return err
+	}
+	if err := writeSysctls(n.sysctls()); err != nil {
+		return err
+	}
+	// The kernel's duplicate address detection takes dad_transmits times this.
+	// It also governs how soon a silent neighbour is given up, so that it is
+	// short only while Ensure runs.
+	fast := []sysctl{{retransPath, strconv.FormatInt(max(10, h.probeWait.Milliseconds()/2), 10), true}}
+	if err := writeSysctls(fast); err != nil {
+		return err
+	}
+	if err := setUp(outerNL, outer); err != nil {
+		return err
+	}
+	if err := setUp(nl, inner); err != nil {
+		return err
+	}
+	if err := awaitCarrier(ctx, nl); err != nil {
+		return fmt.Errorf("wait for the carrier of %s: %w", Inside, err)
+	}
+	if err := h.repairAddresses(ctx, n, nl, inner); err != nil {
+		return err
+	}
+	if err := writeSysctls(n.sysctls()); err != nil {
+		return err
+	}
+	crashpoint.Hit(crashpoint.NetnsAddressed)
+	if err := n.repairRoutes(nl, inner); err != nil {
+		return err
+	}
+	return n.announce(inner)
+}
+
+func setMTU(nl *netlink.Handle, l netlink.Link, mtu int) error {
+	if l.Attrs().MTU == mtu {
+		return nil
+	}
+	if err := nl.LinkSetMTU(l, mtu); err != nil {
+		return fmt.Errorf("set mtu %d of %s: %w", mtu, l.Attrs().Name, err)
+	}
+	return nil
+}
+
+// repairAddresses removes foreign addresses and adds missing ones that nobody
+// else has. Both families are asked for at the same time: the kernel asks for
+// IPv6, and since it asks for nothing in IPv4 we do, before the address is set.
+func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handle, inner netlink.Link) error {
+	have, err := addresses(nl, inner)
+	if err != nil {
+		return err
+	}
+	for p, a := range have {
+		if slices.Contains(n.Addresses, p) && a.Flags&unix.IFA_F_DADFAILED == 0 {
+			continue
+		}
+		if err := nl.AddrDel(inner, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s: %w", p, err)
+		}
+		delete(have, p)
+	}
+	var new4, new6 []netip.Prefix
+	for _, p := range n.Addresses {
+		if _, ok := have[p]; ok {
+			continue
+		}
+		if p.Addr().Is4() {
+			new4 = append(new4, p)
+		} else {
+			new6 = append(new6, p)
+		}
+	}
+	flags := 0
+	if h.probeWait < 0 {
+		flags = unix.IFA_F_NODAD
+	}
+	for _, p := range new6 {
+		if err := addAddress(nl, inner, p, flags); err != nil {
+			return err
+		}
+	}
+	var taken error
+	if len(new4) != 0 && h.probeWait > 0 {
+		var used []netip.Prefix
+		if used, err = probe(ctx, inner, new4, h.probeWait); err != nil {
+			return fmt.Errorf("look for duplicate addresses: %w", err)
+		}
+		for _, p := range used {
+			taken = errors.Join(taken, fmt.Errorf("address %s: %w", p.Addr(), ErrAddressInUse))
+			new4 = slices.DeleteFunc(new4, func(q netip.Prefix) bool { return q == p })
+		}
+	}
+	for _, p := range new4 {
+		if err := addAddress(nl, inner, p, 0); err != nil {
+			return err
+		}
+	}
+	used, err := awaitDetection(ctx, n, nl, inner)
+	if err != nil {
+		return fmt.Errorf("wait for duplicate address detection: %w", err)
+	}
+	for _, a := range used {
+		p, _ := prefix(a.IPNet)
+		taken = errors.Join(taken, fmt.Errorf("address %s: %w", p.Addr(), ErrAddressInUse))
+		if err := nl.AddrDel(inner, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s: %w", p, err)
+		}
+	}
+	return taken
+}
+
+func addAddress(nl *netlink.Handle, l netlink.Link, p netip.Prefix, flags int) error {
+	if err := nl.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p), Flags: flags}); err != nil {
+		return fmt.Errorf("add address %s: %w", p, err)
+	}
+	return nil
+}
+
+// awaitDetection returns when no address is tentative any more, with those that
+// another machine has.
+func awaitDetection(ctx context.Context, n Network, nl *netlink.Handle, inner netlink.Link) (used []netlink.Addr, err error) {
+	if !n.has6() {
+		return nil, nil
+	}
+	err = poll(ctx, carrierWait, func() (bool, error) {
+		have, err := addresses(nl, inner)
+		if err != nil {
+			return false, err
+		}
+		used = used[:0]
+		done := true
+		for _, a := range have {
+			switch {
+			case a.Flags&unix.IFA_F_DADFAILED != 0:
+				used = append(used, a)
+			case a.Flags&unix.IFA_F_TENTATIVE != 0:
+				done = false
+			}
+		}
+		return done, nil
+	})
+	return used, err
+}
+
+// repairRoutes sets the wanted routes before it removes others, so that a new
+// router replaces the old one without a gap.
+func (n Network) repairRoutes(nl *netlink.Handle, inner netlink.Link) error {
+	have, err := routes(nl, inner)
+	if err != nil {
+		return err
+	}
+	want := make(map[Route]bool)
+	for _, r := range n.Routes {
+		want[r.masked()] = true
+		if _, ok := have[r.masked()]; ok {
+			continue
+		}
+		err := nl.RouteReplace(&netlink.Route{
+			LinkIndex: inner.Attrs().Index, Dst: ipNet(r.Destination.Masked()), Gw: r.Via.AsSlice(), Protocol: unix.RTPROT_STATIC,
+		})
+		if err != nil {
+			return fmt.Errorf("set route to %s via %s: %w", r.Destination, r.Via, err)
+		}
+	}
+	if have, err = routes(nl, inner); err != nil {
+		return err
+	}
+	for key, r := range have {
+		if want[key] {
+			continue
+		}
+		if err := nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove route to %s via %s: %w", key.Destination, key.Via, err)
+		}
+	}
+	return nil
+}
+
+// Remove removes the namespace and its links. Nothing there is success, and so
+// is what a killed Ensure or Remove left behind.
+func (h *Host) Remove(ctx context.Context, n Network) error {
+	if err := n.validateNames(); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	nl, err := newHandle()
+	if err != nil {
+		return err
+	}
+	defer nl.Close()
+
+	if err := deleteLink(nl, n.HostLink); err != nil {
+		return err
+	}
+	ns, err := openNamespace(n.Namespace)
+	switch {
+	case err == nil:
+		// A process may keep the namespace alive, and the host's end may have
+		// been renamed: no address of ours stays on the tenant's network.
+		err = inside(ns, func() error {
+			in, err := newHandle()
+			if err != nil {
+				return err
+			}
+			defer in.Close()
+			return deleteLink(in, Inside)
+		})
+		ns.Close()
+		if err != nil {
+			return err
+		}
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotNamespace):
+		return err
+	}
+	if err := removeNamespace(n.Namespace); err != nil {
+		return err
+	}
+	h.log.Debug("network removed", "network", n.Namespace)
+	return nil
+}
+
+func deleteLink(nl *netlink.Handle, name string) error {
+	l, err := link(nl, name)
+	if err != nil || l == nil {
+		return err
+	}
+	// Another may have deleted it meanwhile, for example with its other end.
+	if err := nl.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
+}
+
+// poll calls done until it says so or fails, ctx ends or the time is up.
+func poll(ctx context.Context, wait time.Duration, done func() (bool, error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, os.ErrDeadlineExceeded)
+	defer cancel()
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}

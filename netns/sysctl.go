@@ -1,0 +1,146 @@
+package netns
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+)
+
+// A sysctl is one file below /proc/sys/net, which shows the namespace of the
+// thread that opens it.
+type sysctl struct {
+	path     string
+	value    string
+	optional bool // a kernel without the family has none, and needs none
+}
+
+func (s sysctl) file() string { return "/proc/sys/net/" + s.path }
+
+// retrans is the kernel's own time between two neighbour solicitations.
+const retrans = "1000"
+
+const retransPath = "ipv6/neigh/" + Inside + "/retrans_time_ms"
+
+// sysctls of a network's namespace. A new namespace takes the host's values of
+// many, so that all that matters is set. They are the documented ones of
+// Documentation/networking/ip-sysctl.rst.
+func (n Network) sysctls() []sysctl {
+	var s []sysctl
+	add := func(optional bool, dir string, pairs ...string) {
+		for i := 0; i < len(pairs); i += 2 {
+			s = append(s, sysctl{dir + pairs[i], pairs[i+1], optional})
+		}
+	}
+	add(false, "ipv4/",
+		"ip_forward", "0",
+		"icmp_echo_ignore_broadcasts", "1")
+	for _, dir := range []string{"ipv4/conf/all/", "ipv4/conf/" + Inside + "/"} {
+		add(false, dir,
+			"forwarding", "0",
+			"accept_redirects", "0",
+			"secure_redirects", "0",
+			"send_redirects", "0",
+			"accept_source_route", "0",
+			"route_localnet", "0",
+			"proxy_arp", "0",
+			"rp_filter", "1",
+			"arp_ignore", "1",
+			"arp_announce", "2")
+	}
+	add(false, "ipv4/conf/"+Inside+"/",
+		"arp_notify", "1", // announce again when the hardware address changes
+		"promote_secondaries", "1") // one address removed does not take the others of its prefix along
+
+	v4only := !n.has6()
+	disable := "0"
+	if v4only {
+		disable = "1" // no link-local address to be reached at
+	}
+	add(v4only, "ipv6/conf/all/",
+		"forwarding", "0",
+		"accept_redirects", "0",
+		"accept_source_route", "0")
+	add(v4only, "ipv6/conf/"+Inside+"/",
+		"disable_ipv6", disable,
+		"forwarding", "0",
+		"accept_ra", "0",
+		"autoconf", "0",
+		"router_solicitations", "0",
+		"accept_redirects", "0",
+		"accept_source_route", "0",
+		"proxy_ndp", "0",
+		"use_tempaddr", "0",
+		"accept_dad", "1",
+		"dad_transmits", "2",
+		"router_solicitation_delay", "0", // also the longest random wait before detection begins
+		"ndisc_notify", "1") // announce addresses, and a new hardware address
+	// Kernels may be built without it; where it is, an address must not be used
+	// before detection has ended.
+	add(true, "ipv6/conf/"+Inside+"/", "optimistic_dad", "0")
+	add(true, "ipv6/conf/all/", "optimistic_dad", "0")
+	add(v4only, "", retransPath, retrans)
+	return s
+}
+
+// outerSysctls are those of the host's end. A bridge port needs no address, and
+// what the kernel would send from its link-local one reaches the tenant.
+func (n Network) outerSysctls() []sysctl {
+	return []sysctl{{"ipv6/conf/" + n.HostLink + "/disable_ipv6", "1", true}}
+}
+
+// differ says which sysctls are not as wanted.
+func differ(want []sysctl) ([]string, error) {
+	var drift []string
+	for _, s := range want {
+		got, err := s.read()
+		if err != nil {
+			return nil, err
+		}
+		if got != s.value {
+			drift = append(drift, fmt.Sprintf("sysctl net/%s is %s, not %s", s.path, got, s.value))
+		}
+	}
+	return drift, nil
+}
+
+// read returns the value, or the wanted one where the file may be missing.
+func (s sysctl) read() (string, error) {
+	b, err := os.ReadFile(s.file())
+	if s.optional && errors.Is(err, fs.ErrNotExist) {
+		return s.value, nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return "missing", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// writeSysctls writes those that differ: writing the same value has effects
+// too, for example on forwarding.
+func writeSysctls(want []sysctl) error {
+	for _, s := range want {
+		got, err := s.read()
+		if err != nil {
+			return err
+		}
+		if got == s.value {
+			continue
+		}
+		// No O_CREATE: there is nothing to create in /proc.
+		f, err := os.OpenFile(s.file(), os.O_WRONLY, 0)
+		if err != nil {
+			return fmt.Errorf("set sysctl: %w", err)
+		}
+		_, err = f.WriteString(s.value)
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("set sysctl %s: %w", s.path, err)
+		}
+	}
+	return nil
+}
