@@ -211,14 +211,10 @@ func (h *Host) detach(ctx context.Context, d Device) error {
 				err = context.Cause(ctx)
 			}
 		}
-		switch {
-		case ctx.Err() == nil || asked.IsZero():
+		if ctx.Err() == nil || asked.IsZero() {
 			return err
-		case last != nil:
-			return fmt.Errorf("%w: %w", ErrGuestBusy, last)
-		default:
-			return fmt.Errorf("%w: %w", ErrGuestBusy, err)
 		}
+		return errors.Join(fmt.Errorf("%w: %w", ErrGuestBusy, context.Cause(ctx)), last)
 	}
 }
 

@@ -1,0 +1,296 @@
+package virtiofs
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/process"
+)
+
+// A Daemon is the virtiofsd of one attachment.
+type Daemon struct {
+	Dir    string // required: run directory, made and removed here; the socket lies in it
+	Source string // required: directory to share, an absolute path
+}
+
+// Socket that QEMU connects to; the same for a directory for ever.
+func (v Daemon) Socket() string { return filepath.Join(v.Dir, "sock") }
+
+// A DaemonState is how far a daemon is.
+type DaemonState string
+
+// The daemon states. A device in an instance whose daemon is not Connected is
+// dead: QEMU never reconnects.
+const (
+	Stopped   DaemonState = "stopped"
+	Starting  DaemonState = "starting"  // it runs, and does not listen yet
+	Listening DaemonState = "listening" // it waits for its one connection
+	Connected DaemonState = "connected" // QEMU uses it
+)
+
+// Daemons starts and finds virtiofsd processes.
+type Daemons struct {
+	Starter *process.Starter
+	Binary  string // found when empty: ErrNoVirtiofsd
+
+	mu       sync.Mutex
+	flavours map[string]flavour // of binaries, by path, size and time
+}
+
+// noFile is the daemon's limit of open files: it keeps one for each inode that
+// the guest remembers. The launcher lowers it to what the host allows.
+const noFile = 1 << 20
+
+// maxSocketPath is sun_path of sockaddr_un(7), less its NUL.
+const maxSocketPath = 107
+
+// polling a socket that is about to appear, which takes some 10 ms.
+const polling = 2 * time.Millisecond
+
+// capabilities that a virtiofsd needs: to act as the guest's users, and to
+// build its sandbox. It drops the latter itself.
+var capabilities = []string{
+	"chown", "dac_override", "dac_read_search", "fowner", "fsetid", "mknod", "setfcap", "setgid", "setuid",
+	"setpcap", "sys_admin", "sys_chroot",
+}
+
+// Start makes the daemon run and listen, or adopts one that does or that QEMU
+// uses already. virtiofsd serves one connection and then ends, so each attach
+// needs a fresh one. When ctx ends, the daemon may come all the same: the same
+// call again adopts it. ErrNoVirtiofsd.
+func (d *Daemons) Start(ctx context.Context, v Daemon) error {
+	if err := d.start(ctx, v); err != nil {
+		return fmt.Errorf("start virtiofsd for %s: %w", v.Source, err)
+	}
+	return nil
+}
+
+func (d *Daemons) start(ctx context.Context, v Daemon) error {
+	if n := len(v.Socket()); n > maxSocketPath {
+		return fmt.Errorf("socket path %s has %d bytes, and Unix sockets allow %d: use a shorter run directory", v.Socket(), n, maxSocketPath)
+	}
+	if !filepath.IsAbs(v.Dir) || !filepath.IsAbs(v.Source) {
+		return fmt.Errorf("directory %q, source %q: want absolute paths", v.Dir, v.Source)
+	}
+	p, err := process.Find(v.Dir)
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		if p, err = d.fresh(ctx, v); err != nil {
+			return err
+		}
+	}
+	return ready(ctx, p, v)
+}
+
+// fresh starts a daemon where none runs.
+func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error) {
+	binary, f, err := d.program(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// A socket file that nobody listens on would make the daemon's bind fail
+	// (Rust), or look like a ready one.
+	if err := remove(v.Socket(), lockFile(v.Socket())); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(v.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	return d.Starter.Start(ctx, process.Spec{
+		Dir:    v.Dir,
+		Path:   binary,
+		Args:   f.arguments(v.Source, v.Socket()),
+		Env:    []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"},
+		Caps:   capabilities,
+		NoFile: noFile,
+	})
+}
+
+// ready waits until the daemon listens. It must not try the socket: the daemon
+// would take that for its one connection.
+func ready(ctx context.Context, p *process.Process, v Daemon) error {
+	t := time.NewTicker(polling)
+	defer t.Stop()
+	for {
+		switch s, err := socketState(v.Socket()); {
+		case err != nil:
+			return err
+		case s == Listening || s == Connected:
+			return nil
+		}
+		select {
+		case <-t.C:
+		case <-p.Done():
+			return fmt.Errorf("it ended: %s", strings.TrimSpace(process.Tail(v.Dir, 1000)))
+		case <-ctx.Done():
+			return fmt.Errorf("it does not listen: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// Stop ends it and removes its directory. Not there is success. Detach its
+// device first.
+func (d *Daemons) Stop(ctx context.Context, v Daemon, grace time.Duration) error {
+	if err := d.stop(ctx, v, grace); err != nil {
+		return fmt.Errorf("stop virtiofsd of %s: %w", v.Dir, err)
+	}
+	return nil
+}
+
+func (d *Daemons) stop(ctx context.Context, v Daemon, grace time.Duration) error {
+	p, err := process.Find(v.Dir)
+	if err != nil {
+		return err
+	}
+	if p != nil {
+		if err := p.Stop(ctx, grace); err != nil {
+			return err
+		}
+	}
+	if err := remove(v.Socket(), lockFile(v.Socket())); err != nil {
+		return err
+	}
+	return removeDir(v.Dir)
+}
+
+// Find returns its process, nil where it does not run. It ends by itself when
+// QEMU lets go of it.
+func (d *Daemons) Find(v Daemon) (*process.Process, error) { return process.Find(v.Dir) }
+
+// State tells how far it is.
+func (d *Daemons) State(v Daemon) (DaemonState, error) {
+	p, err := process.Find(v.Dir)
+	if err != nil {
+		return "", err
+	}
+	if p == nil {
+		return Stopped, nil
+	}
+	s, err := socketState(v.Socket())
+	if err == nil && s == Stopped {
+		s = Starting
+	}
+	return s, err
+}
+
+// Find the program to run: ErrNoVirtiofsd.
+func (d *Daemons) program(ctx context.Context) (string, flavour, error) {
+	binary := d.Binary
+	if binary == "" {
+		var err error
+		if binary, err = findBinary("/"); err != nil {
+			return "", "", err
+		}
+	}
+	info, err := os.Stat(binary)
+	if err != nil {
+		return "", "", fmt.Errorf("%w: %w", ErrNoVirtiofsd, err)
+	}
+	key := fmt.Sprint(binary, info.Size(), info.ModTime()) // an upgrade may change what it is
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f, ok := d.flavours[key]; ok {
+		return binary, f, nil
+	}
+	f, err := detect(ctx, binary)
+	if err != nil {
+		return "", "", err
+	}
+	d.flavours = map[string]flavour{key: f}
+	return binary, f, nil
+}
+
+// Program returns the virtiofsd that Start would run: ErrNoVirtiofsd.
+func (d *Daemons) Program(ctx context.Context) (string, error) {
+	binary, _, err := d.program(ctx)
+	return binary, err
+}
+
+// lockFile is what the C daemon locks against a second one on the same socket,
+// and leaves behind (QEMU 7.2, tools/virtiofsd/fuse_virtio.c, fv_socket_lock).
+// Its place is compiled in.
+func lockFile(socket string) string {
+	return "/run/virtiofsd/" + strings.ReplaceAll(socket, "/", ".") + ".pid"
+}
+
+// removeDir removes a directory of files. Not what lies deeper: should a share
+// be mounted there, its files are not ours to remove.
+func removeDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := remove(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return remove(dir)
+}
+
+// remove files that may be there.
+func remove(paths ...string) error {
+	var errs []error
+	for _, p := range paths {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Of /proc/net/unix (net/unix/af_unix.c, unix_seq_show).
+const (
+	flagAccepting  = "00010000" // __SO_ACCEPTCON
+	stateConnected = "03"       // SS_CONNECTED
+)
+
+// socketState reads off the kernel's table of Unix sockets what goes on at a
+// path: Listening, Connected (the daemon's end carries the path too), or
+// Stopped.
+func socketState(path string) (DaemonState, error) {
+	f, err := os.Open("/proc/net/unix")
+	if err != nil {
+		return "", fmt.Errorf("list sockets: %w", err)
+	}
+	defer f.Close()
+	s, err := scanSockets(f, path)
+	if err != nil {
+		return "", fmt.Errorf("list sockets: %w", err)
+	}
+	return s, nil
+}
+
+func scanSockets(r io.Reader, path string) (DaemonState, error) {
+	state := Stopped
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		// Num RefCount Protocol Flags Type St Inode Path
+		line, ok := strings.CutSuffix(lines.Text(), " "+path)
+		f := strings.Fields(line)
+		if !ok || len(f) != 7 {
+			continue
+		}
+		switch {
+		case f[5] == stateConnected:
+			return Connected, nil
+		case f[3] == flagAccepting:
+			state = Listening
+		}
+	}
+	return state, lines.Err()
+}
