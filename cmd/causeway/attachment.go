@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+)
+
+func (c *cli) attachments(instance string) noun[*nodev1.Attachment] {
+	type T = *nodev1.Attachment
+	source := func(a T) string { return share(a.GetConnection()) }
+	guest := func(a T) string { return word(a.GetGuest(), "GUEST_STATE_") }
+	return noun[T]{
+		name: "attachment",
+		id:   "ID",
+		get: func(ctx context.Context, r remote, id string) (T, error) {
+			resp, err := r.attachments.Get(ctx, &nodev1.GetAttachmentRequest{Id: id})
+			return resp.GetAttachment(), err
+		},
+		list: func(ctx context.Context, r remote) ([]T, error) {
+			resp, err := r.attachments.List(ctx, &nodev1.ListAttachmentsRequest{Instance: instance})
+			return resp.GetAttachments(), err
+		},
+		keyOf: T.GetId,
+		view: view[T]{
+			json: protoJSON[T],
+			row: []column[T]{
+				{"ID", T.GetId},
+				{"INSTANCE", T.GetInstance},
+				{"SOURCE", source},
+				{"TAG", T.GetTag},
+				{"MODE", func(a T) string { return mode(a.GetReadOnly()) }},
+				{"GUEST", guest},
+				{"PHASE", func(a T) string { return phase(a.GetStatus()) }},
+				{"AGE", func(a T) string { return c.age(a.GetStatus().GetSince()) }},
+				{"REASON", func(a T) string { return a.GetStatus().GetReason() }},
+			},
+			detail: append([]column[T]{
+				{"ID", T.GetId},
+				{"Instance", func(a T) string { return a.GetInstance() }},
+				{"Instance UUID", T.GetInstanceUuid},
+				{"Source", source},
+				{"Options", func(a T) string { return options(a.GetConnection()) }},
+				{"Tag", T.GetTag},
+				{"Mode", func(a T) string { return mode(a.GetReadOnly()) }},
+				{"Mount at", T.GetMountAt},
+				{"Guest", guest},
+			}, statusDetail(T.GetStatus)...),
+		},
+	}
+}
+
+func (c *cli) attachment() *cobra.Command {
+	n := c.attachments("")
+	return group("attachment", "Shares that instances have as virtiofs devices",
+		c.attachmentCreate(n), n.show(c), c.attachmentList(), n.remove(c, func(ctx context.Context, r remote, id string) error {
+			_, err := r.attachments.Detach(ctx, &nodev1.DetachRequest{Id: id})
+			return err
+		}), c.attachmentRepair(n), c.watch("attachment"))
+}
+
+func (c *cli) attachmentCreate(n noun[*nodev1.Attachment]) *cobra.Command {
+	a := &nodev1.Attachment{}
+	var from connectionFlags
+	var noWait bool
+	cmd := &cobra.Command{
+		Use:   "create ID --instance INSTANCE --source KIND:SOURCE --tag TAG",
+		Short: "Attach a share to a running instance",
+		Long: `Attach a share to a running instance as a virtiofs device, and wait until it is
+there. The same command may be repeated.`,
+		Example: `  causeway attachment create docs-vm1 --instance vm1 --source local:docs --tag docs --mount-at /mnt/docs`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			connection, err := from.parse(c.in)
+			if err != nil {
+				return err
+			}
+			a.Id, a.Connection = args[0], connection
+			return n.create(cmd.Context(), c, creation[*nodev1.Attachment]{id: a.GetId(), noWait: noWait,
+				put: func(ctx context.Context, r remote) (*nodev1.Attachment, error) {
+					resp, err := r.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a})
+					return resp.GetAttachment(), err
+				}})
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&a.Instance, "instance", "", "name or UUID of the instance (required)")
+	flags.StringVar(&a.Tag, "tag", "", "what the guest mounts: 'mount -t virtiofs TAG DIR' (required)")
+	flags.BoolVar(&a.ReadOnly, "read-only", false, "the instance may not write")
+	flags.StringVar(&a.MountAt, "mount-at", "", "mount it there in the guest too, through the guest agent")
+	addNoWait(cmd, &noWait)
+	from.add(cmd)
+	must(cmd.MarkFlagRequired("instance"))
+	must(cmd.MarkFlagRequired("tag"))
+	return cmd
+}
+
+func (c *cli) attachmentList() *cobra.Command {
+	var instance string
+	cmd := c.attachments("").all(c)
+	cmd.Flags().StringVar(&instance, "instance", "", "only those of one instance, by name or UUID")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return c.attachments(instance).all(c).RunE(cmd, args)
+	}
+	return cmd
+}
+
+func (c *cli) attachmentRepair(n noun[*nodev1.Attachment]) *cobra.Command {
+	return &cobra.Command{
+		Use:               "repair ID",
+		Short:             "Look at an attachment now, without waiting for the next try",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: n.complete(c, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.with(cmd.Context(), task{doing: "repair attachment " + args[0]}, func(ctx context.Context, r remote) error {
+				resp, err := r.attachments.Repair(ctx, &nodev1.RepairAttachmentRequest{Id: args[0]})
+				if err != nil {
+					return err
+				}
+				return printOne(c, n.view, resp.GetAttachment())
+			})
+		},
+	}
+}
+
+func addNoWait(cmd *cobra.Command, noWait *bool) {
+	cmd.Flags().BoolVar(noWait, "no-wait", false,
+		fmt.Sprintf("return when the agent has taken the request, after at most %s", noWaitTime))
+}

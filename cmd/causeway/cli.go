@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+)
+
+const defaultSocket = "unix:///run/causeway/agent.sock"
+
+const maxReceived = 64 << 20 // bytes, as the agent sends at most
+
+// A cli is one run of the command.
+type cli struct {
+	in        io.Reader
+	out, errs io.Writer
+	now       func() time.Time
+
+	socket  string
+	timeout time.Duration
+	output  string
+}
+
+// run returns the exit code.
+func (c *cli) run(ctx context.Context, args []string, socket string) int {
+	root := c.root(socket)
+	root.SetArgs(args)
+	root.SetIn(c.in)
+	root.SetOut(c.out)
+	root.SetErr(c.errs)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	var f *failure
+	if !errors.As(err, &f) { // cobra's own: flags, arguments, unknown commands
+		f = usage("%v; see '%s --help'", err, root.Name())
+	}
+	fmt.Fprintf(c.errs, "causeway: %s\n", safe(f.message))
+	return f.exit
+}
+
+func (c *cli) root(socket string) *cobra.Command {
+	if socket == "" {
+		socket = defaultSocket
+	}
+	cmd := &cobra.Command{
+		Use:   "causeway",
+		Short: "Bring shares to the machines of this host",
+		Long: `causeway talks to the causeway-agent of this host.
+
+Every create may be repeated: the same id with the same settings confirms what
+is there. Deleting what is not there is success.
+
+Exit codes:
+  0    done
+  1    failed
+  2    wrong usage, or a request that must be corrected
+  3    not found
+  4    in conflict with what is there, or a precondition is not met
+  5    the agent or something it needs is away, busy or slow; try again
+  6    not allowed
+  130  interrupted`,
+		Version:           version(),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return c.checkFlags() },
+	}
+	flags := cmd.PersistentFlags()
+	flags.StringVar(&c.socket, "socket", socket, "the agent's socket (environment: CAUSEWAY_SOCKET)")
+	flags.DurationVar(&c.timeout, "timeout", time.Minute, "longest time to wait for the agent; watch waits for ever")
+	flags.StringVarP(&c.output, "output", "o", "table", "table, json or yaml")
+	must(cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs(), cobra.ShellCompDirectiveNoFileComp)))
+	cmd.AddCommand(c.attachment(), c.network(), c.export(), c.gateway(), c.mount(), c.node(), c.watch(allKinds))
+	return cmd
+}
+
+func outputs() []string { return []string{"table", "json", "yaml"} }
+
+func (c *cli) checkFlags() error {
+	if !slices.Contains(outputs(), c.output) {
+		return usage("output %q is unknown; use table, json or yaml", c.output)
+	}
+	if c.timeout <= 0 {
+		return usage("timeout %s is not positive; use for example --timeout 60s", c.timeout)
+	}
+	_, err := c.socketPath()
+	return err
+}
+
+func (c *cli) socketPath() (string, error) {
+	path := strings.TrimPrefix(strings.TrimPrefix(c.socket, "unix:"), "//")
+	if !filepath.IsAbs(path) {
+		return "", usage("socket %q is not the absolute path of a unix socket; use for example %s", c.socket, defaultSocket)
+	}
+	return path, nil
+}
+
+// A remote is a connection to the agent.
+type remote struct {
+	attachments nodev1.AttachmentsClient
+	networks    nodev1.NetworksClient
+	exports     nodev1.ExportsClient
+	node        nodev1.NodeClient
+}
+
+// A task is one exchange with the agent, said so that "doing: what went wrong"
+// reads well.
+type task struct {
+	doing   string // required: "create attachment docs-vm1"
+	giveUp  string // the command that takes the intent back, if there is one
+	endless bool   // no timeout
+}
+
+// with connects, runs f within the timeout and explains its error.
+func (c *cli) with(ctx context.Context, t task, f func(context.Context, remote) error) error {
+	path, err := c.socketPath()
+	if err != nil {
+		return err
+	}
+	if !t.endless {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.timeout)
+		defer cancel()
+	}
+	dialed := make(chan error, 1) // the last failure to connect
+	conn, err := grpc.NewClient("passthrough:///agent",
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithAuthority("localhost"),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceived)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+			if err != nil {
+				select {
+				case dialed <- err:
+				default:
+				}
+			}
+			return conn, err
+		}))
+	if err != nil {
+		return failed("%s: %v", t.doing, err)
+	}
+	defer func() { _ = conn.Close() }()
+	err = f(ctx, remote{
+		attachments: nodev1.NewAttachmentsClient(conn),
+		networks:    nodev1.NewNetworksClient(conn),
+		exports:     nodev1.NewExportsClient(conn),
+		node:        nodev1.NewNodeClient(conn),
+	})
+	if err == nil {
+		return nil
+	}
+	select {
+	case refused := <-dialed:
+		return c.unreachable(t, path, refused)
+	default:
+		return c.explain(ctx, t, err)
+	}
+}
+
+// group makes the command of a noun. Cobra shows help, and succeeds, for a
+// verb that it does not know: a script must hear of that.
+func group(noun, short string, verbs ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     noun,
+		Aliases: []string{noun + "s"},
+		Short:   short,
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return usage("%s has no verb %q; see '%s --help'", noun, args[0], cmd.CommandPath())
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	cmd.AddCommand(verbs...)
+	return cmd
+}
+
+// version as the go command stamped it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// must is for registrations that fail only where the code is wrong.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+)
+
+func (c *cli) networks() noun[*nodev1.Network] {
+	type T = *nodev1.Network
+	bridge := func(n T) string { return n.GetBridge().GetBridge() }
+	return noun[T]{
+		name: "network",
+		id:   "ID",
+		get: func(ctx context.Context, r remote, id string) (T, error) {
+			resp, err := r.networks.Get(ctx, &nodev1.GetNetworkRequest{Id: id})
+			return resp.GetNetwork(), err
+		},
+		list: func(ctx context.Context, r remote) ([]T, error) {
+			resp, err := r.networks.List(ctx, &nodev1.ListNetworksRequest{})
+			return resp.GetNetworks(), err
+		},
+		keyOf: T.GetId,
+		view: view[T]{
+			json: protoJSON[T],
+			row: []column[T]{
+				{"ID", T.GetId},
+				{"BRIDGE", bridge},
+				{"ADDRESSES", func(n T) string { return strings.Join(n.GetAddresses(), ",") }},
+				{"GATEWAY", gatewayState},
+				{"EXPORTS", func(n T) string { return fmt.Sprint(n.GetGateway().GetExports()) }},
+				{"PHASE", func(n T) string { return phase(n.GetStatus()) }},
+				{"AGE", func(n T) string { return c.age(n.GetStatus().GetSince()) }},
+				{"REASON", func(n T) string { return n.GetStatus().GetReason() }},
+			},
+			detail: append([]column[T]{
+				{"ID", T.GetId},
+				{"Bridge", bridge},
+				{"Addresses", func(n T) string { return lines(n.GetAddresses()) }},
+				{"Routes", func(n T) string {
+					var rs []string
+					for _, r := range n.GetRoutes() {
+						rs = append(rs, r.GetDestination()+" via "+r.GetVia())
+					}
+					return lines(rs)
+				}},
+				{"MTU", func(n T) string {
+					if n.GetMtu() == 0 {
+						return "the bridge's"
+					}
+					return fmt.Sprint(n.GetMtu())
+				}},
+				{"MAC", T.GetMac},
+				{"Gateway", gatewayState},
+			}, statusDetail(T.GetStatus)...),
+		},
+	}
+}
+
+func (c *cli) network() *cobra.Command {
+	n := c.networks()
+	return group("network", "Tenant networks as plugged into this host",
+		c.networkCreate(n), n.show(c), n.all(c), n.remove(c, func(ctx context.Context, r remote, id string) error {
+			_, err := r.networks.Delete(ctx, &nodev1.DeleteNetworkRequest{Id: id})
+			return err
+		}), c.watch("network"))
+}
+
+func (c *cli) networkCreate(n noun[*nodev1.Network]) *cobra.Command {
+	var bridge string
+	var routes []string
+	var noWait bool
+	network := &nodev1.Network{}
+	cmd := &cobra.Command{
+		Use:   "create ID --bridge BRIDGE --address ADDRESS/BITS",
+		Short: "Plug this host's gateway into a tenant network",
+		Long: `Plug this host's gateway into a tenant network, in a namespace of its own, and
+wait until it is there. The same command may be repeated.`,
+		Example: `  causeway network create blue --bridge br-blue --address 10.77.0.2/24 --address fd77::2/64
+  causeway network create red --bridge br-red --address 10.77.0.2/24 --route 0.0.0.0/0=10.77.0.1`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			network.Id = args[0]
+			network.Plug = &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: bridge}}
+			network.Routes = nil
+			for _, s := range routes {
+				r, err := parseRoute(s)
+				if err != nil {
+					return err
+				}
+				network.Routes = append(network.Routes, r)
+			}
+			return n.create(cmd.Context(), c, creation[*nodev1.Network]{id: network.GetId(), noWait: noWait,
+				put: func(ctx context.Context, r remote) (*nodev1.Network, error) {
+					resp, err := r.networks.Put(ctx, &nodev1.PutNetworkRequest{Network: network})
+					return resp.GetNetwork(), err
+				}})
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&bridge, "bridge", "", "the Linux bridge of the network on this host (required)")
+	flags.StringArrayVar(&network.Addresses, "address", nil, "an address of the gateway with its prefix length; may be repeated (required)")
+	flags.StringArrayVar(&routes, "route", nil, "a route as DESTINATION=VIA; may be repeated")
+	flags.Int32Var(&network.Mtu, "mtu", 0, "bytes; 0 takes the bridge's")
+	flags.StringVar(&network.Mac, "mac", "", "hardware address; chosen by the agent if not given")
+	addNoWait(cmd, &noWait)
+	must(cmd.MarkFlagRequired("bridge"))
+	must(cmd.MarkFlagRequired("address"))
+	return cmd
+}
+
+// gateways are the networks, seen from their Ganesha.
+func (c *cli) gateways() noun[*nodev1.Network] {
+	type T = *nodev1.Network
+	pid := func(n T) string {
+		if !n.GetGateway().GetRunning() {
+			return ""
+		}
+		return strconv.Itoa(int(n.GetGateway().GetPid()))
+	}
+	version := func(n T) string { return n.GetGateway().GetVersion() }
+	exports := func(n T) string { return fmt.Sprint(n.GetGateway().GetExports()) }
+	restarts := func(n T) string { return fmt.Sprint(n.GetGateway().GetRestarts()) }
+	n := c.networks()
+	n.name, n.id = "gateway", "NETWORK"
+	n.view = view[T]{
+		json: gatewayJSON,
+		row: []column[T]{
+			{"NETWORK", T.GetId},
+			{"STATE", gatewayState},
+			{"PID", pid},
+			{"VERSION", version},
+			{"EXPORTS", exports},
+			{"RESTARTS", restarts},
+			{"UPTIME", func(n T) string {
+				if !n.GetGateway().GetRunning() {
+					return ""
+				}
+				return c.age(n.GetGateway().GetStartedAt())
+			}},
+		},
+		detail: []column[T]{
+			{"Network", T.GetId},
+			{"State", gatewayState},
+			{"PID", pid},
+			{"Version", version},
+			{"Started at", func(n T) string { return stamp(n.GetGateway().GetStartedAt()) }},
+			{"Exports", exports},
+			{"Restarts", restarts},
+			{"Addresses", func(n T) string { return lines(n.GetAddresses()) }},
+		},
+	}
+	return n
+}
+
+func (c *cli) gateway() *cobra.Command {
+	n := c.gateways()
+	return group("gateway", "The NFS servers of the networks; they come and go with exports", n.show(c), n.all(c))
+}
+
+func gatewayState(n *nodev1.Network) string {
+	switch g := n.GetGateway(); {
+	case g.GetRunning():
+		return "running"
+	case g.GetExports() > 0:
+		return "down"
+	}
+	return "idle"
+}
+
+func gatewayJSON(n *nodev1.Network) ([]byte, error) {
+	g, err := protoJSON(n.GetGateway())
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(struct {
+		Network string          `json:"network"`
+		Gateway json.RawMessage `json:"gateway"`
+	}{n.GetId(), g})
+}

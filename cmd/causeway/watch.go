@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"sigs.k8s.io/yaml"
+
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+)
+
+const allKinds = "" // of a watch
+
+// watch makes the verb for one kind of object, or for all.
+func (c *cli) watch(kind string) *cobra.Command {
+	what := "every object"
+	if kind != allKinds {
+		what = kind + "s"
+	}
+	return &cobra.Command{
+		Use:   "watch [ID]...",
+		Short: "Print " + what + " as they are, then each change, until interrupted",
+		Long: `Print ` + what + ` as they are, then each change, until interrupted; with ids,
+only of those. With -o json each line is one event, and an event of the type
+TYPE_SYNCED ends those that were there before.`,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, ids []string) error {
+			err := c.with(cmd.Context(), task{doing: "watch", endless: true}, func(ctx context.Context, r remote) error {
+				return c.follow(ctx, r, filter{kind: kind, ids: ids})
+			})
+			if errors.Is(cmd.Context().Err(), context.Canceled) {
+				return nil // interrupted: how every watch ends
+			}
+			return err
+		},
+	}
+}
+
+type filter struct {
+	kind string
+	ids  []string
+}
+
+func (f filter) admits(e event) bool {
+	return (f.kind == allKinds || f.kind == e.kind) && (len(f.ids) == 0 || slices.Contains(f.ids, e.id))
+}
+
+// follow prints events. Who reads too slowly is cut off by the agent and
+// begins again, with all objects: nothing that still holds is missed.
+func (c *cli) follow(ctx context.Context, r remote, f filter) error {
+	for {
+		err := c.followOnce(ctx, r, f)
+		if s := status.Convert(err); s.Code() != codes.Aborted || reason(s) != "watch_overrun" {
+			return err
+		}
+	}
+}
+
+func (c *cli) followOnce(ctx context.Context, r remote, f filter) error {
+	stream, err := r.node.Watch(ctx, &nodev1.WatchRequest{})
+	if err != nil {
+		return err
+	}
+	for {
+		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return status.Error(codes.Unavailable, "the stream ended")
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.printEvent(resp, f); err != nil {
+			return err
+		}
+	}
+}
+
+// An event is a line of a watch.
+type event struct {
+	kind, id string
+	status   *nodev1.Status
+}
+
+func eventOf(r *nodev1.WatchResponse) event {
+	switch o := r.GetObject().(type) {
+	case *nodev1.WatchResponse_Attachment:
+		return event{"attachment", o.Attachment.GetId(), o.Attachment.GetStatus()}
+	case *nodev1.WatchResponse_Network:
+		return event{"network", o.Network.GetId(), o.Network.GetStatus()}
+	case *nodev1.WatchResponse_Export:
+		return event{"export", o.Export.GetId(), o.Export.GetStatus()}
+	}
+	return event{}
+}
+
+func (c *cli) printEvent(r *nodev1.WatchResponse, f filter) error {
+	e := eventOf(r)
+	synced := r.GetType() == nodev1.WatchResponse_TYPE_SYNCED
+	if !synced && !f.admits(e) {
+		return nil
+	}
+	if c.output != "table" {
+		data, err := protoJSON(r)
+		if err != nil {
+			return err
+		}
+		if c.output == "yaml" {
+			if data, err = yaml.JSONToYAML(data); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.out, "---\n%s", data)
+			return err
+		}
+		_, err = fmt.Fprintf(c.out, "%s\n", escapeJSON(data))
+		return err
+	}
+	if synced {
+		return nil
+	}
+	state := phase(e.status)
+	if r.GetType() == nodev1.WatchResponse_TYPE_DELETED {
+		state = "deleted"
+	}
+	line := fmt.Sprintf("%s  %-10s  %-20s  %-8s", c.now().Format("15:04:05"), e.kind, safe(e.id), state)
+	if e.status.GetReason() != "" {
+		line += fmt.Sprintf("  %s: %s", safe(e.status.GetReason()), safe(e.status.GetMessage()))
+	}
+	_, err := fmt.Fprintln(c.out, line)
+	return err
+}
