@@ -41,21 +41,21 @@ func (c *cli) exports(network string) noun[*nodev1.Export] {
 				{"AGE", func(e T) string { return c.age(e.GetStatus().GetSince()) }},
 				{"REASON", func(e T) string { return e.GetStatus().GetReason() }},
 			},
-			detail: append([]column[T]{
-				{"ID", T.GetId},
-				{"Network", T.GetNetwork},
-				{"Source", source},
-				{"Options", func(e T) string { return options(e.GetConnection()) }},
-				{"Mode", func(e T) string { return mode(e.GetReadOnly()) }},
-				{"Allow", func(e T) string {
+			detail: append([]detail[T]{
+				{"ID", one(T.GetId)},
+				{"Network", one(T.GetNetwork)},
+				{"Source", one(source)},
+				{"Options", func(e T) []string { return options(e.GetConnection()) }},
+				{"Mode", one(func(e T) string { return mode(e.GetReadOnly()) })},
+				{"Allow", func(e T) []string {
 					var rules []string
 					for _, r := range e.GetRules() {
 						rules = append(rules, rule(r))
 					}
-					return lines(rules)
+					return rules
 				}},
-				{"Locations", func(e T) string { return lines(e.GetLocations()) }},
-				{"Export ID", func(e T) string { return fmt.Sprint(e.GetExportId()) }},
+				{"Locations", T.GetLocations},
+				{"Export ID", one(func(e T) string { return fmt.Sprint(e.GetExportId()) })},
 			}, statusDetail(T.GetStatus)...),
 		},
 	}

@@ -39,25 +39,25 @@ func (c *cli) networks() noun[*nodev1.Network] {
 				{"AGE", func(n T) string { return c.age(n.GetStatus().GetSince()) }},
 				{"REASON", func(n T) string { return n.GetStatus().GetReason() }},
 			},
-			detail: append([]column[T]{
-				{"ID", T.GetId},
-				{"Bridge", bridge},
-				{"Addresses", func(n T) string { return lines(n.GetAddresses()) }},
-				{"Routes", func(n T) string {
+			detail: append([]detail[T]{
+				{"ID", one(T.GetId)},
+				{"Bridge", one(bridge)},
+				{"Addresses", T.GetAddresses},
+				{"Routes", func(n T) []string {
 					var rs []string
 					for _, r := range n.GetRoutes() {
 						rs = append(rs, r.GetDestination()+" via "+r.GetVia())
 					}
-					return lines(rs)
+					return rs
 				}},
-				{"MTU", func(n T) string {
+				{"MTU", one(func(n T) string {
 					if n.GetMtu() == 0 {
 						return "the bridge's"
 					}
 					return fmt.Sprint(n.GetMtu())
-				}},
-				{"MAC", T.GetMac},
-				{"Gateway", gatewayState},
+				})},
+				{"MAC", one(T.GetMac)},
+				{"Gateway", one(gatewayState)},
 			}, statusDetail(T.GetStatus)...),
 		},
 	}
@@ -146,15 +146,15 @@ func (c *cli) gateways() noun[*nodev1.Network] {
 				return c.age(n.GetGateway().GetStartedAt())
 			}},
 		},
-		detail: []column[T]{
-			{"Network", T.GetId},
-			{"State", gatewayState},
-			{"PID", pid},
-			{"Version", version},
-			{"Started at", func(n T) string { return stamp(n.GetGateway().GetStartedAt()) }},
-			{"Exports", exports},
-			{"Restarts", restarts},
-			{"Addresses", func(n T) string { return lines(n.GetAddresses()) }},
+		detail: []detail[T]{
+			{"Network", one(T.GetId)},
+			{"State", one(gatewayState)},
+			{"PID", one(pid)},
+			{"Version", one(version)},
+			{"Started at", one(func(n T) string { return stamp(n.GetGateway().GetStartedAt()) })},
+			{"Exports", one(exports)},
+			{"Restarts", one(restarts)},
+			{"Addresses", T.GetAddresses},
 		},
 	}
 	return n

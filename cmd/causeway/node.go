@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -14,19 +15,19 @@ func (c *cli) nodeView() view[*nodev1.GetNodeResponse] {
 	type T = *nodev1.GetNodeResponse
 	return view[T]{
 		json: protoJSON[T],
-		detail: []column[T]{
-			{"Hostname", T.GetHostname},
-			{"Agent", T.GetVersion},
-			{"In sync", func(n T) string { return yesNo(n.GetInSync()) }},
-			{"Started at", func(n T) string { return stamp(n.GetStartedAt()) }},
-			{"Drivers", func(n T) string {
+		detail: []detail[T]{
+			{"Hostname", one(T.GetHostname)},
+			{"Agent", one(T.GetVersion)},
+			{"In sync", one(func(n T) string { return yesNo(n.GetInSync()) })},
+			{"Started at", one(func(n T) string { return stamp(n.GetStartedAt()) })},
+			{"Drivers", func(n T) []string {
 				var all []string
 				for _, d := range n.GetDrivers() {
 					all = append(all, driver(d))
 				}
-				return lines(all)
+				return all
 			}},
-			{"Subsystems", func(n T) string {
+			{"Subsystems", func(n T) []string {
 				var all []string
 				for _, s := range n.GetSubsystems() {
 					line := s.GetName() + " " + word(s.GetVerdict(), "VERDICT_")
@@ -35,16 +36,16 @@ func (c *cli) nodeView() view[*nodev1.GetNodeResponse] {
 					}
 					all = append(all, line)
 				}
-				return lines(all)
+				return all
 			}},
-			{"Mounts", func(n T) string { return fmt.Sprint(len(n.GetMounts())) }},
-			{"Damaged records", func(n T) string { return lines(n.GetDamagedRecords()) }},
+			{"Mounts", one(func(n T) string { return fmt.Sprint(len(n.GetMounts())) })},
+			{"Damaged records", T.GetDamagedRecords},
 		},
 	}
 }
 
 func driver(d *nodev1.Driver) string {
-	abilities := d.GetAbilities()
+	abilities := slices.Clone(d.GetAbilities())
 	for _, p := range []struct {
 		name string
 		has  bool
@@ -158,12 +159,12 @@ func (c *cli) mounts() noun[*nodev1.Mount] {
 				{"PHASE", func(m T) string { return phase(m.GetStatus()) }},
 				{"REASON", func(m T) string { return m.GetStatus().GetReason() }},
 			},
-			detail: append([]column[T]{
-				{"Name", T.GetName},
-				{"Source", source},
-				{"Path", T.GetPath},
-				{"Mode", func(m T) string { return mode(m.GetReadOnly()) }},
-				{"Users", func(m T) string { return lines(m.GetUsers()) }},
+			detail: append([]detail[T]{
+				{"Name", one(T.GetName)},
+				{"Source", one(source)},
+				{"Path", one(T.GetPath)},
+				{"Mode", one(func(m T) string { return mode(m.GetReadOnly()) })},
+				{"Users", T.GetUsers},
 			}, statusDetail(T.GetStatus)...),
 		},
 	}

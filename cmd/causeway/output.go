@@ -24,10 +24,20 @@ type column[T any] struct {
 	value func(T) string
 }
 
+// A detail is one line of show, or several under one title.
+type detail[T any] struct {
+	title  string
+	values func(T) []string
+}
+
+func one[T any](value func(T) string) func(T) []string {
+	return func(t T) []string { return []string{value(t)} }
+}
+
 // A view is how objects of one noun are printed.
 type view[T any] struct {
 	row    []column[T]             // of a table
-	detail []column[T]             // of show, line by line
+	detail []detail[T]             // of show
 	json   func(T) ([]byte, error) // protojson of the object
 }
 
@@ -41,13 +51,15 @@ func printOne[T any](c *cli, v view[T], item T) error {
 		return c.printData(data)
 	}
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	for _, col := range v.detail {
-		for i, line := range strings.Split(col.value(item), "\n") {
-			title := col.title + ":"
-			if i > 0 {
-				title = ""
-			}
-			fmt.Fprintf(w, "%s\t%s\n", title, orDash(line))
+	for _, d := range v.detail {
+		values := d.values(item)
+		if len(values) == 0 {
+			values = []string{""}
+		}
+		title := d.title + ":"
+		for _, value := range values {
+			fmt.Fprintf(w, "%s\t%s\n", title, orDash(value))
+			title = ""
 		}
 	}
 	return w.Flush()
