@@ -164,7 +164,7 @@ func (*Driver) Mounts(ctx context.Context, root string) ([]drivers.Mounted, erro
 			continue
 		}
 		// Of several at one target the last is the topmost.
-		byTarget[m.Target] = drivers.Mounted{Target: m.Target, ReadOnly: m.ReadOnly, Gone: m.Gone()}
+		byTarget[m.Target] = drivers.Mounted{Target: m.Target, ReadOnly: m.ReadOnly, Gone: m.Gone}
 	}
 	return slices.SortedFunc(maps.Values(byTarget), func(a, b drivers.Mounted) int {
 		return strings.Compare(a.Target, b.Target)

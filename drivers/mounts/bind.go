@@ -96,6 +96,8 @@ func holds(at, dir int, o BindOptions) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look at source: %w", err)
 	}
+	// Deleted subvolumes have no device number to compare, so none may get
+	// past this.
 	if isDeleted(want) {
 		return false, fmt.Errorf("source has been deleted: %w", drivers.ErrNotFound)
 	}
@@ -126,12 +128,6 @@ func holds(at, dir int, o BindOptions) (bool, error) {
 	}
 	return true, nil
 }
-
-// isDeleted tells a directory without a name. Measured: rmdir leaves no link on
-// ext4, tmpfs and btrfs; a deleted btrfs subvolume keeps its one link and loses
-// its device number, see markDeletedSubvolume. Two of those may look alike, so
-// no deleted directory may reach the comparison of numbers.
-func isDeleted(st unix.Statx_t) bool { return st.Nlink == 0 || noDevice(st) }
 
 // flagsOf reads the flags (ST_*) of two mounts, those of their file systems
 // included: a clone of a read-only mount is read-only, asked or not.

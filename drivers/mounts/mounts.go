@@ -37,16 +37,13 @@ type Mount struct {
 	ID       int // reused by the kernel after an unmount
 	Parent   int // ID of the mount that Target lies on
 	Target   string
-	Root     string // the mounted tree's path in its file system; ends in "//deleted" when that was deleted
+	Root     string // the mounted tree's path in its file system; may end in "//deleted", see Gone
 	Source   string
 	FSType   string
 	ReadOnly bool // of the mount or its file system
 	Shared   bool // mounts made below reach its peers and slaves
+	Gone     bool // the mounted directory, or the btrfs subvolume that it is in, has been deleted
 }
-
-// Gone reports whether the mounted directory, or the btrfs subvolume that it
-// is in, has been deleted. The mount stays until it is taken away.
-func (m Mount) Gone() bool { return strings.HasSuffix(m.Root, deleted) }
 
 // Below lists the mounts at and below root, parents before children, and of
 // several at one target the lowest first. It reads the kernel's table and
@@ -111,6 +108,7 @@ func mountOf(i *mountinfo.Info) Mount {
 		FSType:   i.FSType,
 		ReadOnly: hasOption(i.Options, "ro") || hasOption(i.VFSOptions, "ro"),
 		Shared:   strings.Contains(" "+i.Optional, " shared:"),
+		Gone:     strings.HasSuffix(i.Root, deleted),
 	}
 }
 
@@ -120,14 +118,19 @@ func mountOf(i *mountinfo.Info) Mount {
 // path carries no "//deleted" and the link count stays, but the subvolume's
 // device number has been given back and reads 0:0, which no other has.
 func (m *Mount) markDeletedSubvolume() {
-	if m.FSType != "btrfs" || m.Gone() {
+	if m.FSType != "btrfs" || m.Gone {
 		return
 	}
 	st, err := look(unix.AT_FDCWD, m.Target)
 	if err == nil && int(st.Mnt_id) == m.ID && noDevice(st) {
-		m.Root += deleted
+		m.Gone = true
 	}
 }
+
+// isDeleted tells a directory without a name. Measured: rmdir leaves no link on
+// ext4, tmpfs and btrfs; a deleted btrfs subvolume keeps its one link and loses
+// its device number.
+func isDeleted(st unix.Statx_t) bool { return st.Nlink == 0 || noDevice(st) }
 
 func noDevice(st unix.Statx_t) bool { return st.Dev_major == 0 && st.Dev_minor == 0 }
 
@@ -137,7 +140,8 @@ func hasOption(list, want string) bool {
 
 // At returns the topmost mount whose target is exactly target. A target that
 // is not there has none. Where nothing is mounted the answer costs one system
-// call; else the table is searched for the mount's one line.
+// call; else the table is searched for the mount's one line: 1.3 ms where there
+// are 2,000. Peek is enough for many questions, and Below for many targets.
 func At(target string) (m Mount, ok bool, err error) {
 	// A mount may be replaced between the two looks: look again then.
 	for range 16 {
@@ -162,6 +166,29 @@ func At(target string) (m Mount, ok bool, err error) {
 		}
 	}
 	return Mount{}, false, fmt.Errorf("look at mount %s: it keeps changing", target)
+}
+
+// A Sight is what Peek sees at a target.
+type Sight struct {
+	Mounted bool
+	Gone    bool // like Mount's, as far as the kernel knows without the backend
+}
+
+// Peek tells whether something is mounted at exactly target and whether that
+// has been deleted, in one system call (0.6 µs, however many mounts there
+// are) that touches no backend. A target that is not there has no mount.
+func Peek(target string) (Sight, error) {
+	st, err := look(unix.AT_FDCWD, target)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return Sight{}, nil
+	}
+	if err != nil {
+		return Sight{}, fmt.Errorf("look at mount %s: %w", target, err)
+	}
+	if !isRoot(st) {
+		return Sight{}, nil
+	}
+	return Sight{Mounted: true, Gone: isDeleted(st)}, nil
 }
 
 // look asks for what the kernel knows without the backend: DONT_SYNC answers

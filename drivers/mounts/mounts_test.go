@@ -91,7 +91,7 @@ func TestBelowListsParentsFirst(t *testing.T) {
 			rel, err := filepath.Rel(filepath.Clean(root), m.Target)
 			must(t, err)
 			got = append(got, m.Source+" "+filepath.Base(rel))
-			if m.FSType != "tmpfs" || m.Root != "/" || m.ReadOnly || m.Gone() {
+			if m.FSType != "tmpfs" || m.Root != "/" || m.ReadOnly || m.Gone {
 				t.Errorf("%+v", m)
 			}
 		}
@@ -130,6 +130,9 @@ func TestAtFindsNothing(t *testing.T) {
 		if m, ok, err := mounts.At(filepath.Join(dir, name)); ok || err != nil {
 			t.Errorf("%s: got %+v %v", name, m, err)
 		}
+		if got, err := mounts.Peek(filepath.Join(dir, name)); got != (mounts.Sight{}) || err != nil {
+			t.Errorf("peek at %s: got %+v %v", name, got, err)
+		}
 	}
 	if ms, err := mounts.Below(filepath.Join(dir, "none", "none")); len(ms) != 0 || err != nil {
 		t.Errorf("below nothing: %+v %v", ms, err)
@@ -158,8 +161,11 @@ func TestGone(t *testing.T) {
 			format(t, fstype, dir, pool)
 			share := mkdir(t, pool, "share")
 			must(t, mounts.BindPath(share, target, mounts.BindOptions{}))
-			if m, ok, err := mounts.At(target); !ok || err != nil || m.Gone() {
+			if m, ok, err := mounts.At(target); !ok || err != nil || m.Gone {
 				t.Fatalf("a living share: %+v %t %v", m, ok, err)
+			}
+			if got, err := mounts.Peek(target); got != (mounts.Sight{Mounted: true}) || err != nil {
+				t.Errorf("peek at a living share: %+v %v", got, err)
 			}
 			must(t, os.Remove(share))
 			wantGone(t, target)
@@ -201,12 +207,15 @@ func TestGoneSubvolume(t *testing.T) {
 func wantGone(t *testing.T, target string) {
 	t.Helper()
 	m, ok, err := mounts.At(target)
-	if !ok || err != nil || !m.Gone() {
+	if !ok || err != nil || !m.Gone {
 		t.Errorf("at: %+v %t %v", m, ok, err)
 	}
 	ms, err := mounts.Below(target)
-	if err != nil || len(ms) != 1 || !ms[0].Gone() {
+	if err != nil || len(ms) != 1 || !ms[0].Gone {
 		t.Errorf("below: %+v %v", ms, err)
+	}
+	if got, err := mounts.Peek(target); got != (mounts.Sight{Mounted: true, Gone: true}) || err != nil {
+		t.Errorf("peek: %+v %v", got, err)
 	}
 }
 
@@ -257,6 +266,7 @@ func BenchmarkLooks(b *testing.B) {
 		src := filepath.Join(dir, "src")
 		for name, look := range map[string]func() error{
 			"AtNothing": func() error { _, _, err := mounts.At(free); return err },
+			"Peek":      func() error { _, err := mounts.Peek(last); return err },
 			"AtMount":   func() error { _, _, err := mounts.At(last); return err },
 			"BindThere": func() error { return mounts.BindPath(src, last, mounts.BindOptions{}) },
 			"Below":     func() error { _, err := mounts.Below(dir); return err },
