@@ -1,0 +1,292 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/ledger"
+	"github.com/causeway-project/causeway/drivers"
+)
+
+// driver is what Options.Drivers holds.
+type driver = drivers.Bound
+
+// Options of an Agent.
+type Options struct {
+	StateDir    string                        // required: survives a reboot
+	RunDir      string                        // required: on the host's /run; at most 40 bytes, for the sockets below it
+	Drivers     *drivers.Registry             // required
+	Mounts      Mounts                        // required
+	Namespaces  Namespaces                    // required
+	Instances   Instances                     // required
+	Daemons     Daemons                       // required
+	Servers     func(ServerPlace) Server      // required: makes the handle of a gateway, and does nothing else
+	Checks      []func(context.Context) Check // of Preflight
+	Subsystems  func() []Subsystem            // what the parts say of themselves; may be nil
+	Resync      time.Duration                 // between full looks at each group; 60 s by default
+	CallTimeout time.Duration                 // of a call without a deadline; 60 s by default
+	Hostname    string                        // required
+	Version     string
+	Logger      *slog.Logger // required
+}
+
+// A ServerPlace is where a gateway lives on this host.
+type ServerPlace struct {
+	Network  string
+	RunDir   string
+	StateDir string
+	Exports  string // the shared directory of its trees
+	NetNS    string // path of its namespace
+}
+
+// An Agent is the core of one node.
+//
+// Locks: mu guards the maps, the objects and the groups' shared half, and is
+// held for no I/O. What a group does on the host is done by its one worker.
+type Agent struct {
+	o      Options
+	log    *slog.Logger
+	at     layout
+	ledger *ledger.Ledger
+	start  time.Time
+	pulse  atomic.Int64 // unix nanoseconds of the last beat of Run
+
+	metrics *metrics
+
+	mu       sync.Mutex
+	objects  map[objectKey]*object
+	groups   map[string]*group
+	servers  map[string]Server // by network
+	damaged  []ledger.Damage
+	watchers map[*watcher]bool
+	run      context.Context // of the workers; nil before Run
+	synced   bool
+	workers  sync.WaitGroup
+}
+
+// An object is a record and what is known of it.
+type object struct {
+	key       objectKey
+	rec       *record // nil while the first write is under way
+	pending   *record // what the write under way will make it
+	writing   bool    // the ledger is being changed: others wait
+	failure   *Error  // why status is not better, where a step failed
+	status    Status
+	wasReady  bool // it has been ready in this agent's life, so a failure is not the caller's request
+	guest     GuestState
+	gateway   Gateway
+	quickEnds int           // of the gateway, in a row
+	changed   chan struct{} // closed and replaced at each change
+}
+
+// New reads the ledger and makes the directories; it starts nothing. A ledger
+// with damaged files is not an error: Node names them.
+func New(o Options) (*Agent, error) {
+	if o.Resync == 0 {
+		o.Resync = 60 * time.Second
+	}
+	if o.CallTimeout == 0 {
+		o.CallTimeout = 60 * time.Second
+	}
+	a := &Agent{
+		o: o, log: o.Logger, at: layout{state: o.StateDir, run: o.RunDir}, start: time.Now(),
+		objects: map[objectKey]*object{}, groups: map[string]*group{}, servers: map[string]Server{},
+		watchers: map[*watcher]bool{},
+	}
+	a.metrics = newMetrics(a)
+	// A unix socket's path has at most 107 bytes, and an id 63.
+	if n := len(a.at.socket("")) + 63; n > 107 {
+		return nil, fmt.Errorf("run directory %s is too long by %d bytes for the sockets below it", o.RunDir, n-107)
+	}
+	for _, dir := range []string{o.RunDir, a.at.mounts(), a.at.gatewayRun(""), a.at.exports(""), a.at.daemon(""), a.at.gatewayState("")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("make directory: %w", err)
+		}
+	}
+	l, records, damaged, err := ledger.Open(a.at.ledger(), kindAttachment, kindNetwork, kindExport)
+	if err != nil {
+		return nil, err
+	}
+	a.ledger = l
+	for _, lr := range records {
+		r, err := decode(lr)
+		if err != nil {
+			damaged = append(damaged, ledger.Damage{Kind: lr.Kind, ID: lr.ID, Path: lr.ID + ".json", Err: err})
+			continue
+		}
+		key := objectKey{lr.Kind, lr.ID}
+		a.objects[key] = newObject(key, r)
+	}
+	a.damaged = damaged
+	for _, d := range damaged {
+		a.log.Error("ledger file is damaged, and what it owns is left alone", "kind", d.Kind, "id", d.ID, "file", d.Path, "err", d.Err)
+	}
+	return a, nil
+}
+
+func newObject(key objectKey, r *record) *object {
+	o := &object{key: key, rec: r, changed: make(chan struct{}), guest: GuestUnknown}
+	if r != nil {
+		o.status = Status{Generation: r.Generation, Phase: Working, Since: time.Now()}
+	}
+	return o
+}
+
+// Run reconciles until ctx ends, and returns when every worker has stopped.
+// The data path goes on without it.
+func (a *Agent) Run(ctx context.Context) error {
+	// Networks first, so that the shares' first look meets adopted gateways.
+	a.mu.Lock()
+	a.run = ctx
+	var first []*group
+	for _, networks := range []bool{true, false} {
+		for key, o := range a.objects {
+			if (key.kind == kindNetwork) == networks {
+				first = append(first, a.joinLocked(o))
+			}
+		}
+	}
+	a.mu.Unlock()
+	defer a.workers.Wait()
+
+	for _, g := range first {
+		select {
+		case <-g.looked:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	a.mu.Lock()
+	a.synced = true
+	a.mu.Unlock()
+	a.log.Info("agent is in sync", "objects", len(first), "dur", time.Since(a.start))
+
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		a.mu.Lock() // a beat proves that nobody sits on the lock
+		a.pulse.Store(time.Now().UnixNano())
+		a.mu.Unlock()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Pulse is when the reconciler last showed that it is alive.
+func (a *Agent) Pulse() time.Time { return time.Unix(0, a.pulse.Load()) }
+
+// InSync reports whether the ledger was read and the host seen once.
+func (a *Agent) InSync() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.synced
+}
+
+// InstanceChanged makes every attachment of an instance be looked at again.
+func (a *Agent) InstanceChanged(e InstanceEvent) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, o := range a.objects {
+		if o.rec == nil || o.rec.Attachment == nil || e.UUID != "" && o.rec.Attachment.InstanceUUID != e.UUID {
+			continue
+		}
+		if e.Rebooted {
+			o.guest = GuestUnknown
+		}
+		a.wakeLocked(o.rec.group(o.key.id), lookAgain)
+		a.retryLocked(o)
+	}
+}
+
+// NetworksChanged makes every network be looked at again.
+func (a *Agent) NetworksChanged() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for key, o := range a.objects {
+		if key.kind == kindNetwork && o.rec != nil {
+			a.wakeLocked(networkGroup(key.id), lookAgain)
+			a.retryLocked(o)
+		}
+	}
+}
+
+// MountsChanged looks whether a mount of ours has gone. It is called for every
+// change of the mount table, our own included, so it looks at targets and
+// wakes only those that miss one.
+func (a *Agent) MountsChanged() {
+	a.mu.Lock()
+	targets := map[string]string{} // of things that were there: path -> group
+	for _, g := range a.groups {
+		for k := range g.there {
+			if p := a.targetOf(k); p != "" {
+				targets[p] = g.key
+			}
+		}
+	}
+	a.mu.Unlock()
+	for path, group := range targets {
+		if _, ok, err := a.o.Mounts.At(path); err == nil && !ok {
+			a.mu.Lock()
+			a.wakeLocked(group, lookAgain)
+			a.mu.Unlock()
+		}
+	}
+}
+
+// server returns the handle of a network's gateway.
+func (a *Agent) server(network string, n *networkIntent) Server {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s, ok := a.servers[network]
+	if !ok {
+		s = a.o.Servers(ServerPlace{
+			Network:  network,
+			RunDir:   a.at.gatewayRun(network),
+			StateDir: a.at.gatewayState(network),
+			Exports:  a.at.exports(network),
+			NetNS:    namespacePath(n.Namespace),
+		})
+		a.servers[network] = s
+	}
+	return s
+}
+
+// ready refuses what changes the host before the host has been seen.
+func (a *Agent) ready() error {
+	if !a.InSync() {
+		return &Error{Kind: Unavailable, Reason: NotInSync, Message: "the agent has just started and is still looking at this host: try again in a moment"}
+	}
+	return nil
+}
+
+// within gives a call without a deadline the default one.
+func (a *Agent) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, has := ctx.Deadline(); has {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, a.o.CallTimeout)
+}
+
+// callEnded is what a caller hears whose context ended first.
+func callEnded(ctx context.Context, key objectKey, s Status) *Error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return &Error{Kind: Deadline, Reason: CallTimeout, Message: "the call was cancelled: the intent stands, repeat the call to wait for it", Err: ctx.Err()}
+	}
+	why := string(s.Phase)
+	if s.Message != "" {
+		why += ": " + s.Message
+	}
+	return &Error{
+		Kind: Deadline, Reason: CallTimeout, Metadata: map[string]string{"id": key.id, "waiting_for": string(s.Reason)},
+		Message: fmt.Sprintf("%s %s did not settle in time (%s): the intent stands, repeat the call to wait for it", key.kind, key.id, why),
+	}
+}

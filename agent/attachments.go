@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Attach brings a share to a running instance, and returns when the instance
+// has it. The same call again joins, confirms or retries the first.
+func (a *Agent) Attach(ctx context.Context, at Attachment) (Attachment, error) {
+	if err := a.checkAttachment(at); err != nil {
+		return Attachment{}, err
+	}
+	if err := a.ready(); err != nil {
+		return Attachment{}, err
+	}
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	key := objectKey{kindAttachment, at.ID}
+	instance, err := a.preflightAttachment(ctx, key, at)
+	if err != nil {
+		return Attachment{}, err
+	}
+	created, err := a.edit(ctx, key, at.Connection.Secret, func(old *record) (*record, error) {
+		return a.attachmentRecord(key, old, at, instance)
+	})
+	if err != nil {
+		return Attachment{}, err
+	}
+	if err := a.await(ctx, key, created); err != nil {
+		return Attachment{}, err
+	}
+	return a.Attachment(ctx, at.ID)
+}
+
+// preflightAttachment refuses what the host can tell is wrong before anything
+// is written. An attachment that is there already needs no preflight: its
+// instance may well be off by now.
+func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at Attachment) (Instance, error) {
+	a.mu.Lock()
+	o := a.objects[key]
+	known := o != nil && o.rec != nil && !o.rec.Removing && (at.Instance == o.rec.Attachment.Instance || at.Instance == o.rec.Attachment.InstanceUUID)
+	var uuid string
+	if known {
+		uuid = o.rec.Attachment.InstanceUUID
+	}
+	a.mu.Unlock()
+	if known {
+		return Instance{UUID: uuid}, nil
+	}
+	i, err := a.o.Instances.Instance(ctx, at.Instance)
+	if err != nil {
+		return Instance{}, classify(err)
+	}
+	switch {
+	case !i.Running:
+		return Instance{}, precondition(InstanceOff, "instance %s is not running: start it, then attach", quote(at.Instance))
+	case !i.SharedMemory:
+		return Instance{}, precondition(NoSharedMemory,
+			"instance %s has no shared memory, which virtiofs needs: give its domain a NUMA cell with memAccess='shared' and restart it", quote(at.Instance))
+	case slices.ContainsFunc(i.Devices, func(d Device) bool { return d.Tag == at.Tag && d.Alias != aliasPrefix+at.ID }):
+		return Instance{}, tagTaken(at)
+	case i.FreePorts == 0:
+		return Instance{}, precondition(NoFreePort, "instance %s has no free PCIe root port: detach something, or give its domain more pcie-root-port controllers and restart it", quote(at.Instance))
+	}
+	return i, a.probe(ctx, at.Connection.Kind, func(d driver) error {
+		if d.Prober == nil {
+			return nil
+		}
+		return d.Prober.Probe(ctx, at.Connection)
+	})
+}
+
+func tagTaken(at Attachment) *Error {
+	return &Error{Kind: Precondition, Reason: TagTaken, Metadata: map[string]string{"tag": at.Tag},
+		Message: fmt.Sprintf("tag %q is taken in instance %s: choose another", at.Tag, quote(at.Instance))}
+}
+
+func (a *Agent) probe(ctx context.Context, kind string, probe func(driver) error) error {
+	d, ok := a.o.Drivers.Get(kind)
+	if !ok {
+		return nil // checked before
+	}
+	if err := probe(d); err != nil {
+		return classify(err)
+	}
+	return ctx.Err()
+}
+
+func (a *Agent) attachmentRecord(key objectKey, old *record, at Attachment, i Instance) (*record, error) {
+	c := intentOf(at.Connection)
+	if old != nil {
+		is := old.Attachment
+		switch {
+		case old.Removing:
+			return nil, beingRemoved(key)
+		case is.InstanceUUID != i.UUID:
+			return nil, otherSettings(key, "instance")
+		case !is.Connection.equal(c):
+			return nil, otherSettings(key, "source")
+		case is.Tag != at.Tag:
+			return nil, otherSettings(key, "tag")
+		case is.ReadOnly != at.ReadOnly:
+			return nil, otherSettings(key, "read-only setting")
+		case is.MountAt != at.MountAt:
+			return nil, otherSettings(key, "mount path")
+		}
+		return old, nil
+	}
+	for other, o := range a.objects {
+		if r := o.intent(); other != key && r != nil && r.Attachment != nil && r.Attachment.InstanceUUID == i.UUID && r.Attachment.Tag == at.Tag {
+			return nil, tagTaken(at)
+		}
+	}
+	return &record{Generation: 1, Attachment: &attachmentIntent{
+		Instance: at.Instance, InstanceUUID: i.UUID, Connection: c, Tag: at.Tag, ReadOnly: at.ReadOnly, MountAt: at.MountAt,
+		Mount: c.mountName(at.ReadOnly), Alias: aliasPrefix + at.ID,
+	}}, nil
+}
+
+// Detach takes a share away from its instance: GuestBusy while the guest does
+// not let go. An unknown id is success.
+func (a *Agent) Detach(ctx context.Context, id string) error {
+	return a.removeByID(ctx, objectKey{kindAttachment, id}, func(*record) error { return nil })
+}
+
+func (a *Agent) removeByID(ctx context.Context, key objectKey, allowed func(*record) error) error {
+	if err := checkGivenID(key.kind, key.id); err != nil {
+		return err
+	}
+	if err := a.ready(); err != nil {
+		return err
+	}
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	return a.remove(ctx, key, allowed)
+}
+
+// RepairAttachment looks at an attachment now, without waiting for a back-off.
+func (a *Agent) RepairAttachment(ctx context.Context, id string) (Attachment, error) {
+	if err := a.ready(); err != nil {
+		return Attachment{}, err
+	}
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	key := objectKey{kindAttachment, id}
+	a.mu.Lock()
+	o := a.objects[key]
+	if o == nil || o.rec == nil {
+		a.mu.Unlock()
+		return Attachment{}, unknownID(key.kind, id)
+	}
+	o.status.Phase = Working
+	a.retryLocked(o)
+	a.mu.Unlock()
+	if err := a.await(ctx, key, false); err != nil {
+		return Attachment{}, err
+	}
+	return a.Attachment(ctx, id)
+}
+
+// Attachment returns one.
+func (a *Agent) Attachment(_ context.Context, id string) (Attachment, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[objectKey{kindAttachment, id}]
+	if o == nil || o.rec == nil {
+		return Attachment{}, unknownID(kindAttachment, id)
+	}
+	return o.attachment(), nil
+}
+
+// Attachments lists those of an instance, by name or UUID, or all, by id.
+func (a *Agent) Attachments(_ context.Context, instance string) ([]Attachment, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var list []Attachment
+	for _, o := range a.objects {
+		if o.rec == nil || o.rec.Attachment == nil {
+			continue
+		}
+		if at := o.rec.Attachment; instance == "" || at.Instance == instance || at.InstanceUUID == instance {
+			list = append(list, o.attachment())
+		}
+	}
+	slices.SortFunc(list, func(x, y Attachment) int { return strings.Compare(x.ID, y.ID) })
+	return list, nil
+}
+
+func (o *object) attachment() Attachment {
+	at := o.rec.Attachment
+	return Attachment{
+		ID: o.key.id, Instance: at.Instance, Connection: at.Connection.connection(), Tag: at.Tag, ReadOnly: at.ReadOnly,
+		MountAt: at.MountAt, InstanceUUID: at.InstanceUUID, Guest: o.guestState(), Status: o.status,
+	}
+}
+
+// guestState: a device without a wish to mount it is just that.
+func (o *object) guestState() GuestState {
+	if o.guest == GuestUnknown && o.rec.Attachment.MountAt == "" && o.status.Phase == Ready {
+		return GuestDeviceOnly
+	}
+	return o.guest
+}

@@ -1,0 +1,223 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/causeway-project/causeway/drivers"
+)
+
+// edit changes one object's record: in the ledger first, then in memory. It is
+// the only way in. change is called with the lock held and no I/O to do; it
+// gets the record as it is (nil for a new one) and returns the next, or the
+// same for no change. created says whether the object is new.
+func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, change func(old *record) (*record, error)) (created bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[key]
+	for o != nil && o.writing {
+		changed := o.changed
+		a.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		a.mu.Lock()
+		if ctx.Err() != nil {
+			return false, callEnded(ctx, key, Status{Phase: Working})
+		}
+		o = a.objects[key]
+	}
+	if err := a.damageLocked(key); err != nil {
+		return false, err
+	}
+	var old *record
+	if o != nil {
+		old = o.rec
+	}
+	next, err := change(old)
+	if err != nil {
+		return false, err
+	}
+	if next == old {
+		if o != nil {
+			a.retryLocked(o)
+		}
+		return false, nil
+	}
+	if o == nil {
+		o = newObject(key, nil)
+		a.objects[key] = o
+	}
+	// The record is reserved before it is written, so that what it allocates
+	// is not given out twice meanwhile.
+	o.writing, o.pending = true, next
+	a.mu.Unlock()
+	err = a.write(key, next, secret)
+	a.mu.Lock()
+	o.writing, o.pending = false, nil
+	defer o.broadcast()
+	if err != nil {
+		if old == nil {
+			delete(a.objects, key)
+		}
+		return false, ledgerError(err)
+	}
+	o.rec = next
+	o.failure = nil
+	o.status = Status{Generation: next.Generation, ObservedGeneration: o.status.ObservedGeneration, Phase: Working, Since: time.Now()}
+	if next.Removing {
+		o.status.Phase = Removing
+	}
+	a.tellLocked(o, false)
+	a.joinLocked(o)
+	a.retryLocked(o)
+	if e := next.Export; e != nil && old == nil {
+		a.wakeLocked(networkGroup(e.Network), lookOn) // its first export brings the gateway
+	}
+	return old == nil, nil
+}
+
+// write puts the secret down before the record that needs it.
+func (a *Agent) write(key objectKey, r *record, secret drivers.Secret) error {
+	if !secret.IsZero() {
+		if err := a.ledger.PutSecret(key.kind, key.id, secret.Reveal()); err != nil {
+			return err
+		}
+	}
+	return a.ledger.Put(key.kind, key.id, r)
+}
+
+// damageLocked refuses an id whose ledger file could not be read.
+func (a *Agent) damageLocked(key objectKey) error {
+	for _, d := range a.damaged {
+		if d.Kind == key.kind && d.ID == key.id {
+			return &Error{
+				Kind: Precondition, Reason: RecordDamaged, Metadata: map[string]string{"file": d.Path},
+				Message: fmt.Sprintf("the ledger file of %s %s is damaged: restore %s from a backup, or remove it, and restart the agent", key.kind, key.id, d.Path),
+			}
+		}
+	}
+	return nil
+}
+
+// retryLocked makes the object's failed steps due now, and forgets that they
+// failed: whoever waits wants to hear of a new try.
+func (a *Agent) retryLocked(o *object) {
+	key := o.rec.group(o.key.id)
+	g := a.groups[key]
+	if g == nil {
+		return
+	}
+	if o.failure != nil {
+		o.failure = nil
+		o.status.Phase = Working
+		if o.rec.Removing {
+			o.status.Phase = Removing
+		}
+	}
+	failed := false
+	for _, k := range keysOf(o.key.id, o.rec) {
+		if f := g.fails[k]; f != nil {
+			f.next = time.Time{}
+			failed = true
+		}
+	}
+	if failed || o.status.Phase != Ready {
+		a.wakeLocked(key, lookAgain)
+		return
+	}
+	a.wakeLocked(key, lookOn)
+}
+
+// await waits until a put object has settled. An object that this call created
+// and that can never be is withdrawn: what is refused leaves nothing behind.
+func (a *Agent) await(ctx context.Context, key objectKey, created bool) error {
+	for {
+		a.mu.Lock()
+		o := a.objects[key]
+		if o == nil {
+			a.mu.Unlock()
+			return &Error{Kind: Busy, Reason: Withdrawn, Message: fmt.Sprintf("%s %s was removed meanwhile", key.kind, key.id)}
+		}
+		changed, s, failure, removing, fresh := o.changed, o.status, o.failure, o.rec != nil && o.rec.Removing, created && !o.wasReady
+		a.mu.Unlock()
+		switch {
+		case removing:
+			return beingRemoved(key)
+		case s.Phase == Ready, s.Phase == Degraded && s.ObservedGeneration == s.Generation:
+			return nil
+		case failure != nil && failure.permanent():
+			if fresh {
+				a.withdraw(ctx, key)
+			}
+			return failure
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return callEnded(ctx, key, s)
+		}
+	}
+}
+
+// withdraw takes back an object whose creation was refused.
+func (a *Agent) withdraw(ctx context.Context, key objectKey) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	if err := a.remove(ctx, key, func(*record) error { return nil }); err != nil {
+		a.log.Error("object that was refused could not be withdrawn, delete it", key.kind, key.id, "err", err)
+	}
+}
+
+// remove marks an object and waits until nothing is left of it. An unknown one
+// is gone already.
+func (a *Agent) remove(ctx context.Context, key objectKey, allowed func(*record) error) error {
+	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
+		if old == nil || old.Removing {
+			return old, nil
+		}
+		if err := allowed(old); err != nil {
+			return nil, err
+		}
+		next := old.next()
+		next.Removing = true
+		return next, nil
+	})
+	if err != nil {
+		return err
+	}
+	for {
+		a.mu.Lock()
+		o := a.objects[key]
+		if o == nil {
+			a.mu.Unlock()
+			return nil
+		}
+		changed, s, failure := o.changed, o.status, o.failure
+		a.mu.Unlock()
+		if failure != nil && (failure.permanent() || failure.Reason == GuestBusy) {
+			return failure
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return callEnded(ctx, key, s)
+		}
+	}
+}
+
+func beingRemoved(key objectKey) *Error {
+	return &Error{
+		Kind: Busy, Reason: BeingRemoved, Metadata: map[string]string{"id": key.id},
+		Message: fmt.Sprintf("%s %s is being removed: wait until it is gone, then create it again", key.kind, key.id),
+	}
+}
+
+func otherSettings(key objectKey, what string) *Error {
+	return &Error{
+		Kind: Conflict, Reason: OtherSettings, Metadata: map[string]string{"id": key.id, "setting": what},
+		Message: fmt.Sprintf("%s %s exists with another %s: choose another id, or delete it first", key.kind, key.id, what),
+	}
+}

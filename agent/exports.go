@@ -1,0 +1,202 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/causeway-project/causeway/drivers"
+)
+
+// PutExport publishes a share through a network's gateway, or replaces the
+// access rules of an export that is there, and returns when clients see it so.
+func (a *Agent) PutExport(ctx context.Context, e Export) (Export, error) {
+	if e.Pseudo == "" {
+		e.Pseudo = "/" + e.ID
+	}
+	if err := a.checkExport(e); err != nil {
+		return Export{}, err
+	}
+	if err := a.ready(); err != nil {
+		return Export{}, err
+	}
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	key := objectKey{kindExport, e.ID}
+	if !a.known(key) {
+		err := a.probe(ctx, e.Connection.Kind, func(d driver) error {
+			if d.Prober == nil {
+				return nil
+			}
+			return d.Prober.Probe(ctx, e.Connection)
+		})
+		if err != nil {
+			return Export{}, err
+		}
+	}
+	created, err := a.edit(ctx, key, e.Connection.Secret, func(old *record) (*record, error) {
+		return a.exportRecord(key, old, e)
+	})
+	if err != nil {
+		return Export{}, err
+	}
+	if err := a.await(ctx, key, created); err != nil {
+		return Export{}, err
+	}
+	return a.Export(ctx, e.ID)
+}
+
+func (a *Agent) known(key objectKey) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.objects[key] != nil
+}
+
+func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, error) {
+	c := intentOf(e.Connection)
+	rules := rulesIntent(e.Rules)
+	if old != nil {
+		is := old.Export
+		switch {
+		case old.Removing:
+			return nil, beingRemoved(key)
+		case is.Network != e.Network:
+			return nil, otherSettings(key, "network")
+		case !is.Connection.equal(c):
+			return nil, otherSettings(key, "source")
+		case is.Pseudo != e.Pseudo:
+			return nil, otherSettings(key, "pseudo path")
+		case is.ReadOnly != e.ReadOnly:
+			return nil, otherSettings(key, "read-only setting")
+		case slices.Equal(is.Rules, rules):
+			return old, nil
+		}
+		next := old.next()
+		export := *is
+		export.Rules = rules
+		next.Export = &export
+		return next, nil
+	}
+	network := a.objects[objectKey{kindNetwork, e.Network}]
+	if network == nil {
+		return nil, &Error{
+			Kind: NotFound, Reason: UnknownNetwork, Metadata: map[string]string{"network": e.Network},
+			Message: fmt.Sprintf("there is no network %q: create it first", e.Network),
+		}
+	}
+	if r := network.intent(); r.Removing {
+		return nil, beingRemoved(network.key)
+	}
+	used := map[uint16]bool{}
+	for other, o := range a.objects {
+		r := o.intent()
+		if r == nil || r.Export == nil || r.Export.Network != e.Network {
+			continue
+		}
+		used[r.Export.ExportID] = true
+		if nested(r.Export.Pseudo, e.Pseudo) {
+			return nil, &Error{
+				Kind: Precondition, Reason: PseudoTaken, Metadata: map[string]string{"export": other.id},
+				Message: fmt.Sprintf("pseudo path %s lies at or inside that of export %s (%s), or around it: choose another", e.Pseudo, other.id, r.Export.Pseudo),
+			}
+		}
+	}
+	id, err := a.freeExportID(used)
+	if err != nil {
+		return nil, err
+	}
+	return &record{Generation: 1, Export: &exportIntent{
+		Network: e.Network, Connection: c, Rules: rules, Pseudo: e.Pseudo, ReadOnly: e.ReadOnly,
+		Mount: c.mountName(e.ReadOnly), ExportID: id, FSID: rand.Uint64()>>1 | 1,
+	}}, nil
+}
+
+func rulesIntent(rules []Rule) []ruleIntent {
+	out := make([]ruleIntent, 0, len(rules))
+	for _, r := range rules {
+		out = append(out, ruleIntent(r))
+	}
+	return out
+}
+
+// freeExportID gives the smallest free id of a gateway. While an export's
+// record cannot be read nobody knows which is free.
+func (a *Agent) freeExportID(used map[uint16]bool) (uint16, error) {
+	if damaged := a.damagedOf(kindExport); len(damaged) > 0 {
+		return 0, &Error{
+			Kind: Precondition, Reason: RecordDamaged,
+			Message: fmt.Sprintf("ledger files of exports are damaged (%s), so no export id is safe to give out: restore or remove them, and restart the agent", strings.Join(damaged, ", ")),
+		}
+	}
+	for id := uint16(1); id != 0; id++ {
+		if !used[id] {
+			return id, nil
+		}
+	}
+	return 0, &Error{Kind: Exhausted, Reason: NoExportIDs, Message: "the gateway has 65535 exports: use another network"}
+}
+
+// DeleteExport withdraws an export. An unknown id is success.
+func (a *Agent) DeleteExport(ctx context.Context, id string) error {
+	return a.removeByID(ctx, objectKey{kindExport, id}, func(*record) error { return nil })
+}
+
+// Export returns one.
+func (a *Agent) Export(_ context.Context, id string) (Export, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[objectKey{kindExport, id}]
+	if o == nil || o.rec == nil {
+		return Export{}, unknownID(kindExport, id)
+	}
+	return a.exportLocked(o), nil
+}
+
+// Exports lists those of a network, or all, by id.
+func (a *Agent) Exports(_ context.Context, network string) ([]Export, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var list []Export
+	for _, o := range a.objects {
+		if o.rec != nil && o.rec.Export != nil && (network == "" || o.rec.Export.Network == network) {
+			list = append(list, a.exportLocked(o))
+		}
+	}
+	slices.SortFunc(list, func(x, y Export) int { return strings.Compare(x.ID, y.ID) })
+	return list, nil
+}
+
+func (a *Agent) exportLocked(o *object) Export {
+	r := o.rec.Export
+	e := Export{
+		ID: o.key.id, Network: r.Network, Connection: r.Connection.connection(), Pseudo: r.Pseudo,
+		ReadOnly: r.ReadOnly, ExportID: r.ExportID, Status: o.status,
+	}
+	for _, rule := range r.Rules {
+		e.Rules = append(e.Rules, Rule(rule))
+	}
+	if n := a.objects[objectKey{kindNetwork, r.Network}]; n != nil && n.rec != nil {
+		for _, p := range n.rec.Network.Addresses {
+			e.Locations = append(e.Locations, location(p.Addr(), r.Pseudo))
+		}
+	}
+	return e
+}
+
+// location is what a client mounts; RFC 5665 and mount.nfs(8) put an IPv6
+// address into brackets.
+func location(a netip.Addr, pseudo string) string {
+	if a.Is6() {
+		return "[" + a.String() + "]:" + pseudo
+	}
+	return a.String() + ":" + pseudo
+}
+
+// connection is without the secret, which never leaves the agent.
+func (c connectionIntent) connection() drivers.Connection {
+	return drivers.Connection{Kind: c.Kind, Source: c.Source, Options: maps.Clone(c.Options)}
+}

@@ -1,0 +1,73 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/ganesha"
+)
+
+// steadyAfter is how long a gateway has to run before its end counts as the
+// first again.
+const steadyAfter = 30 * time.Second
+
+// gatewayServes notes that a network's gateway takes exports, and lets those
+// that wait for it go on.
+func (a *Agent) gatewayServes(network string, st ganesha.Status) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[objectKey{kindNetwork, network}]
+	if o == nil {
+		return
+	}
+	o.gateway.Running, o.gateway.PID, o.gateway.StartedAt, o.gateway.Version = true, st.PID, st.StartedAt, st.Version
+	a.log.Info("gateway serves", "network", network, "pid", st.PID)
+	a.gatewayChangedLocked(o)
+}
+
+// gatewayEnded notes that a network's gateway ended by itself. The first time
+// it is started again at once; one that keeps ending waits longer each time.
+func (a *Agent) gatewayEnded(network, why string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[objectKey{kindNetwork, network}]
+	if o == nil || !o.gateway.Running {
+		return
+	}
+	a.log.Warn("gateway ended and will be started again", "network", network, "pid", o.gateway.PID, "log", why)
+	a.metrics.restarts.Inc()
+	o.gateway.Restarts++
+	if time.Since(o.gateway.StartedAt) > steadyAfter {
+		o.quickEnds = 0
+	}
+	o.quickEnds++
+	if g := a.groups[networkGroup(network)]; g != nil && o.quickEnds > 2 {
+		k := reconcile.Key{Kind: reconcile.Gateway, Name: network}
+		g.fails[k] = &failure{
+			err:      &Error{Kind: Unavailable, Reason: GatewayCrashes, Message: "the gateway keeps ending, the last lines of its log are: " + why},
+			attempts: o.quickEnds, next: time.Now().Add(backoff(o.quickEnds - 2)),
+		}
+	}
+	o.gateway.Running, o.gateway.PID = false, 0
+	a.gatewayChangedLocked(o)
+}
+
+// gatewayStops notes that the agent is about to stop a gateway.
+func (a *Agent) gatewayStops(network string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if o := a.objects[objectKey{kindNetwork, network}]; o != nil {
+		o.gateway.Running, o.gateway.PID = false, 0
+		a.gatewayChangedLocked(o)
+	}
+}
+
+func (a *Agent) gatewayChangedLocked(o *object) {
+	o.broadcast()
+	a.tellLocked(o, false)
+	for key, e := range a.objects {
+		if e.rec != nil && e.rec.Export != nil && e.rec.Export.Network == o.key.id {
+			a.wakeLocked(e.rec.group(key.id), lookAgain)
+		}
+	}
+}

@@ -1,0 +1,364 @@
+package agent
+
+import (
+	"context"
+	"math/rand/v2"
+	"path/filepath"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/netns"
+)
+
+// A group is one dependency group and its worker: a share with all that hangs
+// on it, or a network with its gateway. Groups go on beside each other, so that
+// a backend that hangs holds up its own share alone.
+type group struct {
+	key    string
+	wake   chan struct{} // capacity 1
+	looked chan struct{} // closed when the worker has seen the host once
+
+	// Guarded by Agent.mu.
+	members  map[objectKey]bool
+	look     bool                   // forget what was seen
+	there    map[reconcile.Key]bool // what was last seen, for others to read
+	gone     map[reconcile.Key]bool // mounts whose share was deleted at the backend
+	fails    map[reconcile.Key]*failure
+	watching map[reconcile.Key]bool // a goroutine waits for the process's end
+
+	// The worker's own.
+	is      map[reconcile.Key]reconcile.Version
+	seen    map[reconcile.Key]bool
+	unknown map[reconcile.Key]*Error
+}
+
+// A failure is a step that did not work, and when to try again.
+type failure struct {
+	err      *Error
+	attempts int
+	next     time.Time
+}
+
+// looking says how much a wake-up forgets.
+type looking int
+
+const (
+	lookOn    looking = iota // what is wanted changed, the host did not
+	lookAgain                // the host may have changed
+)
+
+// joinLocked puts an object into its group, and starts the group's worker
+// where it is the first.
+func (a *Agent) joinLocked(o *object) *group {
+	key := o.rec.group(o.key.id)
+	g := a.groups[key]
+	if g == nil {
+		g = &group{
+			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), look: true,
+			members: map[objectKey]bool{}, fails: map[reconcile.Key]*failure{}, watching: map[reconcile.Key]bool{},
+		}
+		a.groups[key] = g
+		a.workers.Go(func() { a.work(a.run, g) })
+	}
+	g.members[o.key] = true
+	a.wakeLocked(key, lookOn)
+	return g
+}
+
+func (a *Agent) wakeLocked(key string, l looking) {
+	g := a.groups[key]
+	if g == nil {
+		return
+	}
+	if l == lookAgain {
+		g.look = true
+	}
+	select {
+	case g.wake <- struct{}{}:
+	default: // a wake-up is already on its way
+	}
+}
+
+// work is the group's one worker. It ends with ctx, or with the group's last
+// object.
+func (a *Agent) work(ctx context.Context, g *group) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	resync := time.Now().Add(jitter(a.o.Resync))
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.wake:
+		case <-timer.C:
+		}
+		if now := time.Now(); now.After(resync) {
+			resync = now.Add(jitter(a.o.Resync))
+			a.mu.Lock()
+			g.look = true
+			a.mu.Unlock()
+		}
+		next, empty := a.settle(ctx, g)
+		if empty {
+			return
+		}
+		if next.IsZero() || next.After(resync) {
+			next = resync
+		}
+		timer.Reset(time.Until(next))
+	}
+}
+
+// settle takes steps until there are none that can be taken now. It returns
+// when to come back, if earlier than the next resync, and whether the group is
+// empty and its worker at its end.
+func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty bool) {
+	instances := instanceCache{}
+	for ctx.Err() == nil {
+		members := a.members(g)
+		w := a.world(ctx, g, members, instances)
+		select {
+		case <-g.looked:
+		default:
+			close(g.looked)
+		}
+		plan := reconcile.NextPlan(w, a.held(g, w))
+		a.publish(g, members, w, plan, instances)
+		if a.finalise(g, members, w) {
+			continue
+		}
+		steps := a.due(g, plan.Steps)
+		if len(steps) == 0 {
+			break
+		}
+		for _, s := range steps {
+			a.take(ctx, g, s, members)
+			if s.Key.Kind == reconcile.Device {
+				clear(instances)
+			}
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, f := range g.fails {
+		if next.IsZero() || f.next.Before(next) {
+			next = f.next
+		}
+	}
+	if ctx.Err() == nil && len(g.members) == 0 {
+		delete(a.groups, g.key)
+		return next, true
+	}
+	return next, false
+}
+
+// A member is one object of a group, as it was when a pass began.
+type member struct {
+	key objectKey
+	rec *record
+}
+
+// members lists the group's objects, and forgets what was seen if somebody
+// asked for a new look.
+func (a *Agent) members(g *group) []member {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if g.look {
+		g.look = false
+		g.is = map[reconcile.Key]reconcile.Version{}
+		g.seen = map[reconcile.Key]bool{}
+		g.unknown = map[reconcile.Key]*Error{}
+		g.gone = map[reconcile.Key]bool{}
+	}
+	var ms []member
+	for key := range g.members {
+		if o := a.objects[key]; o != nil && o.rec != nil {
+			ms = append(ms, member{key, o.rec})
+		}
+	}
+	return ms
+}
+
+// held names the removals that were tried and wait for their next try.
+func (a *Agent) held(g *group, w reconcile.World) map[reconcile.Key]bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	held := map[reconcile.Key]bool{}
+	for k, f := range g.fails {
+		if _, there := w.Is[k]; there && time.Now().Before(f.next) {
+			held[k] = true
+		}
+	}
+	return held
+}
+
+// due leaves out the steps that failed and wait for their next try.
+func (a *Agent) due(g *group, steps []reconcile.Step) []reconcile.Step {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var due []reconcile.Step
+	for _, s := range steps {
+		if f := g.fails[s.Key]; f == nil || !time.Now().Before(f.next) {
+			due = append(due, s)
+		}
+	}
+	return due
+}
+
+// take does one step and notes how it went. What it touched is looked at again
+// whatever it says.
+func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []member) {
+	begin := time.Now()
+	err := a.do(ctx, g, s, members)
+	delete(g.seen, s.Key)
+	a.metrics.step(s, err, time.Since(begin))
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil {
+		a.log.Debug("step done", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "dur", time.Since(begin))
+		delete(g.fails, s.Key)
+		return
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	f := g.fails[s.Key]
+	if f == nil {
+		f = &failure{}
+		g.fails[s.Key] = f
+	}
+	e := classify(err)
+	if f.err == nil || f.err.Reason != e.Reason {
+		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(e.Reason), "err", err)
+	}
+	f.err = e
+	f.attempts++
+	f.next = time.Now().Add(backoff(f.attempts))
+}
+
+// finalise removes the records of objects that are to go and of which nothing
+// is left. It reports whether there was one.
+func (a *Agent) finalise(g *group, members []member, w reconcile.World) bool {
+	done := false
+	for _, m := range members {
+		if !m.rec.Removing || a.remains(m, w) {
+			continue
+		}
+		if a.forget(g, m) {
+			done = true
+		}
+	}
+	return done
+}
+
+// remains says whether something of a member is on the host, or may be.
+func (a *Agent) remains(m member, w reconcile.World) bool {
+	for _, k := range keysOf(m.key.id, m.rec) {
+		_, there := w.Is[k]
+		_, wanted := w.Want[k] // by another: a mount that they share
+		if w.Unknown[k] || there && !wanted {
+			return true
+		}
+	}
+	return false
+}
+
+// forget removes one record from the ledger and from memory.
+func (a *Agent) forget(g *group, m member) bool {
+	a.mu.Lock()
+	o := a.objects[m.key]
+	if o == nil || o.writing || o.rec != m.rec {
+		a.mu.Unlock()
+		return false
+	}
+	o.writing = true
+	a.mu.Unlock()
+
+	err := a.ledger.Delete(m.key.kind, m.key.id)
+
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o.writing = false
+	defer o.broadcast()
+	key := keysOf(m.key.id, m.rec)[0]
+	if err != nil {
+		a.log.Error("record could not be removed", "kind", m.key.kind, "id", m.key.id, "err", err)
+		f := g.fails[key]
+		if f == nil {
+			f = &failure{}
+			g.fails[key] = f
+		}
+		f.err, f.attempts = ledgerError(err), f.attempts+1
+		f.next = time.Now().Add(backoff(f.attempts))
+		return false
+	}
+	for _, k := range keysOf(m.key.id, m.rec) {
+		if k.Kind != reconcile.Mount {
+			delete(g.fails, k)
+			delete(g.is, k)
+			delete(g.seen, k)
+		}
+	}
+	delete(a.objects, m.key)
+	delete(g.members, m.key)
+	if m.key.kind == kindNetwork {
+		delete(a.servers, m.key.id)
+	}
+	a.log.Info("object removed", m.key.kind, m.key.id)
+	a.tellLocked(o, true)
+	if e := m.rec.Export; e != nil {
+		a.wakeLocked(networkGroup(e.Network), lookOn) // its last export takes the gateway along
+	}
+	return true
+}
+
+// watchEnd looks at the group again when a process of it ends.
+func (a *Agent) watchEnd(g *group, k reconcile.Key, done <-chan struct{}, ended func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if done == nil || g.watching[k] {
+		return
+	}
+	g.watching[k] = true
+	a.workers.Go(func() {
+		select {
+		case <-a.run.Done():
+			return
+		case <-done:
+		}
+		if ended != nil {
+			ended()
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(g.watching, k)
+		a.wakeLocked(g.key, lookAgain)
+	})
+}
+
+func backoff(attempts int) time.Duration {
+	d := backoffFirst << min(attempts-1, 10)
+	return jitter(min(d, backoffMost))
+}
+
+// jitter spreads a time over 80 to 120 per cent of it.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}
+
+func namespacePath(name string) string { return netns.Path(name) }
+
+// targetOf is where a thing of the mount table lies; empty for others.
+func (a *Agent) targetOf(k reconcile.Key) string {
+	switch k.Kind {
+	case reconcile.Mount:
+		return a.at.mount(k.Name)
+	case reconcile.View:
+		o := a.objects[objectKey{kindExport, k.Name}]
+		if o == nil || o.rec == nil {
+			return ""
+		}
+		return filepath.Clean(a.at.view(o.rec.Export.Network, k.Name))
+	}
+	return ""
+}

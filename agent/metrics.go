@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/causeway-project/causeway/agent/reconcile"
+)
+
+// metrics are read by Prometheus; docs/metrics.md lists them. Counts of objects
+// are taken from the objects when somebody scrapes, so they cannot drift.
+type metrics struct {
+	a        *Agent
+	steps    *prometheus.HistogramVec
+	failures *prometheus.CounterVec
+	restarts prometheus.Counter
+	drift    prometheus.Counter
+
+	objects, synced, damaged, pulse, gateways *prometheus.Desc
+}
+
+func newMetrics(a *Agent) *metrics {
+	return &metrics{
+		a: a,
+		steps: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "causeway_step_duration_seconds", Help: "Time of one reconcile step, by what it works on and whether it worked.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
+		}, []string{"step", "verb", "result"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_step_failures_total", Help: "Reconcile steps that failed, by reason.",
+		}, []string{"step", "reason"}),
+		restarts: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "causeway_gateway_restarts_total", Help: "Gateways that ended by themselves and were started again.",
+		}),
+		drift: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "causeway_network_drift_total", Help: "Times that a network on this host was found other than wanted.",
+		}),
+		objects:  prometheus.NewDesc("causeway_objects", "Objects by kind and phase.", []string{"kind", "phase"}, nil),
+		synced:   prometheus.NewDesc("causeway_in_sync", "1 when the ledger was read and the host seen once.", nil, nil),
+		damaged:  prometheus.NewDesc("causeway_ledger_damaged_files", "Ledger files that could not be read.", nil, nil),
+		pulse:    prometheus.NewDesc("causeway_pulse_timestamp_seconds", "When the reconciler last showed that it is alive.", nil, nil),
+		gateways: prometheus.NewDesc("causeway_gateways_running", "Gateways that serve.", nil, nil),
+	}
+}
+
+// Collector offers the agent's metrics to a registry.
+func (a *Agent) Collector() prometheus.Collector { return a.metrics }
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	m.steps.Describe(ch)
+	m.failures.Describe(ch)
+	m.restarts.Describe(ch)
+	m.drift.Describe(ch)
+	for _, d := range []*prometheus.Desc{m.objects, m.synced, m.damaged, m.pulse, m.gateways} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	m.steps.Collect(ch)
+	m.failures.Collect(ch)
+	m.restarts.Collect(ch)
+	m.drift.Collect(ch)
+
+	m.a.mu.Lock()
+	defer m.a.mu.Unlock()
+	counts := map[[2]string]int{}
+	for _, kind := range []string{kindAttachment, kindNetwork, kindExport} {
+		for _, p := range []Phase{Pending, Working, Ready, Degraded, Removing, Failed} {
+			counts[[2]string{kind, string(p)}] = 0
+		}
+	}
+	gateways, synced := 0, 0
+	for key, o := range m.a.objects {
+		counts[[2]string{key.kind, string(o.status.Phase)}]++
+		if o.gateway.Running {
+			gateways++
+		}
+	}
+	if m.a.synced {
+		synced = 1
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	for k, n := range counts {
+		gauge(m.objects, float64(n), k[0], k[1])
+	}
+	gauge(m.synced, float64(synced))
+	gauge(m.damaged, float64(len(m.a.damaged)))
+	gauge(m.pulse, float64(m.a.pulse.Load())/float64(time.Second))
+	gauge(m.gateways, float64(gateways))
+}
+
+func (m *metrics) step(s reconcile.Step, err error, d time.Duration) {
+	result := "ok"
+	if err != nil {
+		result = "error"
+		m.failures.WithLabelValues(s.Key.Kind.String(), string(classify(err).Reason)).Inc()
+	}
+	m.steps.WithLabelValues(s.Key.Kind.String(), string(s.Verb), result).Observe(d.Seconds())
+}

@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/causeway-project/causeway/drivers"
+)
+
+// PutNetwork makes a network on this host, and returns when its namespace is
+// as wanted. Its gateway comes with its first export.
+func (a *Agent) PutNetwork(ctx context.Context, n Network) (Network, error) {
+	if err := checkNetwork(n); err != nil {
+		return Network{}, err
+	}
+	if err := a.ready(); err != nil {
+		return Network{}, err
+	}
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	key := objectKey{kindNetwork, n.ID}
+	intent := a.networkIntent(n)
+	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key, &record{Network: intent}})); err != nil {
+		return Network{}, classify(err)
+	}
+	created, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
+		return a.networkRecord(key, old, intent)
+	})
+	if err != nil {
+		return Network{}, err
+	}
+	if err := a.await(ctx, key, created); err != nil {
+		return Network{}, err
+	}
+	return a.Network(ctx, n.ID)
+}
+
+func (a *Agent) networkIntent(n Network) *networkIntent {
+	intent := &networkIntent{
+		Bridge: n.Bridge, Addresses: slices.Clone(n.Addresses), MTU: n.MTU, MAC: strings.ToLower(n.MAC),
+		Namespace: namespaceName(n.ID), HostLink: linkName(n.ID), LinkMAC: strings.ToLower(n.MAC),
+	}
+	if n.MAC == "" {
+		intent.LinkMAC = linkMAC(n.ID, a.o.Hostname)
+	}
+	for _, r := range n.Routes {
+		intent.Routes = append(intent.Routes, routeIntent(r))
+	}
+	return intent
+}
+
+func (a *Agent) networkRecord(key objectKey, old *record, n *networkIntent) (*record, error) {
+	if old != nil {
+		is := old.Network
+		switch {
+		case old.Removing:
+			return nil, beingRemoved(key)
+		case is.Bridge != n.Bridge:
+			return nil, otherSettings(key, "bridge")
+		case !slices.Equal(is.Addresses, n.Addresses):
+			return nil, otherSettings(key, "set of addresses")
+		case !slices.Equal(is.Routes, n.Routes):
+			return nil, otherSettings(key, "set of routes")
+		case is.MTU != n.MTU:
+			return nil, otherSettings(key, "MTU")
+		case is.MAC != n.MAC:
+			return nil, otherSettings(key, "MAC")
+		}
+		return old, nil
+	}
+	for other, o := range a.objects {
+		r := o.intent()
+		if other == key || r == nil || r.Network == nil {
+			continue
+		}
+		if r.Network.HostLink == n.HostLink {
+			return nil, invalid(BadID, "network id %q makes the same link name as %q: choose another", key.id, other.id)
+		}
+		if r.Network.Bridge != n.Bridge {
+			continue // another segment may well use the same addresses
+		}
+		if taken, ok := sameAddress(r.Network.Addresses, n.Addresses); ok {
+			return nil, &Error{
+				Kind: Precondition, Reason: AddressTaken, Metadata: map[string]string{"network": other.id, "address": taken.String()},
+				Message: fmt.Sprintf("address %v is network %s's on the same bridge: choose another", taken, other.id),
+			}
+		}
+	}
+	return &record{Generation: 1, Network: n}, nil
+}
+
+func sameAddress(a, b []netip.Prefix) (netip.Addr, bool) {
+	for _, p := range a {
+		if slices.ContainsFunc(b, func(q netip.Prefix) bool { return p.Addr() == q.Addr() }) {
+			return p.Addr(), true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// DeleteNetwork removes a network that no export uses. An unknown id is
+// success.
+func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
+	return a.removeByID(ctx, objectKey{kindNetwork, id}, func(*record) error {
+		var users []string
+		for key, o := range a.objects {
+			if r := o.intent(); r != nil && r.Export != nil && r.Export.Network == id {
+				users = append(users, key.id)
+			}
+		}
+		if len(users) == 0 {
+			return nil
+		}
+		slices.Sort(users)
+		shown := users[:min(len(users), 10)]
+		return &Error{
+			Kind: Precondition, Reason: NetworkInUse, Metadata: map[string]string{"exports": strings.Join(shown, ",")},
+			Message: fmt.Sprintf("network %s is used by %d exports (%s): delete them first", id, len(users), strings.Join(shown, ", ")),
+		}
+	})
+}
+
+// Network returns one.
+func (a *Agent) Network(_ context.Context, id string) (Network, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[objectKey{kindNetwork, id}]
+	if o == nil || o.rec == nil {
+		return Network{}, unknownID(kindNetwork, id)
+	}
+	return a.networkLocked(o), nil
+}
+
+// Networks lists all, by id.
+func (a *Agent) Networks(context.Context) ([]Network, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var list []Network
+	for _, o := range a.objects {
+		if o.rec != nil && o.rec.Network != nil {
+			list = append(list, a.networkLocked(o))
+		}
+	}
+	slices.SortFunc(list, func(x, y Network) int { return strings.Compare(x.ID, y.ID) })
+	return list, nil
+}
+
+func (a *Agent) networkLocked(o *object) Network {
+	r := o.rec.Network
+	n := Network{
+		ID: o.key.id, Bridge: r.Bridge, Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
+		Gateway: o.gateway, Status: o.status,
+	}
+	for _, route := range r.Routes {
+		n.Routes = append(n.Routes, Route(route))
+	}
+	for _, e := range a.objects {
+		if e.rec != nil && e.rec.Export != nil && e.rec.Export.Network == o.key.id {
+			n.Gateway.Exports++
+		}
+	}
+	return n
+}

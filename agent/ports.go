@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/causeway-project/causeway/drivers/mounts"
+	"github.com/causeway-project/causeway/ganesha"
+	"github.com/causeway-project/causeway/netns"
+)
+
+// Mounts is the kernel's mount table, as package drivers/mounts has it.
+type Mounts interface {
+	// At returns the topmost mount at exactly target.
+	At(target string) (m mounts.Mount, ok bool, err error)
+	// BindPath shows source at target too. It does not look whether it does
+	// already: a second call stacks a second mount.
+	BindPath(source, target string, o mounts.BindOptions) error
+	// Shared makes dir a shared mount of itself. Already so is success.
+	Shared(dir string) error
+	// Unmount takes away all that is mounted at target; drivers.ErrBusy.
+	Unmount(ctx context.Context, target string) error
+}
+
+// Namespaces makes tenant networks, as package netns does.
+type Namespaces interface {
+	Check(ctx context.Context, n netns.Network) error
+	Ensure(ctx context.Context, n netns.Network) error
+	Remove(ctx context.Context, n netns.Network) error
+	Observe(ctx context.Context, n netns.Network) (netns.State, error)
+}
+
+// A Server is one network's Ganesha: *ganesha.Gateway.
+type Server interface {
+	Start(ctx context.Context, exports func() []ganesha.Export) error
+	Stop(ctx context.Context, o ganesha.StopOptions) error
+	Status(ctx context.Context) (ganesha.Status, error)
+	Done() <-chan struct{}
+	Put(ctx context.Context, e ganesha.Export) error
+	Remove(ctx context.Context, id uint16) error
+	Has(ctx context.Context, e ganesha.Export) (bool, error)
+	IDs(ctx context.Context) ([]uint16, error)
+}
+
+// A Device is a virtiofs device in a running instance.
+type Device struct {
+	Instance string // UUID
+	Alias    string
+	Tag      string
+	Socket   string
+}
+
+// An Instance is a libvirt domain, as far as an attachment cares.
+type Instance struct {
+	UUID         string
+	Name         string
+	Running      bool // also while suspended
+	SharedMemory bool
+	FreePorts    int
+	GuestAgent   bool
+	Devices      []Device // every virtiofs device, ours or not
+}
+
+// A GuestMount is a mount in a guest.
+type GuestMount struct {
+	Instance string // UUID
+	Tag      string
+	Path     string
+	ReadOnly bool
+}
+
+// Instances is this host's libvirt. Package virtiofs does the work; its types
+// are not used here, since it cannot be built without a C library. Every error
+// is an *Error with one of the reasons of reasons.go.
+type Instances interface {
+	// Instance finds a domain by UUID or name: InstanceNotFound,
+	// LibvirtUnavailable.
+	Instance(ctx context.Context, nameOrUUID string) (Instance, error)
+	// Attach plugs d in and waits for it. There already is success.
+	Attach(ctx context.Context, d Device) error
+	// Detach unplugs d and waits until it is gone: GuestBusy. Not there is
+	// success.
+	Detach(ctx context.Context, d Device) error
+	// GuestMount mounts in the guest: GuestAgentAbsent, GuestRefused. Mounted
+	// there already is success.
+	GuestMount(ctx context.Context, g GuestMount) error
+	// GuestUnmount undoes it: GuestBusy, GuestAgentAbsent. Not mounted is
+	// success.
+	GuestUnmount(ctx context.Context, g GuestMount) error
+}
+
+// Daemons runs one virtiofsd for each attachment, in a directory each.
+type Daemons interface {
+	// Start makes the daemon run and listen on socket, or finds it doing so.
+	Start(ctx context.Context, dir, source string) error
+	// Stop ends it and removes dir. Not there is success.
+	Stop(ctx context.Context, dir string) error
+	// Done is closed when the daemon of dir ends; nil where none runs.
+	Done(dir string) (<-chan struct{}, error)
+}
+
+// An InstanceEvent says that something about an instance may have changed.
+type InstanceEvent struct {
+	UUID     string // empty: all of them, libvirt was away
+	Rebooted bool   // the guest started anew: its mounts are gone
+}
+
+// timings of the reconciler. They are not settings.
+const (
+	backoffFirst = 200 * time.Millisecond
+	backoffMost  = 30 * time.Second
+)

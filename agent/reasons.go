@@ -1,0 +1,146 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+
+	"github.com/causeway-project/causeway/drivers"
+	"github.com/causeway-project/causeway/ganesha"
+	"github.com/causeway-project/causeway/netns"
+)
+
+// The reasons, in errors and in statuses. docs/troubleshooting.md has one line
+// for each.
+const (
+	// Of requests.
+	BadID         Reason = "bad_id"
+	BadTag        Reason = "bad_tag"
+	BadInstance   Reason = "bad_instance"
+	BadMountPath  Reason = "bad_mount_path"
+	BadSource     Reason = "bad_source"
+	BadBridge     Reason = "bad_bridge"
+	BadAddress    Reason = "bad_address"
+	BadRoute      Reason = "bad_route"
+	BadMTU        Reason = "bad_mtu"
+	BadMAC        Reason = "bad_mac"
+	BadPseudo     Reason = "bad_pseudo_path"
+	BadRule       Reason = "bad_access_rule"
+	UnknownDriver Reason = "unknown_backend_kind"
+
+	// Of ids.
+	UnknownID      Reason = "unknown_id"
+	OtherSettings  Reason = "other_settings"
+	BeingRemoved   Reason = "being_removed"
+	Withdrawn      Reason = "withdrawn"
+	UnknownNetwork Reason = "unknown_network"
+	NetworkInUse   Reason = "network_in_use"
+	AddressTaken   Reason = "address_taken"
+	PseudoTaken    Reason = "pseudo_path_taken"
+	TagTaken       Reason = "tag_taken"
+	SecretDiffers  Reason = "secret_differs"
+	NoExportIDs    Reason = "export_ids_exhausted"
+
+	// Of the world.
+	NoBridge           Reason = "bridge_missing"
+	AddressInUse       Reason = "address_in_use"
+	ShareNotFound      Reason = "share_not_found"
+	ShareGone          Reason = "share_gone"
+	ShareAccess        Reason = "backend_refused"
+	BackendAway        Reason = "backend_unreachable"
+	BackendFull        Reason = "backend_exhausted"
+	MountBusy          Reason = "mount_busy"
+	InstanceNotFound   Reason = "instance_not_found"
+	InstanceOff        Reason = "instance_off"
+	NoSharedMemory     Reason = "no_shared_memory"
+	NoFreePort         Reason = "no_free_port"
+	NoVirtiofsd        Reason = "no_virtiofsd"
+	LibvirtUnavailable Reason = "libvirt_unavailable"
+	GuestBusy          Reason = "guest_busy"
+	GuestAgentAbsent   Reason = "guest_agent_absent"
+	GuestRefused       Reason = "guest_refused"
+	GatewayDown        Reason = "gateway_down"
+	GatewayCrashes     Reason = "gateway_keeps_ending"
+	ExportRefused      Reason = "export_refused"
+	PathUnusable       Reason = "path_unusable"
+
+	// Of the agent.
+	NotInSync     Reason = "not_in_sync"
+	LedgerFull    Reason = "ledger_full"
+	LedgerFailed  Reason = "ledger_failed"
+	RecordDamaged Reason = "record_damaged"
+	StepTimeout   Reason = "step_timeout"
+	CallTimeout   Reason = "deadline"
+	WatchOverrun  Reason = "watch_overrun"
+	Waiting       Reason = "waiting"
+	StepFailed    Reason = "step_failed"
+)
+
+// classify gives an error of the parts that do the work its kind and reason. A
+// backend's "permission denied" is not the caller's.
+func classify(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	for _, c := range []struct {
+		is      error
+		kind    Kind
+		reason  Reason
+		message string
+	}{
+		{drivers.ErrNotFound, NotFound, ShareNotFound, "the share is not there: create it, or correct the source"},
+		{drivers.ErrSource, Invalid, BadSource, "the source cannot be used: correct it"},
+		{drivers.ErrAccess, Precondition, ShareAccess, "the backend refused the credentials: check them at the backend"},
+		{drivers.ErrUnreachable, Unavailable, BackendAway, "the backend does not answer: it will be tried again"},
+		{drivers.ErrBusy, Busy, MountBusy, "the mount is in use: it will be tried again"},
+		{drivers.ErrExhausted, Exhausted, BackendFull, "the backend has no room: free some"},
+		{netns.ErrNoBridge, Precondition, NoBridge, "the bridge is not on this host: create it, or name another"},
+		{netns.ErrAddressInUse, Precondition, AddressInUse, "another machine on the network has the address: choose another"},
+		{ganesha.ErrRefused, Precondition, ExportRefused, "Ganesha refused the export: see its log in the gateway's run directory"},
+		{ganesha.ErrPath, Precondition, PathUnusable, "the share's file system cannot be exported over NFS"},
+		{ganesha.ErrNotRunning, Unavailable, GatewayDown, "the gateway does not answer: it is being started again"},
+		{context.DeadlineExceeded, Unavailable, StepTimeout, "a step did not end in time: it will be tried again"},
+		{fs.ErrPermission, Internal, StepFailed, "a step was not permitted: does the agent run as root?"},
+	} {
+		if errors.Is(err, c.is) {
+			return &Error{Kind: c.kind, Reason: c.reason, Message: c.message, Err: err}
+		}
+	}
+	return &Error{Kind: Internal, Reason: StepFailed, Message: "a step failed: it will be tried again", Err: err}
+}
+
+// ledgerError is a failure to write an intent down. Nothing was changed.
+func ledgerError(err error) *Error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return &Error{Kind: Exhausted, Reason: LedgerFull,
+			Message: "the file system of the state directory is full and nothing was changed: free some space and repeat the call", Err: err}
+	}
+	return &Error{Kind: Unavailable, Reason: LedgerFailed,
+		Message: "the intent could not be written to the state directory and nothing was changed", Err: err}
+}
+
+// permanent tells an error that only the caller or an operator can change from
+// one that trying again may.
+func (e *Error) permanent() bool {
+	switch e.Kind {
+	case Invalid, NotFound, Conflict, Precondition, Denied:
+		return true
+	}
+	return false
+}
+
+func invalid(reason Reason, format string, args ...any) *Error {
+	return &Error{Kind: Invalid, Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+func precondition(reason Reason, format string, args ...any) *Error {
+	return &Error{Kind: Precondition, Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+func unknownID(kind, id string) *Error {
+	return &Error{Kind: NotFound, Reason: UnknownID, Metadata: map[string]string{"id": id},
+		Message: fmt.Sprintf("there is no %s %q: list them to see which there are", kind, id)}
+}

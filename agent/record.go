@@ -1,0 +1,221 @@
+package agent
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+
+	"github.com/causeway-project/causeway/agent/ledger"
+	"github.com/causeway-project/causeway/drivers"
+)
+
+// The kinds of objects, as the ledger, the logs and metrics name them.
+const (
+	kindAttachment = "attachment"
+	kindNetwork    = "network"
+	kindExport     = "export"
+)
+
+// An objectKey names one object of the ledger.
+type objectKey struct{ kind, id string }
+
+func (k objectKey) String() string { return k.kind + "/" + k.id }
+
+// A record is one object's intent, as it lies in the ledger. It holds every
+// name that is made on the host for it, so that a later version that would
+// choose other names still finds what this one made. A record in memory is
+// never changed, only replaced.
+type record struct {
+	Generation int64             `json:"generation"`
+	Removing   bool              `json:"removing,omitempty"`
+	Attachment *attachmentIntent `json:"attachment,omitempty"`
+	Network    *networkIntent    `json:"network,omitempty"`
+	Export     *exportIntent     `json:"export,omitempty"`
+}
+
+type attachmentIntent struct {
+	Instance     string           `json:"instance"` // as the caller said
+	InstanceUUID string           `json:"instance_uuid"`
+	Connection   connectionIntent `json:"connection"`
+	Tag          string           `json:"tag"`
+	ReadOnly     bool             `json:"read_only,omitempty"`
+	MountAt      string           `json:"mount_at,omitempty"`
+
+	Mount string `json:"mount"` // name of the share's mount
+	Alias string `json:"alias"` // of the libvirt device
+}
+
+type networkIntent struct {
+	Bridge    string         `json:"bridge"`
+	Addresses []netip.Prefix `json:"addresses"`
+	Routes    []routeIntent  `json:"routes,omitempty"`
+	MTU       int            `json:"mtu,omitempty"`
+	MAC       string         `json:"mac,omitempty"` // as the caller said
+
+	Namespace string `json:"namespace"`
+	HostLink  string `json:"host_link"`
+	LinkMAC   string `json:"link_mac"`
+}
+
+type routeIntent struct {
+	Destination netip.Prefix `json:"destination"`
+	Via         netip.Addr   `json:"via"`
+}
+
+type exportIntent struct {
+	Network    string           `json:"network"`
+	Connection connectionIntent `json:"connection"`
+	Rules      []ruleIntent     `json:"rules"`
+	Pseudo     string           `json:"pseudo"`
+	ReadOnly   bool             `json:"read_only,omitempty"`
+
+	Mount    string `json:"mount"`
+	ExportID uint16 `json:"export_id"`
+	FSID     uint64 `json:"fsid,string"`
+}
+
+type ruleIntent struct {
+	Client  netip.Prefix `json:"client"`
+	Level   Level        `json:"level"`
+	Squash  Squash       `json:"squash"`
+	AnonUID uint32       `json:"anonymous_uid"`
+	AnonGID uint32       `json:"anonymous_gid"`
+}
+
+type connectionIntent struct {
+	Kind    string            `json:"kind"`
+	Source  string            `json:"source"`
+	Options map[string]string `json:"options,omitempty"`
+}
+
+func (c connectionIntent) equal(o connectionIntent) bool {
+	return c.Kind == o.Kind && c.Source == o.Source && maps.Equal(c.Options, o.Options)
+}
+
+func intentOf(c drivers.Connection) connectionIntent {
+	return connectionIntent{Kind: c.Kind, Source: c.Source, Options: maps.Clone(c.Options)}
+}
+
+// share is a digest that names the share of a connection on this host.
+func (c connectionIntent) share() string {
+	h := sha256.New()
+	put := func(s string) { fmt.Fprintf(h, "%d:%s,", len(s), s) }
+	put(c.Kind)
+	put(c.Source)
+	for _, k := range slices.Sorted(maps.Keys(c.Options)) {
+		put(k)
+		put(c.Options[k])
+	}
+	return hex.EncodeToString(h.Sum(nil)[:10])
+}
+
+// mountName names a share's mount. Read-only users have a mount of their own:
+// the host, not the guest, keeps them from writing.
+func (c connectionIntent) mountName(readOnly bool) string {
+	if readOnly {
+		return hostPrefix + "-" + c.share() + "-ro"
+	}
+	return hostPrefix + "-" + c.share()
+}
+
+// hostPrefix begins the names of all that the agent makes on a host.
+const hostPrefix = "cw"
+
+func namespaceName(id string) string { return hostPrefix + "-" + id }
+
+// linkName fits the kernel's 15 bytes whatever the id.
+func linkName(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hostPrefix + hex.EncodeToString(sum[:6])
+}
+
+// linkMAC is locally administered, unicast, and the same for an id on every
+// start, so that a re-made link keeps its neighbours.
+func linkMAC(id, hostname string) string {
+	sum := sha256.Sum256([]byte(hostname + "/" + id))
+	return fmt.Sprintf("02:%02x:%02x:%02x:%02x:%02x", sum[0], sum[1], sum[2], sum[3], sum[4])
+}
+
+// aliasPrefix begins a device's alias; libvirt wants "ua-" there.
+const aliasPrefix = "ua-cw-"
+
+// A layout says where things lie on this host.
+type layout struct{ state, run string }
+
+func (l layout) ledger() string                 { return filepath.Join(l.state, "ledger") }
+func (l layout) mounts() string                 { return filepath.Join(l.run, "mounts") }
+func (l layout) mount(name string) string       { return filepath.Join(l.run, "mounts", name) }
+func (l layout) gatewayRun(net string) string   { return filepath.Join(l.run, "gateways", net) }
+func (l layout) gatewayState(net string) string { return filepath.Join(l.state, "gateways", net) }
+func (l layout) exports(net string) string      { return filepath.Join(l.run, "exports", net) }
+func (l layout) view(net, export string) string { return filepath.Join(l.run, "exports", net, export) }
+func (l layout) daemon(attachment string) string {
+	return filepath.Join(l.run, "virtiofs", attachment)
+}
+func (l layout) socket(attachment string) string {
+	return filepath.Join(l.daemon(attachment), "sock")
+}
+
+// group names the dependency group of a record: a share and all that hangs on
+// it, or a network and its gateway.
+func (r *record) group(id string) string {
+	if r.Network != nil {
+		return networkGroup(id)
+	}
+	return "share/" + r.connection().share()
+}
+
+func networkGroup(id string) string { return "network/" + id }
+
+func (r *record) connection() connectionIntent {
+	if r.Attachment != nil {
+		return r.Attachment.Connection
+	}
+	return r.Export.Connection
+}
+
+func (r *record) mountName() string {
+	if r.Attachment != nil {
+		return r.Attachment.Mount
+	}
+	return r.Export.Mount
+}
+
+func (r *record) readOnly() bool {
+	if r.Attachment != nil {
+		return r.Attachment.ReadOnly
+	}
+	return r.Export.ReadOnly
+}
+
+// next is a copy of r as the next generation.
+func (r *record) next() *record {
+	n := *r
+	n.Generation++
+	return &n
+}
+
+// decode reads a record of the ledger.
+func decode(lr ledger.Record) (*record, error) {
+	var r record
+	if err := json.Unmarshal(lr.Body, &r); err != nil {
+		return nil, err
+	}
+	has := map[string]bool{
+		kindAttachment: r.Attachment != nil, kindNetwork: r.Network != nil, kindExport: r.Export != nil,
+	}
+	for kind, there := range has {
+		if there != (kind == lr.Kind) {
+			return nil, fmt.Errorf("a record of kind %s must hold one %s", lr.Kind, lr.Kind)
+		}
+	}
+	if r.Generation < 1 {
+		return nil, fmt.Errorf("generation %d is below 1", r.Generation)
+	}
+	return &r, nil
+}

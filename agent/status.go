@@ -1,0 +1,172 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/reconcile"
+)
+
+// publish works out the status of each member from what was seen, and tells
+// whoever waits or watches.
+func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reconcile.Plan, instances instanceCache) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for k, f := range g.fails {
+		if settled(k, w) {
+			delete(g.fails, k) // put right by somebody else, or not wanted any more
+		} else if f.next.IsZero() {
+			delete(g.fails, k) // a caller asked for a new try
+		}
+	}
+	for _, m := range members {
+		o := a.objects[m.key]
+		if o == nil || o.rec != m.rec {
+			continue // changed meanwhile: the next pass tells
+		}
+		s, failure := a.judgeLocked(g, m, w, plan, instances)
+		a.setStatusLocked(o, s, failure)
+	}
+}
+
+// settled says whether a key is as it should be.
+func settled(k reconcile.Key, w reconcile.World) bool {
+	want, wanted := w.Want[k]
+	is, there := w.Is[k]
+	return !w.Unknown[k] && wanted == there && (!there || is == want.Version)
+}
+
+// judgeLocked says where an object stands: the first of its things that is not
+// as wanted decides.
+func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcile.Plan, instances instanceCache) (Status, *Error) {
+	s := Status{Generation: m.rec.Generation, Phase: Ready}
+	keys := keysOf(m.key.id, m.rec)
+	if m.rec.Removing {
+		s.Phase = Removing
+		for _, k := range slices.Backward(keys) {
+			if e := g.unknown[k]; e != nil {
+				return s.because(e, 0), nil
+			}
+			if f := g.fails[k]; f != nil {
+				if f.err.Reason == GuestBusy {
+					s.Phase = Degraded
+				}
+				return s.because(f.err, f.attempts), f.err
+			}
+		}
+		return s, nil
+	}
+	if at := m.rec.Attachment; at != nil {
+		answer := instances[at.InstanceUUID]
+		if answer.err != nil && answer.err.Reason == InstanceNotFound {
+			s.Phase = Pending
+			return s.because(answer.err, 0), nil
+		}
+		if answer.err == nil && !answer.instance.Running {
+			s.Phase = Pending
+			e := precondition(InstanceOff, "instance %s is not running: the share is attached when it is started", quote(at.Instance))
+			return s.because(e, 0), e
+		}
+	}
+	for _, k := range keys {
+		if _, wanted := w.Want[k]; !wanted {
+			continue
+		}
+		if e := g.unknown[k]; e != nil {
+			s.Phase = Degraded
+			return s.because(e, 0), nil
+		}
+		if s, failure, bad := a.judgeKeyLocked(g, k, s, w, plan); bad {
+			return s, failure
+		}
+	}
+	s.ObservedGeneration = m.rec.Generation
+	if k := keys[0]; g.gone[k] {
+		s.Phase = Degraded
+		return s.because(&Error{Reason: ShareGone, Message: "the share was deleted at the backend while in use: remove this object, it serves nothing"}, 0), nil
+	}
+	return s, nil
+}
+
+func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s Status, w reconcile.World, plan reconcile.Plan) (Status, *Error, bool) {
+	if settled(k, w) {
+		return s, nil, false
+	}
+	if cause, blocked := plan.Blocked[k]; blocked && cause != k {
+		if f := g.fails[cause]; f != nil {
+			s.Phase = Failed
+			return s.because(f.err, f.attempts), f.err, true
+		}
+		s.Phase = Pending
+		e := &Error{Reason: Waiting, Message: fmt.Sprintf("waits for %v", cause)}
+		if cause.Kind == reconcile.Gateway {
+			e = &Error{Reason: GatewayDown, Message: fmt.Sprintf("waits for the gateway of network %s: see its status", cause.Name)}
+		}
+		return s.because(e, 0), nil, true
+	}
+	if f := g.fails[k]; f != nil {
+		s.Phase = Failed
+		_, there := w.Is[k]
+		if there || k.Kind == reconcile.GuestMount {
+			s.Phase = Degraded // the share reaches its user all the same
+		}
+		if k.Kind == reconcile.GuestMount {
+			s.ObservedGeneration = s.Generation
+		}
+		return s.because(f.err, f.attempts), f.err, true
+	}
+	s.Phase = Working
+	return s, nil, true
+}
+
+// because adds why.
+func (s Status) because(e *Error, attempts int) Status {
+	s.Reason, s.Message, s.Attempts = e.Reason, e.Error(), attempts
+	return s
+}
+
+// setStatusLocked keeps the time of the last real change, logs a transition
+// once, and wakes those who wait.
+func (a *Agent) setStatusLocked(o *object, s Status, failure *Error) {
+	o.failure = failure
+	old := o.status
+	s.Since = old.Since
+	if old.Phase != s.Phase || old.Reason != s.Reason || old.Generation != s.Generation {
+		s.Since = time.Now()
+	}
+	if s.Phase == Ready {
+		o.wasReady = true
+	}
+	if s == old {
+		return
+	}
+	o.status = s
+	if old.Phase != s.Phase || old.Reason != s.Reason {
+		attrs := []any{o.key.kind, o.key.id, "phase", string(s.Phase), "reason", string(s.Reason), "gen", s.Generation}
+		switch s.Phase {
+		case Failed, Degraded:
+			a.log.Warn("object changed", append(attrs, "message", s.Message)...)
+		case Ready:
+			a.log.Info("object changed", attrs...)
+		default:
+			a.log.Debug("object changed", attrs...)
+		}
+	}
+	o.broadcast()
+	a.tellLocked(o, false)
+}
+
+// broadcast wakes everybody who waits for the object.
+func (o *object) broadcast() {
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+// intent is what the object is or is about to be.
+func (o *object) intent() *record {
+	if o.pending != nil {
+		return o.pending
+	}
+	return o.rec
+}

@@ -1,0 +1,348 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/drivers"
+	"github.com/causeway-project/causeway/drivers/mounts"
+	"github.com/causeway-project/causeway/ganesha"
+)
+
+// deadlines is the one table of how long a step may take. A step that is cut
+// off is looked at and tried again.
+var deadlines = map[reconcile.Kind]time.Duration{
+	reconcile.Mount:      30 * time.Second,
+	reconcile.Namespace:  15 * time.Second,
+	reconcile.Gateway:    30 * time.Second,
+	reconcile.View:       5 * time.Second,
+	reconcile.Export:     10 * time.Second,
+	reconcile.Daemon:     10 * time.Second,
+	reconcile.Device:     15 * time.Second,
+	reconcile.GuestMount: 15 * time.Second,
+}
+
+// lookDeadline bounds one observation.
+const lookDeadline = 10 * time.Second
+
+// do takes one step.
+func (a *Agent) do(ctx context.Context, g *group, s reconcile.Step, members []member) error {
+	m, ok := memberOf(s.Key, members)
+	if !ok {
+		return fmt.Errorf("%v: no record owns it", s)
+	}
+	ctx, cancel := context.WithTimeout(ctx, deadlines[s.Key.Kind])
+	defer cancel()
+	crashpoint.Hit(crashpoint.At(crashpoint.StepBegin, s.Key.Kind.String(), string(s.Verb)))
+	err := a.doKind(ctx, g, s, m)
+	crashpoint.Hit(crashpoint.At(crashpoint.StepEnd, s.Key.Kind.String(), string(s.Verb)))
+	if err != nil {
+		return fmt.Errorf("%v: %w", s, err)
+	}
+	return nil
+}
+
+// memberOf finds the record that describes a key; of several that share a
+// mount any will do.
+func memberOf(k reconcile.Key, members []member) (member, bool) {
+	for _, m := range members {
+		for _, own := range keysOf(m.key.id, m.rec) {
+			if own == k {
+				return m, true
+			}
+		}
+	}
+	return member{}, false
+}
+
+func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member) error {
+	remove := s.Verb == reconcile.Remove
+	switch s.Key.Kind {
+	case reconcile.Mount:
+		if remove {
+			return a.unmount(ctx, m)
+		}
+		return a.mount(ctx, m)
+	case reconcile.View:
+		if remove {
+			return a.removeMountpoint(ctx, a.at.view(m.rec.Export.Network, m.key.id))
+		}
+		return a.makeView(ctx, m)
+	case reconcile.Namespace:
+		if remove {
+			return a.o.Namespaces.Remove(ctx, a.networkOf(m))
+		}
+		return a.o.Namespaces.Ensure(ctx, a.networkOf(m))
+	case reconcile.Gateway:
+		if remove {
+			return a.stopGateway(ctx, m)
+		}
+		return a.startGateway(ctx, g, s.Key, m)
+	case reconcile.Export:
+		server := a.existingServer(m.rec.Export.Network)
+		if server == nil {
+			return ganesha.ErrNotRunning
+		}
+		if remove {
+			return server.Remove(ctx, m.rec.Export.ExportID)
+		}
+		return server.Put(ctx, a.exportOf(m))
+	case reconcile.Daemon:
+		if remove {
+			return a.o.Daemons.Stop(ctx, a.at.daemon(m.key.id))
+		}
+		return a.o.Daemons.Start(ctx, a.at.daemon(m.key.id), a.at.mount(m.rec.Attachment.Mount))
+	case reconcile.Device:
+		if remove {
+			return a.detach(ctx, m)
+		}
+		return a.o.Instances.Attach(ctx, a.deviceOf(m))
+	case reconcile.GuestMount:
+		if remove {
+			return a.guestUnmount(ctx, m)
+		}
+		return a.guestMount(ctx, m)
+	}
+	return errors.New("unknown kind")
+}
+
+func (a *Agent) mount(ctx context.Context, m member) error {
+	conn, err := a.connectionOf(m)
+	if err != nil {
+		return err
+	}
+	d, ok := a.o.Drivers.Get(conn.Kind)
+	if !ok {
+		return precondition(UnknownDriver, "this agent has no driver for %q any more: restore its configuration", conn.Kind)
+	}
+	target := a.at.mount(m.rec.mountName())
+	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return d.Mount(ctx, drivers.MountRequest{Connection: conn, Target: target, ReadOnly: m.rec.readOnly()})
+}
+
+func (a *Agent) unmount(ctx context.Context, m member) error {
+	target := a.at.mount(m.rec.mountName())
+	if d, ok := a.o.Drivers.Get(m.rec.connection().Kind); ok {
+		if err := d.Unmount(ctx, target); err != nil {
+			return err
+		}
+	}
+	return a.removeMountpoint(ctx, target)
+}
+
+// removeMountpoint takes away what is mounted at a directory of ours, and the
+// directory.
+func (a *Agent) removeMountpoint(ctx context.Context, target string) error {
+	if err := a.o.Mounts.Unmount(ctx, target); err != nil {
+		return err
+	}
+	// os.Remove takes an empty directory alone: should the unmount have lied,
+	// no file of a tenant goes with it.
+	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// makeView shows a share below the directory that its gateway sees.
+func (a *Agent) makeView(ctx context.Context, m member) error {
+	dir := a.at.exports(m.rec.Export.Network)
+	if err := a.shareDir(dir); err != nil {
+		return err
+	}
+	target := a.at.view(m.rec.Export.Network, m.key.id)
+	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if _, ok, err := a.o.Mounts.At(target); err != nil || ok {
+		return err
+	}
+	return a.o.Mounts.BindPath(a.at.mount(m.rec.Export.Mount), target, mounts.BindOptions{ReadOnly: m.rec.Export.ReadOnly})
+}
+
+func (a *Agent) shareDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return a.o.Mounts.Shared(dir)
+}
+
+func (a *Agent) startGateway(ctx context.Context, g *group, k reconcile.Key, m member) error {
+	if err := a.shareDir(a.at.exports(m.key.id)); err != nil {
+		return err
+	}
+	server := a.server(m.key.id, m.rec.Network)
+	if err := server.Start(ctx, func() []ganesha.Export { return a.mountedExports(m.key.id) }); err != nil {
+		return err
+	}
+	st, err := server.Status(ctx)
+	if err != nil {
+		return err
+	}
+	done := server.Done()
+	if !st.Running || done == nil {
+		return ganesha.ErrNotRunning
+	}
+	if err := a.dropUnknownExports(ctx, m.key.id, server); err != nil {
+		return err
+	}
+	a.gatewayServes(m.key.id, st)
+	a.watchEnd(g, k, done, nil) // the look that follows notes the end and its cause
+	return nil
+}
+
+// mountedExports lists what a gateway that starts now should serve from its
+// first moment: exports that are wanted and whose tree is in place. The others
+// are put in one by one.
+func (a *Agent) mountedExports(network string) []ganesha.Export {
+	a.mu.Lock()
+	var ms []member
+	for key, o := range a.objects {
+		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network && !o.rec.Removing {
+			ms = append(ms, member{key, o.rec})
+		}
+	}
+	a.mu.Unlock()
+	var exports []ganesha.Export
+	for _, m := range ms {
+		if _, ok, err := a.o.Mounts.At(a.at.view(network, m.key.id)); err == nil && ok {
+			exports = append(exports, a.exportOf(m))
+		}
+	}
+	return exports
+}
+
+// dropUnknownExports withdraws what an adopted gateway serves and no record
+// asks for, unless a record that cannot be read may do so.
+func (a *Agent) dropUnknownExports(ctx context.Context, network string, server Server) error {
+	ids, err := server.IDs(ctx)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	known := map[uint16]bool{}
+	for _, o := range a.objects {
+		if r := o.intent(); r != nil && r.Export != nil && r.Export.Network == network {
+			known[r.Export.ExportID] = true
+		}
+	}
+	damaged := len(a.damagedOf(kindExport)) > 0
+	a.mu.Unlock()
+	for _, id := range ids {
+		if known[id] || damaged {
+			continue
+		}
+		a.log.Warn("gateway served an export without a record, which is withdrawn", "network", network, "export_id", id)
+		if err := server.Remove(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Agent) stopGateway(ctx context.Context, m member) error {
+	a.gatewayStops(m.key.id)
+	if err := a.server(m.key.id, m.rec.Network).Stop(ctx, ganesha.StopOptions{Forget: true}); err != nil {
+		return err
+	}
+	return a.removeMountpoint(ctx, a.at.exports(m.key.id))
+}
+
+func (a *Agent) deviceOf(m member) Device {
+	return Device{
+		Instance: m.rec.Attachment.InstanceUUID, Alias: m.rec.Attachment.Alias,
+		Tag: m.rec.Attachment.Tag, Socket: a.at.socket(m.key.id),
+	}
+}
+
+// detach takes the device out. Where its daemon is dead the guest was not asked
+// to unmount before, since its task would have hung for ever; it can be asked
+// now, when every request to the device fails at once.
+func (a *Agent) detach(ctx context.Context, m member) error {
+	dead := !a.daemonRuns(m)
+	if err := a.o.Instances.Detach(ctx, a.deviceOf(m)); err != nil {
+		return err
+	}
+	a.setGuest(m.key, GuestUnknown)
+	if dead && m.rec.Attachment.MountAt != "" {
+		if err := a.o.Instances.GuestUnmount(ctx, guestMountOf(m)); err != nil {
+			a.log.Warn("guest keeps a dead mount", "attachment", m.key.id, "err", err)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) daemonRuns(m member) bool {
+	done, err := a.o.Daemons.Done(a.at.daemon(m.key.id))
+	return err == nil && done != nil
+}
+
+func guestMountOf(m member) GuestMount {
+	at := m.rec.Attachment
+	return GuestMount{Instance: at.InstanceUUID, Tag: at.Tag, Path: at.MountAt, ReadOnly: at.ReadOnly}
+}
+
+func (a *Agent) guestMount(ctx context.Context, m member) error {
+	if err := a.o.Instances.GuestMount(ctx, guestMountOf(m)); err != nil {
+		a.setGuest(m.key, GuestDeviceOnly)
+		return err
+	}
+	a.setGuest(m.key, GuestMounted)
+	return nil
+}
+
+// guestUnmount asks the guest first. One whose agent does not answer cannot be
+// asked; its device goes all the same, and the guest's I/O then fails.
+func (a *Agent) guestUnmount(ctx context.Context, m member) error {
+	if !a.daemonRuns(m) {
+		a.setGuest(m.key, GuestDeviceOnly)
+		return nil
+	}
+	err := a.o.Instances.GuestUnmount(ctx, guestMountOf(m))
+	if e := (*Error)(nil); errors.As(err, &e) && (e.Reason == GuestAgentAbsent || e.Reason == InstanceOff || e.Reason == InstanceNotFound) {
+		a.log.Warn("guest could not be asked to unmount, its device is taken out without", "attachment", m.key.id, "err", err)
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	a.setGuest(m.key, GuestDeviceOnly)
+	return nil
+}
+
+func (a *Agent) setGuest(key objectKey, s GuestState) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if o := a.objects[key]; o != nil {
+		o.guest = s
+	}
+}
+
+// connectionOf is a record's connection with its secret.
+func (a *Agent) connectionOf(m member) (drivers.Connection, error) {
+	c := m.rec.connection()
+	secret, err := a.ledger.Secret(m.key.kind, m.key.id)
+	if err != nil {
+		return drivers.Connection{}, err
+	}
+	return drivers.Connection{Kind: c.Kind, Source: c.Source, Options: c.Options, Secret: drivers.NewSecret(secret)}, nil
+}
+
+func mustMAC(s string) net.HardwareAddr {
+	mac, err := net.ParseMAC(s)
+	if err != nil {
+		return nil // a record of ours holds a MAC; netns refuses one without
+	}
+	return mac
+}
+
+func isNotRunning(err error) bool { return errors.Is(err, ganesha.ErrNotRunning) }

@@ -1,0 +1,224 @@
+package agent
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Limits of the words that callers choose. They become file names, host names
+// of links, libvirt aliases and Ganesha paths, so their alphabet is small:
+// what is refused here never reaches another syntax.
+var (
+	idPattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+	tagPattern    = regexp.MustCompile(`^[!-~]{1,36}$`)
+	bridgePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`)
+	pseudoPattern = regexp.MustCompile(`^(/[A-Za-z0-9._@+-]{1,255})+$`)
+)
+
+// quote shows a caller's word in an error, cut and escaped.
+func quote(s string) string {
+	const most = 64
+	if len(s) > most {
+		return fmt.Sprintf("%q... (%d bytes)", s[:most], len(s))
+	}
+	return fmt.Sprintf("%q", s)
+}
+
+func checkID(kind, id string) error {
+	if !idPattern.MatchString(id) || strings.Contains(id, "..") {
+		return invalid(BadID, "%s id %s: use 1 to 63 of A-Z a-z 0-9 . _ -, beginning with a letter or digit, without \"..\"", kind, quote(id))
+	}
+	return nil
+}
+
+// checkGivenID is for ids of what should exist already: one that could never
+// be is not there.
+func checkGivenID(kind, id string) error {
+	if id == "" {
+		return invalid(BadID, "the %s id is empty", kind)
+	}
+	return nil
+}
+
+func (a *Agent) checkAttachment(at Attachment) error {
+	if err := checkID("attachment", at.ID); err != nil {
+		return err
+	}
+	if at.Instance == "" || len(at.Instance) > 255 || !printable(at.Instance) {
+		return invalid(BadInstance, "instance %s: give the name or UUID of a libvirt domain, at most 255 printable bytes", quote(at.Instance))
+	}
+	if !tagPattern.MatchString(at.Tag) {
+		return invalid(BadTag, "tag %s: use 1 to 36 bytes of printable ASCII without spaces", quote(at.Tag))
+	}
+	if p := at.MountAt; p != "" && (!path.IsAbs(p) || path.Clean(p) != p || p == "/" || len(p) > 1024 || !printable(p)) {
+		return invalid(BadMountPath, "mount path %s: give a clean absolute path in the guest, for example /mnt/docs", quote(p))
+	}
+	return a.checkConnection(at.Connection.Kind, func(d driver) error { return d.Validate(at.Connection) })
+}
+
+func (a *Agent) checkExport(e Export) error {
+	if err := checkID("export", e.ID); err != nil {
+		return err
+	}
+	if err := checkID("network", e.Network); err != nil {
+		return err
+	}
+	if len(e.Pseudo) > 1000 || !pseudoPattern.MatchString(e.Pseudo) || path.Clean(e.Pseudo) != e.Pseudo {
+		return invalid(BadPseudo, "pseudo path %s: give a clean absolute path of A-Z a-z 0-9 . _ @ + -, for example /docs", quote(e.Pseudo))
+	}
+	if err := checkRules(e.Rules); err != nil {
+		return err
+	}
+	return a.checkConnection(e.Connection.Kind, func(d driver) error { return d.Validate(e.Connection) })
+}
+
+func (a *Agent) checkConnection(kind string, validate func(driver) error) error {
+	d, ok := a.o.Drivers.Get(kind)
+	if !ok {
+		var kinds []string
+		for _, d := range a.o.Drivers.Descriptions() {
+			kinds = append(kinds, d.Kind)
+		}
+		return invalid(UnknownDriver, "backend kind %s: this agent has %s", quote(kind), strings.Join(kinds, ", "))
+	}
+	if err := validate(d); err != nil {
+		return classify(err)
+	}
+	return nil
+}
+
+const mostRules = 1000
+
+func checkRules(rules []Rule) error {
+	if len(rules) > mostRules {
+		return invalid(BadRule, "%d access rules: an export takes at most %d", len(rules), mostRules)
+	}
+	seen := map[netip.Prefix]bool{}
+	for _, r := range rules {
+		switch {
+		case !r.Client.IsValid():
+			return invalid(BadRule, "an access rule has no client: give an address or prefix, for example 10.77.0.0/24")
+		case r.Client.Addr().Is4In6() || r.Client.Addr().Zone() != "":
+			return invalid(BadRule, "access rule for %v: write IPv4 as such, and no zone", r.Client)
+		case r.Client != r.Client.Masked():
+			return invalid(BadRule, "access rule for %v has bits behind its prefix: did you mean %v or %v?",
+				r.Client, r.Client.Masked(), r.Client.Addr())
+		case r.Level != LevelRO && r.Level != LevelRW:
+			return invalid(BadRule, "access rule for %v: level %s must be ro or rw", r.Client, quote(string(r.Level)))
+		case !slices.Contains([]Squash{SquashNone, SquashRoot, SquashRootID, SquashAll}, r.Squash):
+			return invalid(BadRule, "access rule for %v: squash %s must be none, root, root_id or all", r.Client, quote(string(r.Squash)))
+		case seen[r.Client]:
+			return invalid(BadRule, "two access rules for %v: keep one", r.Client)
+		}
+		seen[r.Client] = true
+	}
+	return nil
+}
+
+// orderRules puts the narrower prefix first: Ganesha takes the first rule that
+// matches, not the best.
+func orderRules(rules []ruleIntent) []ruleIntent {
+	rules = slices.Clone(rules)
+	slices.SortStableFunc(rules, func(a, b ruleIntent) int {
+		return cmp.Or(
+			cmp.Compare(a.Client.Addr().BitLen(), b.Client.Addr().BitLen()),
+			cmp.Compare(b.Client.Bits(), a.Client.Bits()),
+			a.Client.Addr().Compare(b.Client.Addr()))
+	})
+	return rules
+}
+
+func checkNetwork(n Network) error {
+	if err := checkID("network", n.ID); err != nil {
+		return err
+	}
+	if !bridgePattern.MatchString(n.Bridge) {
+		return invalid(BadBridge, "bridge %s: give the name of a Linux bridge, at most 15 bytes", quote(n.Bridge))
+	}
+	if len(n.Addresses) == 0 || len(n.Addresses) > 64 {
+		return invalid(BadAddress, "%d addresses: give 1 to 64 with a prefix length each, for example 10.77.0.2/24", len(n.Addresses))
+	}
+	seen := map[netip.Addr]bool{}
+	for _, p := range n.Addresses {
+		if why := badAddress(p); why != "" {
+			return invalid(BadAddress, "address %v %s", p, why)
+		}
+		if seen[p.Addr()] {
+			return invalid(BadAddress, "address %v is given twice", p.Addr())
+		}
+		seen[p.Addr()] = true
+	}
+	for _, r := range n.Routes {
+		if err := checkRoute(r, n.Addresses); err != nil {
+			return err
+		}
+	}
+	if n.MTU != 0 && (n.MTU < 1280 || n.MTU > 65535) {
+		return invalid(BadMTU, "MTU %d: give 1280 (the least that IPv6 works with) to 65535 bytes, or 0 for the bridge's", n.MTU)
+	}
+	if n.MAC != "" {
+		mac, err := net.ParseMAC(n.MAC)
+		if err != nil || len(mac) != 6 || mac[0]&1 != 0 || slices.Equal(mac, make(net.HardwareAddr, 6)) {
+			return invalid(BadMAC, "MAC %s: give six bytes of a unicast address, for example 02:00:00:12:34:56", quote(n.MAC))
+		}
+	}
+	return nil
+}
+
+// badAddress says why a gateway cannot have the address, or nothing.
+func badAddress(p netip.Prefix) string {
+	if !p.IsValid() {
+		return "is not an address with a prefix length: write it as 10.77.0.2/24"
+	}
+	a := p.Addr()
+	switch {
+	case a.Is4In6() || a.Zone() != "":
+		return "must be plain IPv4 or IPv6"
+	case a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return "cannot be a gateway's: give a unicast address of the tenant's network"
+	case p.Bits() == 0:
+		return "covers every network there is: give the tenant network's own prefix length"
+	case a.Is4() && p.Bits() < 31 && a == p.Masked().Addr():
+		return "is the network's own: give a host's"
+	case a.Is4() && p.Bits() < 31 && a == broadcast(p):
+		return "is the network's broadcast address: give a host's"
+	}
+	return ""
+}
+
+func broadcast(p netip.Prefix) netip.Addr {
+	b := p.Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 1 << (7 - i%8)
+	}
+	return netip.AddrFrom4(b)
+}
+
+func checkRoute(r Route, addresses []netip.Prefix) error {
+	if !r.Destination.IsValid() || r.Destination != r.Destination.Masked() || !r.Via.IsValid() ||
+		r.Destination.Addr().Is4() != r.Via.Is4() {
+		return invalid(BadRoute, "route %v via %v: give a prefix and a next hop of one family, for example 0.0.0.0/0 via 10.77.0.1", r.Destination, r.Via)
+	}
+	if !slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Contains(r.Via) }) {
+		return invalid(BadRoute, "route %v: its next hop %v is on none of the network's prefixes", r.Destination, r.Via)
+	}
+	return nil
+}
+
+func printable(s string) bool {
+	return utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+}
+
+// nested says whether one pseudo path lies inside the other: Ganesha would
+// then want the directory to exist in the outer export.
+func nested(a, b string) bool {
+	return strings.HasPrefix(a+"/", b+"/") || strings.HasPrefix(b+"/", a+"/")
+}

@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"context"
+	"slices"
+	"strings"
+)
+
+// A watcher reads events from a channel of bounded length; one that reads too
+// slowly is ended rather than slowing the agent down.
+type watcher struct {
+	events  chan Event
+	overrun chan struct{}
+}
+
+const watchBuffer = 1024
+
+// Watch sends every object as it is, then one Synced event, then each change,
+// until ctx ends or send fails. A watcher that reads too slowly gets
+// WatchOverrun and starts anew.
+func (a *Agent) Watch(ctx context.Context, send func(Event) error) error {
+	w := &watcher{events: make(chan Event, watchBuffer), overrun: make(chan struct{})}
+	a.mu.Lock()
+	a.watchers[w] = true
+	var now []Event
+	for _, o := range a.objects {
+		if o.rec != nil {
+			now = append(now, a.eventLocked(o, false))
+		}
+	}
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		delete(a.watchers, w)
+	}()
+	slices.SortFunc(now, func(x, y Event) int { return strings.Compare(x.name(), y.name()) })
+	for _, e := range append(now, Event{Synced: true}) {
+		if err := send(e); err != nil {
+			return err
+		}
+	}
+	for {
+		select {
+		case e := <-w.events:
+			if err := send(e); err != nil {
+				return err
+			}
+		case <-w.overrun:
+			return &Error{Kind: Busy, Reason: WatchOverrun, Message: "the watcher read too slowly and missed changes: watch again"}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (e Event) name() string {
+	switch {
+	case e.Attachment != nil:
+		return kindAttachment + "/" + e.Attachment.ID
+	case e.Network != nil:
+		return kindNetwork + "/" + e.Network.ID
+	case e.Export != nil:
+		return kindExport + "/" + e.Export.ID
+	}
+	return ""
+}
+
+// tellLocked hands a change to every watcher.
+func (a *Agent) tellLocked(o *object, deleted bool) {
+	if len(a.watchers) == 0 || o.rec == nil {
+		return
+	}
+	e := a.eventLocked(o, deleted)
+	for w := range a.watchers {
+		select {
+		case w.events <- e:
+		default:
+			close(w.overrun)
+			delete(a.watchers, w)
+		}
+	}
+}
+
+func (a *Agent) eventLocked(o *object, deleted bool) Event {
+	e := Event{Deleted: deleted}
+	switch {
+	case o.rec.Attachment != nil:
+		at := o.attachment()
+		e.Attachment = &at
+	case o.rec.Network != nil:
+		n := a.networkLocked(o)
+		e.Network = &n
+	default:
+		x := a.exportLocked(o)
+		e.Export = &x
+	}
+	return e
+}

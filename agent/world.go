@@ -1,0 +1,356 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/ganesha"
+	"github.com/causeway-project/causeway/netns"
+)
+
+// keysOf lists what a record makes on the host, needs before users.
+func keysOf(id string, r *record) []reconcile.Key {
+	switch {
+	case r.Network != nil:
+		return []reconcile.Key{{Kind: reconcile.Namespace, Name: id}, {Kind: reconcile.Gateway, Name: id}}
+	case r.Export != nil:
+		return []reconcile.Key{{Kind: reconcile.Mount, Name: r.Export.Mount}, {Kind: reconcile.View, Name: id}, {Kind: reconcile.Export, Name: id}}
+	default:
+		keys := []reconcile.Key{{Kind: reconcile.Mount, Name: r.Attachment.Mount}, {Kind: reconcile.Daemon, Name: id}, {Kind: reconcile.Device, Name: id}}
+		if r.Attachment.MountAt != "" {
+			keys = append(keys, reconcile.Key{Kind: reconcile.GuestMount, Name: id})
+		}
+		return keys
+	}
+}
+
+// needsOf says what a key of a record stands on.
+func needsOf(k reconcile.Key, id string, r *record) []reconcile.Key {
+	switch k.Kind {
+	case reconcile.Gateway:
+		return []reconcile.Key{{Kind: reconcile.Namespace, Name: id}}
+	case reconcile.View, reconcile.Daemon:
+		return []reconcile.Key{{Kind: reconcile.Mount, Name: r.mountName()}}
+	case reconcile.Export:
+		return []reconcile.Key{{Kind: reconcile.View, Name: id}, {Kind: reconcile.Gateway, Name: r.Export.Network}}
+	case reconcile.Device:
+		return []reconcile.Key{{Kind: reconcile.Daemon, Name: id}}
+	case reconcile.GuestMount:
+		return []reconcile.Key{{Kind: reconcile.Device, Name: id}}
+	}
+	return nil
+}
+
+// versionOf is what a key of a record should be. Most things have settings
+// that never change in place; their names say which they are.
+func versionOf(k reconcile.Key, r *record) reconcile.Version {
+	switch k.Kind {
+	case reconcile.Device:
+		return deviceVersion(r.Attachment.Tag)
+	case reconcile.Export:
+		return reconcile.Version{Identity: "here", Settings: fmt.Sprint(r.Export.Rules)}
+	}
+	return here
+}
+
+var here = reconcile.Version{Identity: "here"}
+
+// drifted is a thing that is there and has to be put right in place.
+var drifted = reconcile.Version{Identity: "here", Settings: "drifted"}
+
+func deviceVersion(tag string) reconcile.Version {
+	return reconcile.Version{Identity: "tag " + tag}
+}
+
+// world is what the planner looks at: what the members want, and what is
+// there. It looks only at what has not been seen since the last step at it.
+func (a *Agent) world(ctx context.Context, g *group, members []member, instances instanceCache) reconcile.World {
+	w := reconcile.World{
+		Want: map[reconcile.Key]reconcile.Want{}, Unknown: map[reconcile.Key]bool{},
+		Outside: map[reconcile.Key]bool{}, Uses: map[reconcile.Key][]reconcile.Key{},
+	}
+	for _, m := range members {
+		wanted := a.wanted(ctx, g, m, instances)
+		for _, k := range keysOf(m.key.id, m.rec) {
+			needs := needsOf(k, m.key.id, m.rec)
+			w.Uses[k] = needs
+			if slices.Contains(wanted, k) {
+				w.Want[k] = reconcile.Want{Version: versionOf(k, m.rec), Needs: needs}
+			}
+			if !g.seen[k] {
+				a.look(ctx, g, k, m, instances)
+			}
+		}
+		if e := m.rec.Export; e != nil && a.serving(e.Network) {
+			w.Outside[reconcile.Key{Kind: reconcile.Gateway, Name: e.Network}] = true
+		}
+	}
+	w.Is = g.is
+	for k := range g.unknown {
+		w.Unknown[k] = true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	g.there = make(map[reconcile.Key]bool, len(g.is))
+	for k := range g.is {
+		g.there[k] = true
+		if _, wanted := w.Want[k]; k.Kind == reconcile.Mount && !wanted && a.pinnedLocked() {
+			// A record that could not be read may own it: it stays.
+			w.Want[k] = reconcile.Want{Version: here}
+		}
+	}
+	return w
+}
+
+// pinnedLocked says whether a damaged record may own a mount.
+func (a *Agent) pinnedLocked() bool {
+	for _, d := range a.damaged {
+		if d.Kind != kindNetwork {
+			return true
+		}
+	}
+	return false
+}
+
+// wanted lists those of a member's keys that should be there now.
+func (a *Agent) wanted(ctx context.Context, g *group, m member, instances instanceCache) []reconcile.Key {
+	if m.rec.Removing {
+		return nil
+	}
+	keys := keysOf(m.key.id, m.rec)
+	switch {
+	case m.rec.Network != nil && !a.hasExports(m.key.id):
+		return keys[:1]
+	case m.rec.Attachment != nil:
+		// An instance that is off has no device, and needs no daemon and no
+		// mount. While libvirt is away nobody knows, and all stays.
+		i, err := instances.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
+		if err == nil && !i.Running || err != nil && err.Reason == InstanceNotFound {
+			return nil
+		}
+	}
+	return keys
+}
+
+// hasExports says whether a network's gateway has anything to serve. A record
+// that could not be read may be an export of it.
+func (a *Agent) hasExports(network string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.damagedOf(kindExport)) > 0 {
+		return true
+	}
+	for _, o := range a.objects {
+		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *Agent) damagedOf(kind string) []string {
+	var ids []string
+	for _, d := range a.damaged {
+		if d.Kind == kind {
+			ids = append(ids, d.ID)
+		}
+	}
+	return ids
+}
+
+// serving says whether a network's gateway takes exports.
+func (a *Agent) serving(network string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[objectKey{kindNetwork, network}]
+	return o != nil && o.gateway.Running
+}
+
+// look observes one key and notes what it saw: there, not there, or unknown.
+func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member, instances instanceCache) {
+	ctx, cancel := context.WithTimeout(ctx, lookDeadline)
+	defer cancel()
+	v, there, err := a.observe(ctx, g, k, m, instances)
+	delete(g.is, k)
+	delete(g.unknown, k)
+	switch {
+	case err != nil:
+		g.unknown[k] = classify(err)
+	case there:
+		g.is[k] = v
+	}
+	g.seen[k] = true
+}
+
+func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member, instances instanceCache) (reconcile.Version, bool, error) {
+	switch k.Kind {
+	case reconcile.Mount:
+		mounted, ok, err := a.o.Mounts.At(a.at.mount(k.Name))
+		a.mu.Lock()
+		g.gone[k] = ok && mounted.Gone
+		a.mu.Unlock()
+		return here, ok, err
+	case reconcile.View:
+		_, ok, err := a.o.Mounts.At(a.at.view(m.rec.Export.Network, m.key.id))
+		return here, ok, err
+	case reconcile.Namespace:
+		st, err := a.o.Namespaces.Observe(ctx, a.networkOf(m))
+		if len(st.Drift) > 0 {
+			a.log.Warn("network drifted and will be repaired", "network", m.key.id, "drift", st.Drift)
+			return drifted, st.Exists, err
+		}
+		return here, st.Exists, err
+	case reconcile.Gateway:
+		return a.observeGateway(ctx, g, k, m)
+	case reconcile.Export:
+		return a.observeExport(ctx, m)
+	case reconcile.Daemon:
+		done, err := a.o.Daemons.Done(a.at.daemon(m.key.id))
+		if err != nil || done == nil {
+			return here, false, err
+		}
+		a.watchEnd(g, k, done, nil)
+		return here, true, nil
+	case reconcile.Device:
+		return a.observeDevice(ctx, m, instances)
+	case reconcile.GuestMount:
+		return here, a.guestMounted(g, m), nil
+	}
+	return reconcile.Version{}, false, fmt.Errorf("observe %v: unknown kind", k)
+}
+
+// observeGateway calls a gateway that an earlier agent started "drifted", so
+// that it is adopted before exports are put into it.
+func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
+	s := a.server(m.key.id, m.rec.Network)
+	st, err := s.Status(ctx)
+	if err != nil {
+		return here, false, err
+	}
+	if !st.Running {
+		a.gatewayEnded(m.key.id, st.LastLog)
+		return here, false, nil
+	}
+	if !a.serving(m.key.id) {
+		return drifted, true, nil
+	}
+	return here, true, nil
+}
+
+func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version, bool, error) {
+	if !a.serving(m.rec.Export.Network) {
+		return here, false, nil // a gateway that does not run serves nothing
+	}
+	s := a.existingServer(m.rec.Export.Network)
+	if s == nil {
+		return here, false, nil
+	}
+	v := versionOf(reconcile.Key{Kind: reconcile.Export}, m.rec)
+	has, err := s.Has(ctx, a.exportOf(m))
+	switch {
+	case err != nil && !has:
+		if isNotRunning(err) {
+			return here, false, nil
+		}
+		return here, false, err
+	case has:
+		return v, true, nil
+	}
+	ids, err := s.IDs(ctx)
+	if isNotRunning(err) {
+		return here, false, nil
+	}
+	return drifted, slices.Contains(ids, m.rec.Export.ExportID), err
+}
+
+func (a *Agent) existingServer(network string) Server {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.servers[network]
+}
+
+func (a *Agent) observeDevice(ctx context.Context, m member, instances instanceCache) (reconcile.Version, bool, error) {
+	i, err := instances.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
+	if err != nil {
+		if err.Reason == InstanceNotFound {
+			return here, false, nil
+		}
+		return here, false, err
+	}
+	for _, d := range i.Devices {
+		if d.Alias != m.rec.Attachment.Alias {
+			continue
+		}
+		if d.Socket != a.at.socket(m.key.id) {
+			return reconcile.Version{Identity: "socket " + d.Socket}, true, nil
+		}
+		return deviceVersion(d.Tag), true, nil
+	}
+	return here, false, nil
+}
+
+// guestMounted trusts what this agent did. After a restart it does not know:
+// mounting what is mounted is success, and so is unmounting what is not, so
+// each is then tried.
+func (a *Agent) guestMounted(g *group, m member) bool {
+	_, device := g.is[reconcile.Key{Kind: reconcile.Device, Name: m.key.id}]
+	if !device {
+		return false
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[m.key]
+	if o == nil {
+		return false
+	}
+	return o.guest == GuestMounted || o.guest == GuestUnknown && m.rec.Removing
+}
+
+// networkOf and exportOf say in the terms of the parts what a record wants.
+func (a *Agent) networkOf(m member) netns.Network {
+	n := m.rec.Network
+	out := netns.Network{
+		Namespace: n.Namespace, HostLink: n.HostLink, Bridge: n.Bridge, Addresses: n.Addresses, MTU: n.MTU, MAC: mustMAC(n.LinkMAC),
+	}
+	for _, r := range n.Routes {
+		out.Routes = append(out.Routes, netns.Route{Destination: r.Destination, Via: r.Via})
+	}
+	return out
+}
+
+func (a *Agent) exportOf(m member) ganesha.Export {
+	e := m.rec.Export
+	out := ganesha.Export{
+		ID: e.ExportID, Path: filepath.Clean(a.at.view(e.Network, m.key.id)), Pseudo: e.Pseudo, FSID: e.FSID,
+	}
+	for _, r := range orderRules(e.Rules) {
+		out.Rules = append(out.Rules, ganesha.Rule{
+			Client: r.Client, Level: ganesha.Level(r.Level), Squash: ganesha.Squash(r.Squash), AnonUID: r.AnonUID, AnonGID: r.AnonGID,
+		})
+	}
+	return out
+}
+
+// instanceCache holds one pass's answers of libvirt.
+type instanceCache map[string]instanceAnswer
+
+type instanceAnswer struct {
+	instance Instance
+	err      *Error
+}
+
+func (c instanceCache) get(ctx context.Context, is Instances, uuid string) (Instance, *Error) {
+	if got, ok := c[uuid]; ok {
+		return got.instance, got.err
+	}
+	i, err := is.Instance(ctx, uuid)
+	got := instanceAnswer{instance: i}
+	if err != nil {
+		got.err = classify(err)
+	}
+	c[uuid] = got
+	return got.instance, got.err
+}
