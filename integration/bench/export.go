@@ -1,0 +1,431 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/integration/nfs41"
+)
+
+const (
+	networkID = "bench"
+	content   = "what the client reads"
+)
+
+// putNetwork makes the tenant network, without exports.
+func (b *bench) putNetwork(ctx context.Context) error {
+	_, err := b.networks.Put(ctx, &nodev1.PutNetworkRequest{Network: &nodev1.Network{
+		Id:        networkID,
+		Plug:      &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: bridge}},
+		Addresses: []string{agentPrefix},
+	}})
+	return err
+}
+
+// directory makes a directory in the pool with one file in it, and returns its
+// path.
+func (b *bench) directory(name string) (string, error) {
+	dir := filepath.Join(b.world.pool, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	return dir, os.WriteFile(filepath.Join(dir, "file"), []byte(content), 0o644)
+}
+
+func (b *bench) putExport(ctx context.Context, name string) error {
+	_, err := b.exports.Put(ctx, &nodev1.PutExportRequest{Export: &nodev1.Export{
+		Id:         name,
+		Network:    networkID,
+		Connection: b.connection(name),
+		Rules: []*nodev1.AccessRule{{
+			Client: "10.99.0.0/24", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_NONE,
+		}},
+	}})
+	return err
+}
+
+func (b *bench) deleteExport(ctx context.Context, name string) error {
+	_, err := b.exports.Delete(ctx, &nodev1.DeleteExportRequest{Id: name})
+	return err
+}
+
+// client dials from the client's namespace, again and again until it works.
+func client(ctx context.Context, address string, t nfs41.Timing) (*nfs41.Client, error) {
+	return nfs41.Dial(ctx, nfs41.Options{Address: address, NetNS: netnsPath(clientNS), Owner: "bench", Timing: t})
+}
+
+// quick is short of every wait of the client's own, so that the server's are
+// what is measured.
+func quick() nfs41.Timing {
+	return nfs41.Timing{Retry: 2 * time.Millisecond, RetryMax: 2 * time.Millisecond,
+		Refused: 2 * time.Millisecond, Connect: 5 * time.Millisecond, Reply: 10 * time.Second}
+}
+
+// read is a client's way to its first byte: connect, session, open, read.
+func read(ctx context.Context, address, path string) error {
+	c, err := client(ctx, address, quick())
+	if err != nil {
+		return err
+	}
+	data, err := c.ReadFile(ctx, path)
+	if err == nil && string(data) != content {
+		err = fmt.Errorf("%s: read %q", path, data)
+	}
+	return errors.Join(err, c.Close(ctx))
+}
+
+// learn makes one export, reads what the agent rendered for it, and takes it
+// away again.
+func (b *bench) learn(ctx context.Context) (template, error) {
+	if b.template.server != "" {
+		return b.template, nil
+	}
+	if _, err := b.directory("template"); err != nil {
+		return template{}, err
+	}
+	err := b.putNetwork(ctx)
+	if err == nil {
+		err = b.putExport(ctx, "template")
+	}
+	if err == nil {
+		b.template, err = readTemplate(b.world.gatewayConf(networkID))
+	}
+	return b.template, errors.Join(err, b.deleteExport(ctx, "template"))
+}
+
+// firstExport compares the first export of a network that is there, which
+// starts the gateway, with a hand-made gateway that has it in its
+// configuration; both to the end of the client's first read.
+func (b *bench) firstExport(ctx context.Context) ([]Result, error) {
+	t, err := b.learn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := b.directory("first")
+	if err != nil {
+		return nil, err
+	}
+	var ours, raw []time.Duration
+	for range b.runs {
+		start := time.Now()
+		if err := b.putExport(ctx, "first"); err != nil {
+			return nil, err
+		}
+		if err := read(ctx, agentAddress, "/first/file"); err != nil {
+			return nil, err
+		}
+		ours = append(ours, time.Since(start))
+		if err := b.deleteExport(ctx, "first"); err != nil {
+			return nil, err
+		}
+
+		e := handExport{id: 1, path: dir}
+		g, err := newHandGateway(filepath.Join(b.dir, "hand"), t, e)
+		if err != nil {
+			return nil, err
+		}
+		start = time.Now()
+		err = g.start()
+		if err == nil {
+			err = read(ctx, handAddress, e.pseudo()+"/file")
+		}
+		raw = append(raw, time.Since(start))
+		if err != nil {
+			err = fmt.Errorf("%w; the log of the hand-made gateway ends: %s", err, g.log())
+		}
+		if err := errors.Join(err, g.stop()); err != nil {
+			return nil, err
+		}
+	}
+	b.log.Info("first export", "ours", spread(ours), "raw", spread(raw))
+	return []Result{beside("first_export_to_read", median(ours), median(raw),
+		"bus and Ganesha started by hand").want(1.5)}, nil
+}
+
+// furtherExport compares one more export with a bare AddExport, both at few
+// and at many.
+func (b *bench) furtherExport(ctx context.Context) ([]Result, error) {
+	t, err := b.learn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var results []Result
+	var ours [2]time.Duration
+	for i, n := range []int{10, many} {
+		our, err := b.furtherOurs(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		raw, err := b.furtherRaw(ctx, t, n)
+		if err != nil {
+			return nil, err
+		}
+		b.log.Info("further export", "at", n, "ours", spread(our), "raw", spread(raw))
+		ours[i] = median(our)
+		results = append(results, beside(fmt.Sprintf("further_export_at_%d", n), ours[i], median(raw),
+			"bare D-Bus AddExport").want(3))
+	}
+	growth := alone(fmt.Sprintf("further_export_growth_10_to_%d", many), float64(ours[1])/float64(ours[0]), "times")
+	rawGrowth := *results[1].PeerValue / *results[0].PeerValue
+	growth.Peer, growth.PeerValue = "bare D-Bus AddExport", &rawGrowth
+	return append(results, growth.want(2)), nil
+}
+
+// many is how many exports a well-filled gateway has.
+const many = 500
+
+// fill makes the exports "fill-0" to "fill-(n-1)", and keeps those that are
+// there.
+func (b *bench) fill(ctx context.Context, n int) error {
+	if err := b.putNetwork(ctx); err != nil {
+		return err
+	}
+	workers, ctx := errgroup.WithContext(ctx)
+	workers.SetLimit(8)
+	for i := range n {
+		name := fmt.Sprintf("fill-%d", i)
+		workers.Go(func() error {
+			if _, err := b.directory(name); err != nil {
+				return err
+			}
+			return b.putExport(ctx, name)
+		})
+	}
+	return workers.Wait()
+}
+
+func (b *bench) furtherOurs(ctx context.Context, n int) ([]time.Duration, error) {
+	if err := b.fill(ctx, n); err != nil {
+		return nil, err
+	}
+	if _, err := b.directory("further"); err != nil {
+		return nil, err
+	}
+	var samples []time.Duration
+	for range b.runs {
+		start := time.Now()
+		if err := b.putExport(ctx, "further"); err != nil {
+			return nil, err
+		}
+		samples = append(samples, time.Since(start))
+		if err := b.deleteExport(ctx, "further"); err != nil {
+			return nil, err
+		}
+	}
+	return samples, nil
+}
+
+func (b *bench) furtherRaw(ctx context.Context, t template, n int) (samples []time.Duration, err error) {
+	exports := make([]handExport, n)
+	for i := range exports {
+		exports[i] = handExport{id: i + 1, path: filepath.Join(b.world.pool, fmt.Sprintf("fill-%d", i))}
+	}
+	g, err := newHandGateway(filepath.Join(b.dir, "hand"), t, exports...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, g.stop()) }()
+	if err := g.start(); err != nil {
+		return nil, err
+	}
+	if err := read(ctx, handAddress, exports[n-1].pseudo()+"/file"); err != nil {
+		return nil, err
+	}
+	bus, err := g.connectBus()
+	if err != nil {
+		return nil, err
+	}
+	defer bus.conn.Close()
+	for i := range b.runs {
+		// Ganesha frees a removed export after its answer, and until then
+		// refuses its id.
+		e := handExport{id: n + 1 + i, path: filepath.Join(b.world.pool, "further")}
+		block, err := t.renderExport(e)
+		if err != nil {
+			return nil, err
+		}
+		start := time.Now()
+		if err := bus.add(ctx, e, block); err != nil {
+			return nil, err
+		}
+		samples = append(samples, time.Since(start))
+		if err := bus.remove(ctx, e); err != nil {
+			return nil, err
+		}
+	}
+	return samples, nil
+}
+
+// stall compares how long a client's open file stands still when the gateway
+// is killed, with the agent's restart and with one by hand.
+func (b *bench) stall(ctx context.Context) ([]Result, error) {
+	t, err := b.learn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := b.directory("stall")
+	if err != nil {
+		return nil, err
+	}
+	if err := b.putExport(ctx, "stall"); err != nil {
+		return nil, err
+	}
+	e := handExport{id: 1, path: dir}
+	g, err := newHandGateway(filepath.Join(b.dir, "hand"), t, e)
+	if err != nil {
+		return nil, err
+	}
+	if err := g.start(); err != nil {
+		return nil, errors.Join(err, g.stop())
+	}
+	results, err := b.stalls(ctx, g, e)
+	return results, errors.Join(err, g.stop(), b.deleteExport(ctx, "stall"))
+}
+
+func (b *bench) stalls(ctx context.Context, g *handGateway, e handExport) ([]Result, error) {
+	killOurs := func() error {
+		reply, err := b.networks.Get(ctx, &nodev1.GetNetworkRequest{Id: networkID})
+		if err != nil {
+			return err
+		}
+		return killProcess(int(reply.GetNetwork().GetGateway().GetPid()))
+	}
+	killHand := func() error { return errors.Join(g.kill(), g.start()) }
+	var results []Result
+	for _, c := range []struct {
+		name   string
+		timing nfs41.Timing
+	}{
+		{"stall_of_open_file_quick_client", quick()},
+		{"stall_of_open_file_linux_timing", nfs41.Linux()},
+	} {
+		ours, err := b.stallOf(ctx, stalled{agentAddress, "/stall/file", c.timing, killOurs})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+		raw, err := b.stallOf(ctx, stalled{handAddress, e.pseudo() + "/file", c.timing, killHand})
+		if err != nil {
+			return nil, fmt.Errorf("%s by hand: %w; its log ends: %s", c.name, err, g.log())
+		}
+		b.log.Info(c.name, "ours", spread(ours), "raw", spread(raw))
+		results = append(results, beside(c.name, median(ours), median(raw), "kill -9 and start by hand").want(1.5))
+	}
+	return results, nil
+}
+
+type stalled struct {
+	address, path string
+	timing        nfs41.Timing
+	kill          func() error
+}
+
+// stallOf writes to one open file and kills the server under it. A sample is
+// the time between the kill and the first write that was answered by the new
+// process.
+func (b *bench) stallOf(ctx context.Context, s stalled) (samples []time.Duration, err error) {
+	c, err := client(ctx, s.address, s.timing)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.Close(ctx)) }()
+	f, err := c.Open(ctx, s.path, nfs41.OpenOptions{Access: nfs41.ReadWrite})
+	if err != nil {
+		return nil, err
+	}
+	write := func() error {
+		_, err := f.WriteAt(ctx, []byte(content), 0)
+		return err
+	}
+	for len(samples) < b.runs {
+		for range 10 {
+			if err := write(); err != nil {
+				return samples, err
+			}
+		}
+		before := c.Stats()
+		start := time.Now()
+		if err := s.kill(); err != nil {
+			return samples, err
+		}
+		for c.Stats().Sessions == before.Sessions {
+			if err := write(); err != nil {
+				return samples, err
+			}
+		}
+		samples = append(samples, time.Since(start))
+		if now := c.Stats(); now.Lost != before.Lost {
+			return samples, fmt.Errorf("the file was lost, not reclaimed: %+v", now)
+		}
+	}
+	return samples, nil
+}
+
+// memory is the agent's resident memory with no exports and with many. There
+// is no raw operation beside it.
+func (b *bench) memory(ctx context.Context) ([]Result, error) {
+	var results []Result
+	for _, n := range []int{0, many} {
+		if n > 0 {
+			if err := b.fill(ctx, n); err != nil {
+				return nil, err
+			}
+		}
+		rss, err := b.residentMemory(ctx)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, alone(fmt.Sprintf("agent_memory_at_%d_exports", n), rss, "MB").want(60))
+	}
+	return results, nil
+}
+
+// restart is the time from the start of a new agent, after a kill -9, until it
+// says that it is in sync with all exports ready.
+func (b *bench) restart(ctx context.Context) ([]Result, error) {
+	if err := b.fill(ctx, many); err != nil {
+		return nil, err
+	}
+	var samples []time.Duration
+	for range b.runs {
+		if err := b.world.kill(); err != nil {
+			return nil, err
+		}
+		start := time.Now()
+		if err := b.world.start(ctx); err != nil {
+			return nil, err
+		}
+		for {
+			node, err := b.node.Get(ctx, &nodev1.GetNodeRequest{})
+			if err == nil && node.GetInSync() {
+				break
+			}
+			if err := pause(ctx, time.Millisecond); err != nil {
+				return nil, err
+			}
+		}
+		samples = append(samples, time.Since(start))
+		list, err := b.exports.List(ctx, &nodev1.ListExportsRequest{})
+		if err != nil {
+			return nil, err
+		}
+		ready := 0
+		for _, e := range list.GetExports() {
+			if e.GetStatus().GetPhase() == nodev1.Phase_PHASE_READY {
+				ready++
+			}
+		}
+		if ready < many {
+			return nil, fmt.Errorf("in sync with %d of %d exports ready", ready, len(list.GetExports()))
+		}
+	}
+	b.log.Info("restart to in sync", slog.Int("exports", many), slog.String("ours", spread(samples)))
+	return []Result{alone(fmt.Sprintf("agent_restart_to_in_sync_at_%d", many), milliseconds(median(samples)), "ms").want(2000)}, nil
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"libvirt.org/go/libvirt"
+	"libvirt.org/go/libvirtxml"
+)
+
+// A handDomain attaches virtiofs devices with libvirt's own calls.
+type handDomain struct {
+	conn    *libvirt.Connect
+	domain  *libvirt.Domain
+	added   chan string
+	removed chan string
+}
+
+// listen runs libvirt's event loop, which is one for the process and has no
+// end. It must be registered before the first connection.
+func listen() error {
+	if err := libvirt.EventRegisterDefaultImpl(); err != nil {
+		return err
+	}
+	go func() {
+		for libvirt.EventRunDefaultImpl() == nil {
+		}
+	}()
+	return nil
+}
+
+func openDomain(uri, name string) (*handDomain, error) {
+	conn, err := libvirt.NewConnect(uri)
+	if err != nil {
+		return nil, err
+	}
+	h := &handDomain{conn: conn, added: make(chan string, 8), removed: make(chan string, 8)}
+	if h.domain, err = conn.LookupDomainByName(name); err != nil {
+		return nil, errors.Join(err, h.close())
+	}
+	// Neither may block: they run in the one event loop.
+	put := func(c chan string, alias string) {
+		select {
+		case c <- alias:
+		default:
+		}
+	}
+	_, err = conn.DomainEventDeviceAddedRegister(h.domain,
+		func(_ *libvirt.Connect, _ *libvirt.Domain, e *libvirt.DomainEventDeviceAdded) {
+			put(h.added, e.DevAlias)
+		})
+	if err == nil {
+		_, err = conn.DomainEventDeviceRemovedRegister(h.domain,
+			func(_ *libvirt.Connect, _ *libvirt.Domain, e *libvirt.DomainEventDeviceRemoved) {
+				put(h.removed, e.DevAlias)
+			})
+	}
+	if err != nil {
+		return nil, errors.Join(err, h.close())
+	}
+	return h, nil
+}
+
+func (h *handDomain) close() error {
+	_, err := h.conn.Close()
+	return err
+}
+
+// A handDevice is one virtiofsd and its device.
+type handDevice struct {
+	alias  string
+	socket string
+	daemon *exec.Cmd
+}
+
+// virtiofsd finds the daemon where Debian's packages put it.
+func virtiofsd() (string, error) {
+	for _, path := range []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"} {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("no virtiofsd")
+}
+
+// attach is what a person does: start virtiofsd, wait for its socket, attach,
+// wait for the device-added event.
+func (h *handDomain) attach(ctx context.Context, dir, source, tag string) (*handDevice, error) {
+	program, err := virtiofsd()
+	if err != nil {
+		return nil, err
+	}
+	d := &handDevice{alias: "ua-bench-" + tag, socket: filepath.Join(dir, tag+".sock")}
+	d.daemon = exec.Command(program, "--socket-path="+d.socket, "-o", "source="+source)
+	d.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := d.daemon.Start(); err != nil {
+		return nil, err
+	}
+	if err := awaitSocket(ctx, d.socket); err != nil {
+		return nil, errors.Join(err, d.end())
+	}
+	device := libvirtxml.DomainFilesystem{
+		AccessMode: "passthrough",
+		Driver:     &libvirtxml.DomainFilesystemDriver{Type: "virtiofs", Queue: 1024},
+		Source:     &libvirtxml.DomainFilesystemSource{Mount: &libvirtxml.DomainFilesystemSourceMount{Socket: d.socket}},
+		Target:     &libvirtxml.DomainFilesystemTarget{Dir: tag},
+		Alias:      &libvirtxml.DomainAlias{Name: d.alias},
+	}
+	xml, err := device.Marshal()
+	if err == nil {
+		err = h.domain.AttachDeviceFlags(xml, libvirt.DOMAIN_DEVICE_MODIFY_LIVE)
+	}
+	if err == nil {
+		err = await(ctx, h.added, d.alias)
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.end())
+	}
+	return d, nil
+}
+
+// detach unplugs the device, waits until the guest has let it go, and for the
+// daemon, which ends by itself.
+func (h *handDomain) detach(ctx context.Context, d *handDevice) error {
+	if err := h.domain.DetachDeviceAlias(d.alias, libvirt.DOMAIN_DEVICE_MODIFY_LIVE); err != nil {
+		return errors.Join(err, d.end())
+	}
+	if err := await(ctx, h.removed, d.alias); err != nil {
+		return errors.Join(err, d.end())
+	}
+	return d.daemon.Wait()
+}
+
+func (d *handDevice) end() error {
+	err := d.daemon.Process.Kill()
+	_ = d.daemon.Wait()
+	return err
+}
+
+func await(ctx context.Context, events <-chan string, alias string) error {
+	for {
+		select {
+		case got := <-events:
+			if got == alias {
+				return nil
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("event of %s: %w", alias, context.Cause(ctx))
+		}
+	}
+}
+
+// awaitSocket waits until the socket's file is there. To connect would use up
+// the daemon's one connection.
+func awaitSocket(ctx context.Context, path string) error {
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("socket %s: %w", path, context.Cause(ctx))
+		case <-time.After(time.Millisecond):
+		}
+	}
+}

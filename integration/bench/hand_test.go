@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+const rendered = `# Rendered.
+NFSv4 {
+	Minor_Versions = 1,2;
+	Lease_Lifetime = 10;
+	Grace_Period = 15;
+	RecoveryBackend = fs;
+	RecoveryRoot = '/var/lib/x';
+}
+NFS_CORE_PARAM { Protocols = 4; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
+NFS_KRB5 {
+	Active_krb5 = false;
+	CCacheDir = '/run/x';
+}
+EXPORT_DEFAULTS {
+	Access_Type = None;
+}
+EXPORT {
+	Export_Id = 7;
+	Path = '/srv/x';
+	Pseudo = '/x';
+	Tag = cw-7;
+	Filesystem_Id = 77.0;
+	Protocols = 4;
+	CLIENT {
+		Clients = 10.99.0.0/24;
+		Protocols = 4;
+		Access_Type = RW;
+		Squash = no_root_squash;
+	}
+	FSAL { Name = VFS; }
+}
+EXPORT {
+	Export_Id = 8;
+}
+`
+
+func TestTemplate(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ganesha.conf")
+	if err := os.WriteFile(file, []byte(rendered), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tmpl, err := readTemplate(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := tmpl.renderExport(handExport{id: 3, path: "/pool/$1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `EXPORT {
+	Export_Id = 3;
+	Path = '/pool/$1';
+	Pseudo = '/hand-3';
+	Tag = hand-3;
+	Filesystem_Id = 1003.0;
+	Protocols = 4;
+	CLIENT {
+		Clients = 10.99.0.0/24;
+		Protocols = 4;
+		Access_Type = RW;
+		Squash = no_root_squash;
+	}
+	FSAL { Name = VFS; }
+}
+`
+	if block != want {
+		t.Errorf("%s", block)
+	}
+	if _, err := (template{server: "RecoveryRoot = 'x';"}).renderServer("/x"); err == nil {
+		t.Error("a configuration without CCacheDir is accepted")
+	}
+}
+
+// The raw halves, on the real Ganesha.
+func TestHandGateway(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("needs root")
+		}
+		t.Skip("needs root")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := errors.Join(unwire(ctx), wire(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unwire(context.WithoutCancel(ctx)); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "template")
+	if err := os.WriteFile(conf, []byte(rendered), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tmpl, err := readTemplate(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{world: &world{pool: filepath.Join(dir, "pool")}, runs: 3}
+	e := handExport{id: 1}
+	if e.path, err = b.directory("one"); err != nil {
+		t.Fatal(err)
+	}
+	g, err := newHandGateway(filepath.Join(dir, "hand"), tmpl, e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(g.log())
+		}
+		if err := g.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := read(ctx, handAddress, "/hand-1/file"); err != nil {
+		t.Fatal(err)
+	}
+	bus, err := g.connectBus()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bus.conn.Close()
+	more := handExport{id: 2}
+	if more.path, err = b.directory("two"); err != nil {
+		t.Fatal(err)
+	}
+	block, err := tmpl.renderExport(more)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bus.add(ctx, more, block); err != nil {
+		t.Fatal(err)
+	}
+	if err := read(ctx, handAddress, "/hand-2/file"); err != nil {
+		t.Error(err)
+	}
+	if err := bus.remove(ctx, more); err != nil {
+		t.Error(err)
+	}
+	samples, err := b.stallOf(ctx, stalled{handAddress, "/hand-1/file", quick(),
+		func() error { return errors.Join(g.kill(), g.start()) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("stall of an open file: %s", spread(samples))
+}
