@@ -15,18 +15,31 @@ import (
 	"github.com/causeway-project/causeway/integration/nfs41"
 )
 
-const (
-	networkID = "bench"
-	content   = "what the client reads"
-)
+const content = "what the client reads"
 
-// putNetwork makes the tenant network, without exports.
-func (b *bench) putNetwork(ctx context.Context) error {
+// A network of the agent's on the bench's bridge.
+type network struct {
+	id, prefix, address string
+}
+
+// numbered networks do not meet each other, nor the hand-made gateway.
+func numbered(n int) network {
+	ip := fmt.Sprintf("10.99.0.%d", 10+n)
+	return network{id: fmt.Sprintf("bench-%d", n), prefix: ip + "/24", address: ip + ":2049"}
+}
+
+// putNetwork makes a network without exports, or finds it made.
+func (b *bench) putNetwork(ctx context.Context, n network) error {
 	_, err := b.networks.Put(ctx, &nodev1.PutNetworkRequest{Network: &nodev1.Network{
-		Id:        networkID,
+		Id:        n.id,
 		Plug:      &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: bridge}},
-		Addresses: []string{agentPrefix},
+		Addresses: []string{n.prefix},
 	}})
+	return err
+}
+
+func (b *bench) deleteNetwork(ctx context.Context, n network) error {
+	_, err := b.networks.Delete(ctx, &nodev1.DeleteNetworkRequest{Id: n.id})
 	return err
 }
 
@@ -40,10 +53,10 @@ func (b *bench) directory(name string) (string, error) {
 	return dir, os.WriteFile(filepath.Join(dir, "file"), []byte(content), 0o644)
 }
 
-func (b *bench) putExport(ctx context.Context, name string) error {
+func (b *bench) putExport(ctx context.Context, n network, name string) error {
 	_, err := b.exports.Put(ctx, &nodev1.PutExportRequest{Export: &nodev1.Export{
 		Id:         name,
-		Network:    networkID,
+		Network:    n.id,
 		Connection: b.connection(name),
 		Rules: []*nodev1.AccessRule{{
 			Client: "10.99.0.0/24", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_NONE,
@@ -91,12 +104,12 @@ func (b *bench) learn(ctx context.Context) (template, error) {
 	if _, err := b.directory("template"); err != nil {
 		return template{}, err
 	}
-	err := b.putNetwork(ctx)
+	err := b.putNetwork(ctx, numbered(0))
 	if err == nil {
-		err = b.putExport(ctx, "template")
+		err = b.putExport(ctx, numbered(0), "template")
 	}
 	if err == nil {
-		b.template, err = readTemplate(b.world.gatewayConf(networkID))
+		b.template, err = readTemplate(b.world.gatewayConf(numbered(0).id))
 	}
 	return b.template, errors.Join(err, b.deleteExport(ctx, "template"))
 }
@@ -116,10 +129,10 @@ func (b *bench) firstExport(ctx context.Context) ([]Result, error) {
 	var ours, raw []time.Duration
 	for range b.runs {
 		start := time.Now()
-		if err := b.putExport(ctx, "first"); err != nil {
+		if err := b.putExport(ctx, numbered(0), "first"); err != nil {
 			return nil, err
 		}
-		if err := read(ctx, agentAddress, "/first/file"); err != nil {
+		if err := read(ctx, numbered(0).address, "/first/file"); err != nil {
 			return nil, err
 		}
 		ours = append(ours, time.Since(start))
@@ -185,7 +198,7 @@ const many = 500
 // fill makes the exports "fill-0" to "fill-(n-1)", and keeps those that are
 // there.
 func (b *bench) fill(ctx context.Context, n int) error {
-	if err := b.putNetwork(ctx); err != nil {
+	if err := b.putNetwork(ctx, numbered(0)); err != nil {
 		return err
 	}
 	workers, ctx := errgroup.WithContext(ctx)
@@ -196,7 +209,7 @@ func (b *bench) fill(ctx context.Context, n int) error {
 			if _, err := b.directory(name); err != nil {
 				return err
 			}
-			return b.putExport(ctx, name)
+			return b.putExport(ctx, numbered(0), name)
 		})
 	}
 	return workers.Wait()
@@ -212,7 +225,7 @@ func (b *bench) furtherOurs(ctx context.Context, n int) ([]time.Duration, error)
 	var samples []time.Duration
 	for range b.runs {
 		start := time.Now()
-		if err := b.putExport(ctx, "further"); err != nil {
+		if err := b.putExport(ctx, numbered(0), "further"); err != nil {
 			return nil, err
 		}
 		samples = append(samples, time.Since(start))
@@ -259,110 +272,6 @@ func (b *bench) furtherRaw(ctx context.Context, t template, n int) (samples []ti
 		samples = append(samples, time.Since(start))
 		if err := bus.remove(ctx, e); err != nil {
 			return nil, err
-		}
-	}
-	return samples, nil
-}
-
-// stall compares how long a client's open file stands still when the gateway
-// is killed, with the agent's restart and with one by hand.
-func (b *bench) stall(ctx context.Context) ([]Result, error) {
-	t, err := b.learn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := b.directory("stall")
-	if err != nil {
-		return nil, err
-	}
-	if err := b.putExport(ctx, "stall"); err != nil {
-		return nil, err
-	}
-	e := handExport{id: 1, path: dir}
-	g, err := newHandGateway(filepath.Join(b.dir, "hand"), t, e)
-	if err != nil {
-		return nil, err
-	}
-	if err := g.start(); err != nil {
-		return nil, errors.Join(err, g.stop())
-	}
-	results, err := b.stalls(ctx, g, e)
-	return results, errors.Join(err, g.stop(), b.deleteExport(ctx, "stall"))
-}
-
-func (b *bench) stalls(ctx context.Context, g *handGateway, e handExport) ([]Result, error) {
-	killOurs := func() error {
-		reply, err := b.networks.Get(ctx, &nodev1.GetNetworkRequest{Id: networkID})
-		if err != nil {
-			return err
-		}
-		return killProcess(int(reply.GetNetwork().GetGateway().GetPid()))
-	}
-	killHand := func() error { return errors.Join(g.kill(), g.start()) }
-	var results []Result
-	for _, c := range []struct {
-		name   string
-		timing nfs41.Timing
-	}{
-		{"stall_of_open_file_quick_client", quick()},
-		{"stall_of_open_file_linux_timing", nfs41.Linux()},
-	} {
-		ours, err := b.stallOf(ctx, stalled{agentAddress, "/stall/file", c.timing, killOurs})
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name, err)
-		}
-		raw, err := b.stallOf(ctx, stalled{handAddress, e.pseudo() + "/file", c.timing, killHand})
-		if err != nil {
-			return nil, fmt.Errorf("%s by hand: %w; its log ends: %s", c.name, err, g.log())
-		}
-		b.log.Info(c.name, "ours", spread(ours), "raw", spread(raw))
-		results = append(results, beside(c.name, median(ours), median(raw), "kill -9 and start by hand").want(1.5))
-	}
-	return results, nil
-}
-
-type stalled struct {
-	address, path string
-	timing        nfs41.Timing
-	kill          func() error
-}
-
-// stallOf writes to one open file and kills the server under it. A sample is
-// the time between the kill and the first write that was answered by the new
-// process.
-func (b *bench) stallOf(ctx context.Context, s stalled) (samples []time.Duration, err error) {
-	c, err := client(ctx, s.address, s.timing)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, c.Close(ctx)) }()
-	f, err := c.Open(ctx, s.path, nfs41.OpenOptions{Access: nfs41.ReadWrite})
-	if err != nil {
-		return nil, err
-	}
-	write := func() error {
-		_, err := f.WriteAt(ctx, []byte(content), 0)
-		return err
-	}
-	for len(samples) < b.runs {
-		for range 10 {
-			if err := write(); err != nil {
-				return samples, err
-			}
-		}
-		before := c.Stats()
-		start := time.Now()
-		if err := s.kill(); err != nil {
-			return samples, err
-		}
-		for c.Stats().Sessions == before.Sessions {
-			if err := write(); err != nil {
-				return samples, err
-			}
-		}
-		samples = append(samples, time.Since(start))
-		if now := c.Stats(); now.Lost != before.Lost {
-			return samples, fmt.Errorf("the file was lost, not reclaimed: %+v", now)
 		}
 	}
 	return samples, nil

@@ -79,25 +79,31 @@ type handDevice struct {
 	daemon *exec.Cmd
 }
 
-// virtiofsd finds the daemon where Debian's packages put it.
-func virtiofsd() (string, error) {
-	for _, path := range []string{"/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"} {
+// virtiofsd finds the daemon, in its Rust or its C flavour, and gives it the
+// options that the agent gives it.
+func virtiofsd(socket, source string) (*exec.Cmd, error) {
+	for _, path := range []string{"/usr/libexec/virtiofsd", "/usr/lib/virtiofsd"} {
 		if _, err := os.Stat(path); err == nil {
-			return path, nil
+			return exec.Command(path, "--socket-path="+socket, "--shared-dir="+source,
+				"--sandbox=namespace", "--announce-submounts", "--log-level=warn", "--rlimit-nofile=0"), nil
 		}
 	}
-	return "", errors.New("no virtiofsd")
+	const path = "/usr/lib/qemu/virtiofsd"
+	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	return exec.Command(path, "-f", "--socket-path="+socket, "-o", "source="+source,
+		"-o", "sandbox=namespace", "-o", "announce_submounts", "-o", "log_level=warn", "--rlimit-nofile=0"), nil
 }
 
 // attach is what a person does: start virtiofsd, wait for its socket, attach,
 // wait for the device-added event.
 func (h *handDomain) attach(ctx context.Context, dir, source, tag string) (*handDevice, error) {
-	program, err := virtiofsd()
-	if err != nil {
+	d := &handDevice{alias: "ua-bench-" + tag, socket: filepath.Join(dir, tag+".sock")}
+	var err error
+	if d.daemon, err = virtiofsd(d.socket, source); err != nil {
 		return nil, err
 	}
-	d := &handDevice{alias: "ua-bench-" + tag, socket: filepath.Join(dir, tag+".sock")}
-	d.daemon = exec.Command(program, "--socket-path="+d.socket, "-o", "source="+source)
 	d.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.daemon.Start(); err != nil {
 		return nil, err

@@ -154,8 +154,10 @@ func TestHandGateway(t *testing.T) {
 	if err := bus.remove(ctx, more); err != nil {
 		t.Error(err)
 	}
-	samples, err := b.stallOf(ctx, stalled{handAddress, "/hand-1/file", quick(),
-		func() error { return errors.Join(g.kill(), g.start()) }})
+	samples, err := stallOf(ctx, stalled{
+		runs: 3, address: handAddress, path: "/hand-1/file", timing: quick(),
+		kill: func() (time.Time, error) { return time.Now(), errors.Join(g.kill(), g.start()) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -170,8 +169,16 @@ func (b *bench) clear(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err = b.networks.Delete(ctx, &nodev1.DeleteNetworkRequest{Id: networkID})
-	return err
+	nets, err := b.networks.List(ctx, &nodev1.ListNetworksRequest{})
+	if err != nil {
+		return err
+	}
+	for _, n := range nets.GetNetworks() {
+		if err := b.deleteNetwork(ctx, network{id: n.GetId()}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (o options) report(w io.Writer, results []Result) error {
@@ -219,11 +226,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-func killProcess(pid int) error {
-	if pid <= 1 {
-		return fmt.Errorf("no process %d", pid)
-	}
-	return syscall.Kill(pid, syscall.SIGKILL)
 }

@@ -13,8 +13,6 @@ import (
 // client are three machines on one bridge.
 const (
 	bridge       = "cwbench"
-	agentPrefix  = "10.99.0.2/24"
-	agentAddress = "10.99.0.2:2049"
 	handNS       = "cwbench-hand"
 	handPrefix   = "10.99.0.3/24"
 	handAddress  = "10.99.0.3:2049"
