@@ -1,0 +1,217 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// A config is the whole configuration. packaging/agent.yaml explains every
+// field and holds the defaults.
+type config struct {
+	StateDir    string        `yaml:"state_dir"`
+	RunDir      string        `yaml:"run_dir"`
+	Socket      socketConfig  `yaml:"socket"`
+	HTTP        httpConfig    `yaml:"http"`
+	Log         logConfig     `yaml:"log"`
+	Libvirt     libvirtConfig `yaml:"libvirt"`
+	Launcher    string        `yaml:"launcher"`
+	Local       localConfig   `yaml:"local"`
+	Gateway     gatewayConfig `yaml:"gateway"`
+	Resync      duration      `yaml:"resync"`
+	CallTimeout duration      `yaml:"call_timeout"`
+}
+
+type socketConfig struct {
+	Path      string   `yaml:"path"`
+	Mode      fileMode `yaml:"mode"`
+	Group     string   `yaml:"group"`
+	AllowUIDs []uint32 `yaml:"allow_uids"`
+	AllowGIDs []uint32 `yaml:"allow_gids"`
+}
+
+type httpConfig struct {
+	Address          string `yaml:"address"`
+	AllowNonLoopback bool   `yaml:"allow_non_loopback"`
+}
+
+type logConfig struct {
+	Level  slog.Level `yaml:"level"`
+	Format string     `yaml:"format"`
+}
+
+type libvirtConfig struct {
+	Enabled bool   `yaml:"enabled"`
+	URI     string `yaml:"uri"`
+}
+
+type localConfig struct {
+	Pools map[string]string `yaml:"pools"`
+}
+
+type gatewayConfig struct {
+	Lease duration `yaml:"lease"`
+	Grace duration `yaml:"grace"`
+}
+
+const defaultGroup = "causeway"
+
+func defaults() config {
+	return config{
+		StateDir:    "/var/lib/causeway",
+		RunDir:      "/run/causeway",
+		Socket:      socketConfig{Mode: 0o660, Group: defaultGroup},
+		HTTP:        httpConfig{Address: "127.0.0.1:9477"},
+		Log:         logConfig{Level: slog.LevelInfo, Format: "text"},
+		Libvirt:     libvirtConfig{Enabled: true, URI: "qemu:///system"},
+		Gateway:     gatewayConfig{Lease: duration(10 * time.Second), Grace: duration(15 * time.Second)},
+		Resync:      duration(time.Minute),
+		CallTimeout: duration(2 * time.Minute),
+	}
+}
+
+// parseConfig reads a file's text; a field that it does not have keeps its
+// default. The error names all that is wrong, each with its line.
+func parseConfig(name string, data []byte) (config, error) {
+	c := defaults()
+	var document yaml.Node
+	if err := yaml.Unmarshal(data, &document); err != nil {
+		return config{}, fmt.Errorf("%s: %w", name, err)
+	}
+	places := keys{name: name, lines: map[string]int{}}
+	if len(document.Content) > 0 {
+		if err := places.read(document.Content[0], c); err != nil {
+			return config{}, err
+		}
+		if err := document.Decode(&c); err != nil {
+			return config{}, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if c.Socket.Path == "" {
+		c.Socket.Path = filepath.Join(c.RunDir, "agent.sock")
+	}
+	if c.Local.Pools == nil {
+		c.Local.Pools = map[string]string{"default": "/srv/causeway"}
+	}
+	if c.Launcher == "" {
+		c.Launcher = findLauncher()
+	}
+	var wrong []error
+	for _, p := range c.problems() {
+		wrong = append(wrong, places.at(p.key, p.text))
+	}
+	return c, errors.Join(wrong...)
+}
+
+const packagedLauncher = "/usr/libexec/causeway/causeway-launch"
+
+// findLauncher prefers the one that was built with this program.
+func findLauncher() string {
+	if self, err := os.Executable(); err == nil {
+		beside := filepath.Join(filepath.Dir(self), "causeway-launch")
+		if _, err := os.Stat(beside); err == nil {
+			return beside
+		}
+	}
+	return packagedLauncher
+}
+
+// A problem is a value that cannot be.
+type problem struct{ key, text string }
+
+const maxSocketPath = 107 // bytes, sun_path of unix(7) with its zero byte
+
+func (c config) problems() []problem {
+	var ps []problem
+	check := func(ok bool, key, format string, args ...any) {
+		if !ok {
+			ps = append(ps, problem{key, fmt.Sprintf(format, args...)})
+		}
+	}
+	path := func(key, p string) {
+		check(filepath.IsAbs(p) && filepath.Clean(p) == p && p != "/", key, "%q is not a clean absolute path", p)
+	}
+	atLeast := func(key string, d duration, least time.Duration) {
+		check(time.Duration(d) >= least, key, "%s is less than %s", d, least)
+	}
+	path("state_dir", c.StateDir)
+	path("run_dir", c.RunDir)
+	path("launcher", c.Launcher)
+	path("socket.path", c.Socket.Path)
+	check(len(c.Socket.Path)+len(newSuffix) <= maxSocketPath, "socket.path", "%q is too long for a unix socket", c.Socket.Path)
+	check(c.Socket.Mode&^0o777 == 0, "socket.mode", "%s has bits beyond 0777", c.Socket.Mode)
+	check(c.Socket.Group != "", "socket.group", "is empty; name a group, for example root")
+	if text := c.HTTP.problem(); text != "" {
+		check(false, "http.address", "%s", text)
+	}
+	check(c.Log.Format == "text" || c.Log.Format == "json", "log.format", "%q is neither text nor json", c.Log.Format)
+	check(!c.Libvirt.Enabled || c.Libvirt.URI != "", "libvirt.uri", "is empty; set it, or set libvirt.enabled to false")
+	for name, dir := range c.Local.Pools {
+		key := "local.pools." + name
+		check(name != "", "local.pools", "a pool has no name")
+		path(key, dir)
+	}
+	atLeast("gateway.lease", c.Gateway.Lease, 2*time.Second)
+	check(c.Gateway.Lease.whole(), "gateway.lease", "%s is not whole seconds, as Ganesha has them", c.Gateway.Lease)
+	check(c.Gateway.Grace.whole(), "gateway.grace", "%s is not whole seconds, as Ganesha has them", c.Gateway.Grace)
+	check(c.Gateway.Grace >= c.Gateway.Lease, "gateway.grace", "%s is shorter than the lease of %s: clients could not reclaim", c.Gateway.Grace, c.Gateway.Lease)
+	atLeast("resync", c.Resync, time.Second)
+	atLeast("call_timeout", c.CallTimeout, time.Second)
+	return ps
+}
+
+// problem says what is wrong with the address; empty is switched off.
+func (h httpConfig) problem() string {
+	if h.Address == "" {
+		return ""
+	}
+	a, err := netip.ParseAddrPort(h.Address)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%q is not ADDRESS:PORT with a numeric address, for example 127.0.0.1:9477", h.Address)
+	case !a.Addr().IsLoopback() && !h.AllowNonLoopback:
+		return fmt.Sprintf("%s is not on loopback, and whoever reaches it can read about this host; "+
+			"set http.allow_non_loopback to true if that is meant", a.Addr())
+	}
+	return ""
+}
+
+// A duration is written as Go writes it: 90s, 2m, 1h30m.
+type duration time.Duration
+
+func (d duration) String() string { return time.Duration(d).String() }
+
+func (d duration) whole() bool { return time.Duration(d)%time.Second == 0 }
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (d *duration) UnmarshalYAML(n *yaml.Node) error {
+	v, err := time.ParseDuration(n.Value)
+	if err != nil {
+		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %q is not a duration like 90s or 2m", n.Line, n.Value)}}
+	}
+	*d = duration(v)
+	return nil
+}
+
+// A fileMode is octal, with quotes or without, which YAML's own numbers are
+// not in every version of YAML.
+type fileMode os.FileMode
+
+func (m fileMode) String() string { return fmt.Sprintf("%04o", uint32(m)) }
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (m *fileMode) UnmarshalYAML(n *yaml.Node) error {
+	v, err := strconv.ParseUint(n.Value, 8, 32)
+	if err != nil {
+		return &yaml.TypeError{Errors: []string{fmt.Sprintf("line %d: %q is not a mode like 0660", n.Line, n.Value)}}
+	}
+	*m = fileMode(v)
+	return nil
+}
