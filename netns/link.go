@@ -79,12 +79,8 @@ func paired(nl *netlink.Handle, ns *os.File, outer, inner netlink.Link) (bool, e
 // repairPair makes the veth pair unless it is there, and sees to the host's
 // end: a port of the bridge, not yet up. The peer is made inside at once, so
 // that no half of a pair is ever without its namespace.
-func (n Network) repairPair(nl *netlink.Handle, ns *os.File) (netlink.Link, error) {
-	br, err := bridge(nl, n.Bridge)
-	if err != nil {
-		return nil, err
-	}
-	mtu := n.mtu(br)
+func (n Network) repairPair(nl *netlink.Handle, ns *os.File, br netlink.Link) (netlink.Link, error) {
+	mtu := n.outerMTU(br)
 	outer, err := link(nl, n.HostLink)
 	if err != nil {
 		return nil, err
@@ -127,7 +123,7 @@ func (n Network) repairPair(nl *netlink.Handle, ns *os.File) (netlink.Link, erro
 			PeerName:         Inside,
 			PeerHardwareAddr: n.MAC,
 			PeerNamespace:    netlink.NsFd(int(ns.Fd())),
-			PeerMTU:          uint32(mtu),
+			PeerMTU:          uint32(n.mtu(br)),
 		}
 		pair.Name, pair.MTU, pair.HardwareAddr = n.HostLink, mtu, n.outerMAC()
 		if err := nl.LinkAdd(pair); err != nil {
@@ -165,12 +161,18 @@ func (n Network) repairPair(nl *netlink.Handle, ns *os.File) (netlink.Link, erro
 	return outer, nil
 }
 
+// mtu is that of the inner end.
 func (n Network) mtu(br netlink.Link) int {
 	if n.MTU != 0 {
 		return n.MTU
 	}
 	return br.Attrs().MTU
 }
+
+// outerMTU is that of the host's end. It is never below the bridge's: a bridge
+// whose mtu nobody set takes its ports' lowest (br_mtu_auto_adjust), so that one
+// network's wish would reach all others on it.
+func (n Network) outerMTU(br netlink.Link) int { return max(n.MTU, br.Attrs().MTU) }
 
 func up(l netlink.Link) bool { return l.Attrs().Flags&net.FlagUp != 0 }
 

@@ -59,6 +59,17 @@ func openNamespace(name string) (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("open %s: %w", Path(name), errNotNamespace)
 	}
+	// A name that leads to the host's own namespace would have us write the
+	// firewall of the host.
+	own, err := os.Stat("/proc/thread-self/ns/net")
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || os.SameFile(own, info) {
+		f.Close()
+		return nil, fmt.Errorf("open %s: the host's own: %w", Path(name), errors.Join(err, errNotNamespace))
+	}
 	return f, nil
 }
 

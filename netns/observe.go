@@ -83,8 +83,8 @@ func (n Network) observeOuter(nl *netlink.Handle) (outer, br netlink.Link, drift
 	if a.Alias != n.Namespace {
 		drift = append(drift, fmt.Sprintf("link %s has the alias %q, not %q", n.HostLink, a.Alias, n.Namespace))
 	}
-	if br != nil && a.MTU != n.mtu(br) {
-		drift = append(drift, fmt.Sprintf("link %s has the mtu %d, not %d", n.HostLink, a.MTU, n.mtu(br)))
+	if br != nil && a.MTU != n.outerMTU(br) {
+		drift = append(drift, fmt.Sprintf("link %s has the mtu %d, not %d", n.HostLink, a.MTU, n.outerMTU(br)))
 	}
 	if mac := n.outerMAC(); !bytes.Equal(a.HardwareAddr, mac) {
 		drift = append(drift, fmt.Sprintf("link %s has the mac %s, not %s", n.HostLink, a.HardwareAddr, mac))

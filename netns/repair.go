@@ -38,95 +38,91 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 		return err
 	}
 	defer ns.Close()
-	outer, err := n.repairPair(nl, ns)
+	br, err := bridge(nl, n.Bridge)
 	if err != nil {
 		return err
 	}
-	return inside(ns, func() error { return h.repairInner(ctx, n, nl, outer) })
+	outer, err := n.repairPair(nl, ns, br)
+	if err != nil {
+		return err
+	}
+	return inside(ns, func() error {
+		in, err := newHandle()
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		inner, err := h.repairInner(in, n, n.mtu(br))
+		if err != nil {
+			return err
+		}
+		// Each socket stays in its own namespace, whichever thread uses it.
+		if err := setUp(nl, outer); err != nil {
+			return err
+		}
+		if err := setUp(in, inner); err != nil {
+			return err
+		}
+		if err := awaitCarrier(ctx, in); err != nil {
+			return fmt.Errorf("wait for the carrier of %s: %w", Inside, err)
+		}
+		if err := h.repairAddresses(ctx, n, in, inner); err != nil {
+			return err
+		}
+		if err := writeSysctls(n.sysctls()); err != nil {
+			return err
+		}
+		crashpoint.Hit(crashpoint.NetnsAddressed)
+		if err := n.repairRoutes(in, inner); err != nil {
+			return err
+		}
+		return n.announce(inner)
+	})
 }
 
-// repairInner runs in the namespace; outerNL is a handle of the host's.
-func (h *Host) repairInner(ctx context.Context, n Network, outerNL *netlink.Handle, outer netlink.Link) error {
-	nl, err := newHandle()
-	if err != nil {
-		return err
-	}
-	defer nl.Close()
-
+// repairInner sees to all inside that comes before the interface is up: first
+// of all the firewall.
+func (h *Host) repairInner(nl *netlink.Handle, n Network, mtu int) (netlink.Link, error) {
 	drift, err := firewallDrift()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(drift) != 0 {
 		if err := writeFirewall(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	lo, err := nl.LinkByName("lo")
 	if err != nil {
-		return fmt.Errorf("get link lo: %w", err)
+		return nil, fmt.Errorf("get link lo: %w", err)
 	}
 	if err := setUp(nl, lo); err != nil {
-		return err
+		return nil, err
 	}
 	inner, err := nl.LinkByName(Inside)
 	if err != nil {
-		return fmt.Errorf("get link %s: %w", Inside, err)
+		return nil, fmt.Errorf("get link %s: %w", Inside, err)
 	}
-	if !bytes.Equal(inner.Attrs().HardwareAddr, n.MAC) {
+	a := inner.Attrs()
+	if !bytes.Equal(a.HardwareAddr, n.MAC) {
 		if err := nl.LinkSetHardwareAddr(inner, n.MAC); err != nil {
-			return fmt.Errorf("set mac %s of %s: %w", n.MAC, Inside, err)
+			return nil, fmt.Errorf("set mac %s of %s: %w", n.MAC, Inside, err)
 		}
-		inner.Attrs().HardwareAddr = n.MAC
+		a.HardwareAddr = n.MAC
 	}
-	if mtu := outer.Attrs().MTU; n.MTU != 0 {
-		err = setMTU(nl, inner, n.MTU)
-	} else {
-		err = setMTU(nl, inner, mtu)
-	}
-	if err != nil {
-		return err
+	if a.MTU != mtu {
+		if err := nl.LinkSetMTU(inner, mtu); err != nil {
+			return nil, fmt.Errorf("set mtu %d of %s: %w", mtu, Inside, err)
+		}
 	}
 	if err := writeSysctls(n.sysctls()); err != nil {
-		return err
+		return nil, err
 	}
 	// The kernel's duplicate address detection takes dad_transmits times this.
 	// It also governs how soon a silent neighbour is given up, so that it is
 	// short only while Ensure runs.
-	fast := []sysctl{{retransPath, strconv.FormatInt(max(10, h.probeWait.Milliseconds()/2), 10), true}}
-	if err := writeSysctls(fast); err != nil {
-		return err
-	}
-	if err := setUp(outerNL, outer); err != nil {
-		return err
-	}
-	if err := setUp(nl, inner); err != nil {
-		return err
-	}
-	if err := awaitCarrier(ctx, nl); err != nil {
-		return fmt.Errorf("wait for the carrier of %s: %w", Inside, err)
-	}
-	if err := h.repairAddresses(ctx, n, nl, inner); err != nil {
-		return err
-	}
-	if err := writeSysctls(n.sysctls()); err != nil {
-		return err
-	}
-	crashpoint.Hit(crashpoint.NetnsAddressed)
-	if err := n.repairRoutes(nl, inner); err != nil {
-		return err
-	}
-	return n.announce(inner)
-}
-
-func setMTU(nl *netlink.Handle, l netlink.Link, mtu int) error {
-	if l.Attrs().MTU == mtu {
-		return nil
-	}
-	if err := nl.LinkSetMTU(l, mtu); err != nil {
-		return fmt.Errorf("set mtu %d of %s: %w", mtu, l.Attrs().Name, err)
-	}
-	return nil
+	fast := strconv.FormatInt(max(10, h.probeWait.Milliseconds()/2), 10)
+	return inner, writeSysctls([]sysctl{{retransPath, fast, true}})
 }
 
 // repairAddresses removes foreign addresses and adds missing ones that nobody
