@@ -1,6 +1,7 @@
 package virtiofs
 
 import (
+	"cmp"
 	"encoding/xml"
 	"fmt"
 	"strconv"
@@ -55,24 +56,27 @@ func parseInstance(doc string) (Instance, error) {
 }
 
 // sharedMemory tells whether virtiofsd can map the guest's memory, by the rule
-// of libvirt 9.0 (qemuValidateDomainDeviceDefFS): with NUMA cells, each must
-// have memAccess='shared' by itself; without, <access mode='shared'/> in
-// <memoryBacking>. What backs the memory does not matter: libvirt never makes
-// shared memory anonymous.
+// of libvirt 9.0, which TestRulesAreLibvirts measures: <access mode='shared'/>
+// in <memoryBacking>, or, with NUMA cells, memAccess='shared' in each cell that
+// does not take the former by saying nothing. What backs the memory does not
+// matter: libvirt never makes shared memory anonymous.
 //
-// After a restart of libvirtd 9.0 a running domain of the second kind takes no
+// After a restart of libvirtd 9.0 a running domain without a NUMA cell takes no
 // more virtiofs devices all the same, which its XML does not show.
 func sharedMemory(d *libvirtxml.Domain) bool {
-	if d.CPU != nil && d.CPU.Numa != nil && len(d.CPU.Numa.Cell) > 0 {
-		for _, c := range d.CPU.Numa.Cell {
-			if c.MemAccess != "shared" {
-				return false
-			}
-		}
-		return true
+	var all string
+	if m := d.MemoryBacking; m != nil && m.MemoryAccess != nil {
+		all = m.MemoryAccess.Mode
 	}
-	m := d.MemoryBacking
-	return m != nil && m.MemoryAccess != nil && m.MemoryAccess.Mode == "shared"
+	if d.CPU == nil || d.CPU.Numa == nil || len(d.CPU.Numa.Cell) == 0 {
+		return all == "shared"
+	}
+	for _, c := range d.CPU.Numa.Cell {
+		if cmp.Or(c.MemAccess, all) != "shared" {
+			return false
+		}
+	}
+	return true
 }
 
 // pciAddresses are the guest's PCI addresses of all devices of a domain,
@@ -89,7 +93,8 @@ type pciAddresses struct {
 	} `xml:"devices"`
 }
 
-// conventionalSlots of a PCI bus: 0 is the host bridge's.
+// conventionalSlots of a PCI bus: 0 is the host bridge's. On the root bus the
+// chip set has 1, and libvirt keeps 2 for a graphics card.
 const conventionalSlots = 31
 
 // freePorts counts the places where libvirt would hot-plug a virtio device.
@@ -137,7 +142,13 @@ func freePorts(doc string, controllers []libvirtxml.DomainController) (int, erro
 			if taken == 0 && !off {
 				express++
 			}
-		case "pci-root", "pci-bridge":
+		case "pci-root":
+			if slots[0] == nil {
+				slots[0] = map[uint64]bool{}
+			}
+			slots[0][1], slots[0][2] = true, true
+			conventional += max(0, conventionalSlots-len(slots[0]))
+		case "pci-bridge":
 			conventional += max(0, conventionalSlots-taken)
 		}
 	}

@@ -1,0 +1,291 @@
+package virtiofs
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"libvirt.org/go/libvirt"
+)
+
+var update = flag.Bool("update", false, "write golden files anew")
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code := m.Run()
+	if err := realWorld.close(); err != nil {
+		fmt.Fprintln(os.Stderr, "clean up:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// missing ends a test that this machine cannot run: on CI it fails.
+func missing(t *testing.T, format string, args ...any) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
+}
+
+// A world is libvirt's QEMU driver in this process, with one guest that all
+// tests share, because a boot takes 4 s under software emulation.
+type world struct {
+	once  sync.Once
+	err   error // why there is none
+	root  string
+	conn  *libvirt.Connect
+	host  *Host
+	guest *libvirt.Domain
+	stop  func()
+	seen  events
+}
+
+var realWorld world
+
+// events collects what a Host reports.
+type events struct {
+	mu  sync.Mutex
+	all []Event
+}
+
+func (e *events) add(v Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.all = append(e.all, v)
+}
+
+func (e *events) count(match func(Event) bool) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := 0
+	for _, v := range e.all {
+		if match(v) {
+			n++
+		}
+	}
+	return n
+}
+
+const guestUUID = "11111111-2222-3333-4444-5555555555aa"
+
+// domainXML is a machine that needs no disk. With a kernel it boots, without
+// one it is only started paused.
+type domainXML struct {
+	name, uuid, kernel, initramfs, console string
+	machine                                string // "q35" by default
+	memory                                 string // the memoryBacking and cpu elements
+	ports                                  string // the PCI controllers
+}
+
+const (
+	sharedCell = `<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
+  <cpu mode='maximum'><numa><cell id='0' cpus='0' memory='%d' unit='MiB' memAccess='shared'/></numa></cpu>`
+	rootPort = `<controller type='pci' model='pcie-root-port'/>`
+	pcieRoot = `<controller type='pci' model='pcie-root'/>`
+)
+
+func (d domainXML) String() string {
+	mebibytes, boot, devices := 16, "", ""
+	if d.kernel != "" {
+		mebibytes = 256
+		boot = fmt.Sprintf(`<kernel>%s</kernel><initrd>%s</initrd><cmdline>console=ttyS0 quiet panic=-1</cmdline>`, d.kernel, d.initramfs)
+		devices = fmt.Sprintf(`<controller type='virtio-serial' index='0'/>
+    <serial type='pty'><log file='%s' append='off'/><target port='0'/></serial>
+    <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>`, d.console)
+	}
+	if d.machine == "" {
+		d.machine = "q35"
+	}
+	memory := d.memory
+	if strings.Contains(memory, "%d") {
+		memory = fmt.Sprintf(memory, mebibytes)
+	}
+	return fmt.Sprintf(`<domain type='qemu'>
+  <name>%s</name><uuid>%s</uuid>
+  <memory unit='MiB'>%d</memory>
+  %s
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='%s'>hvm</type>%s</os>
+  <features><acpi/><apic/></features>
+  <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    %s
+    <controller type='usb' model='none'/>
+    %s
+    <memballoon model='none'/>
+  </devices>
+</domain>`, d.name, d.uuid, mebibytes, memory, d.machine, boot, d.ports, devices)
+}
+
+// embedded returns the world with libvirt in it, and no guest yet.
+func embedded(t *testing.T) *world {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		missing(t, "needs root")
+	}
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		missing(t, "needs QEMU: %v", err)
+	}
+	if _, err := user.Lookup("libvirt-qemu"); err != nil {
+		missing(t, "libvirt's QEMU driver needs its account: %v", err)
+	}
+	if _, err := findBinary("/"); err != nil {
+		missing(t, "%v", err)
+	}
+	w := &realWorld
+	w.once.Do(func() { w.err = w.open() })
+	if w.err != nil {
+		t.Fatalf("libvirt: %v", w.err)
+	}
+	return w
+}
+
+func (w *world) open() error {
+	// QEMU's sockets lie in it, whose paths are limited.
+	root, err := os.MkdirTemp("/tmp", "cwvfs")
+	if err != nil {
+		return err
+	}
+	w.root = root
+	conf := "user = \"root\"\ngroup = \"root\"\ncgroup_controllers = []\nstdio_handler = \"file\"\n"
+	if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc", "qemu.conf"), []byte(conf), 0o644); err != nil {
+		return err
+	}
+	// It warns of each machine that runs as root.
+	if err := os.Setenv("LIBVIRT_LOG_OUTPUTS", "4:stderr"); err != nil {
+		return err
+	}
+	if err := eventLoop(); err != nil {
+		return err
+	}
+	uri := "qemu:///embed?root=" + root
+	if w.conn, err = libvirt.NewConnect(uri); err != nil {
+		return err
+	}
+	w.host = New(Options{URI: uri, Changed: w.seen.add})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- w.host.Run(ctx) }()
+	w.stop = func() { cancel(); <-done }
+	return wait(10*time.Second, func() bool { return w.host.Connected() == nil })
+}
+
+// booted returns the world with a guest whose agent answers.
+func bootedGuest(t *testing.T) *world {
+	t.Helper()
+	dir := os.Getenv("CAUSEWAY_GUEST_DIR")
+	if dir == "" {
+		missing(t, "needs CAUSEWAY_GUEST_DIR with vmlinuz and initramfs.gz: make deps")
+	}
+	w := embedded(t)
+	if w.guest == nil {
+		d := domainXML{
+			name: "guest", uuid: guestUUID, memory: sharedCell, ports: pcieRoot + strings.Repeat(rootPort, 9),
+			kernel: filepath.Join(dir, "vmlinuz"), initramfs: filepath.Join(dir, "initramfs.gz"), console: filepath.Join(w.root, "console"),
+		}
+		guest, err := w.conn.DomainCreateXML(d.String(), 0)
+		if err != nil {
+			t.Fatalf("start the guest: %v", err)
+		}
+		w.guest = guest
+	}
+	w.agentAnswers(t)
+	return w
+}
+
+func (w *world) agentAnswers(t *testing.T) {
+	t.Helper()
+	if err := wait(90*time.Second, func() bool {
+		i, err := w.host.Instance(t.Context(), guestUUID)
+		return err == nil && i.GuestAgent
+	}); err != nil {
+		console, _ := os.ReadFile(filepath.Join(w.root, "console"))
+		t.Fatalf("guest agent: %v\n%s", err, console)
+	}
+}
+
+func (w *world) close() error {
+	if w.root == "" {
+		return nil
+	}
+	if w.guest != nil {
+		if err := w.guest.Destroy(); err != nil {
+			return fmt.Errorf("guest: %w", err)
+		}
+	}
+	if w.stop != nil {
+		w.stop()
+	}
+	if w.conn != nil {
+		if _, err := w.conn.Close(); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(w.root)
+}
+
+// wait polls.
+func wait(limit time.Duration, done func() bool) error {
+	deadline := time.Now().Add(limit)
+	for !done() {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("not within %v", limit)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return nil
+}
+
+// virtiofsd runs one by hand, until the test ends or it does.
+func virtiofsd(t *testing.T, source string) (socket string, p *exec.Cmd, ended <-chan struct{}) {
+	t.Helper()
+	binary, err := findBinary("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := detect(t.Context(), binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("/tmp", "cwvfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket = filepath.Join(dir, "sock")
+	p = exec.Command(binary, f.arguments(source, socket)...)
+	p.Stderr = t.Output()
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { _ = p.Wait(); close(done) }()
+	t.Cleanup(func() {
+		_ = p.Process.Kill()
+		<-done
+		if err := errors.Join(remove(lockFile(socket)), os.RemoveAll(dir)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := wait(10*time.Second, func() bool {
+		s, err := socketState(socket)
+		return err == nil && s == Listening
+	}); err != nil {
+		t.Fatalf("virtiofsd: %v", err)
+	}
+	return socket, p, done
+}
