@@ -172,18 +172,39 @@ func (g *Gateway) forget(id uint16) error {
 	return nil
 }
 
-// Has says whether Ganesha serves e with exactly e's rules. The path itself is
-// not looked at.
-func (g *Gateway) Has(ctx context.Context, e Export) (bool, error) {
+// A Match is how what Ganesha serves compares with what is wanted.
+type Match int
+
+// The matches.
+const (
+	Absent  Match = iota // no export has the id
+	Differs              // one has it, with another path or other rules
+	Same
+)
+
+// Look compares Ganesha's export with e. It costs one call whatever the number
+// of exports. The path itself is not looked at.
+func (g *Gateway) Look(ctx context.Context, e Export) (Match, error) {
 	c, err := g.client(ctx)
 	if err != nil {
-		return false, err
+		return Absent, err
 	}
 	s, err := c.show(ctx, g.limits.look, e.ID)
-	if err != nil {
-		return false, fmt.Errorf("look at export %d: %w", e.ID, err)
+	switch {
+	case err != nil:
+		return Absent, fmt.Errorf("look at export %d: %w", e.ID, err)
+	case s == nil:
+		return Absent, nil
+	case s.differs(e) != nil:
+		return Differs, nil
 	}
-	return s != nil && s.differs(e) == nil, nil
+	return Same, nil
+}
+
+// Has says whether Ganesha serves e with exactly e's rules.
+func (g *Gateway) Has(ctx context.Context, e Export) (bool, error) {
+	m, err := g.Look(ctx, e)
+	return m == Same, err
 }
 
 // IDs lists the exports that Ganesha has, without the pseudo root. It costs
