@@ -234,7 +234,7 @@ func (a *Agent) MountsChanged() {
 	}
 	a.mu.Unlock()
 	for path, group := range targets {
-		if _, ok, err := a.o.Mounts.At(path); err == nil && !ok {
+		if sight, err := a.o.Mounts.Peek(path); err == nil && !sight.Mounted {
 			a.mu.Lock()
 			a.wakeLocked(group, lookAgain)
 			a.mu.Unlock()

@@ -11,8 +11,9 @@ import (
 
 // Mounts is the kernel's mount table, as package drivers/mounts has it.
 type Mounts interface {
-	// At returns the topmost mount at exactly target.
-	At(target string) (m mounts.Mount, ok bool, err error)
+	// Peek tells whether something is mounted at exactly target, and whether
+	// it was deleted at the backend, without touching the backend.
+	Peek(target string) (mounts.Sight, error)
 	// BindPath shows source at target too. It does not look whether it does
 	// already: a second call stacks a second mount.
 	BindPath(source, target string, o mounts.BindOptions) error
@@ -38,7 +39,7 @@ type Server interface {
 	Done() <-chan struct{}
 	Put(ctx context.Context, e ganesha.Export) error
 	Remove(ctx context.Context, id uint16) error
-	Has(ctx context.Context, e ganesha.Export) (bool, error)
+	Look(ctx context.Context, e ganesha.Export) (ganesha.Match, error)
 	IDs(ctx context.Context) ([]uint16, error)
 }
 

@@ -163,7 +163,7 @@ func (a *Agent) makeView(ctx context.Context, m member) error {
 	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if _, ok, err := a.o.Mounts.At(target); err != nil || ok {
+	if sight, err := a.o.Mounts.Peek(target); err != nil || sight.Mounted {
 		return err
 	}
 	return a.o.Mounts.BindPath(a.at.mount(m.rec.Export.Mount), target, mounts.BindOptions{ReadOnly: m.rec.Export.ReadOnly})
@@ -214,7 +214,7 @@ func (a *Agent) mountedExports(network string) []ganesha.Export {
 	a.mu.Unlock()
 	var exports []ganesha.Export
 	for _, m := range ms {
-		if _, ok, err := a.o.Mounts.At(a.at.view(network, m.key.id)); err == nil && ok {
+		if sight, err := a.o.Mounts.Peek(a.at.view(network, m.key.id)); err == nil && sight.Mounted {
 			exports = append(exports, a.exportOf(m))
 		}
 	}

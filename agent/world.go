@@ -188,14 +188,14 @@ func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member, i
 func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member, instances instanceCache) (reconcile.Version, bool, error) {
 	switch k.Kind {
 	case reconcile.Mount:
-		mounted, ok, err := a.o.Mounts.At(a.at.mount(k.Name))
+		sight, err := a.o.Mounts.Peek(a.at.mount(k.Name))
 		a.mu.Lock()
-		g.gone[k] = ok && mounted.Gone
+		g.gone[k] = sight.Gone
 		a.mu.Unlock()
-		return here, ok, err
+		return here, sight.Mounted, err
 	case reconcile.View:
-		_, ok, err := a.o.Mounts.At(a.at.view(m.rec.Export.Network, m.key.id))
-		return here, ok, err
+		sight, err := a.o.Mounts.Peek(a.at.view(m.rec.Export.Network, m.key.id))
+		return here, sight.Mounted, err
 	case reconcile.Namespace:
 		st, err := a.o.Namespaces.Observe(ctx, a.networkOf(m))
 		if len(st.Drift) > 0 {
@@ -248,22 +248,16 @@ func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version,
 	if s == nil {
 		return here, false, nil
 	}
-	v := versionOf(reconcile.Key{Kind: reconcile.Export}, m.rec)
-	has, err := s.Has(ctx, a.exportOf(m))
+	match, err := s.Look(ctx, a.exportOf(m))
 	switch {
-	case err != nil && !has:
-		if isNotRunning(err) {
-			return here, false, nil
-		}
-		return here, false, err
-	case has:
-		return v, true, nil
-	}
-	ids, err := s.IDs(ctx)
-	if isNotRunning(err) {
+	case isNotRunning(err):
 		return here, false, nil
+	case err != nil:
+		return here, false, err
+	case match == ganesha.Same:
+		return versionOf(reconcile.Key{Kind: reconcile.Export}, m.rec), true, nil
 	}
-	return drifted, slices.Contains(ids, m.rec.Export.ExportID), err
+	return drifted, match == ganesha.Differs, nil
 }
 
 func (a *Agent) existingServer(network string) Server {

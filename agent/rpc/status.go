@@ -22,7 +22,7 @@ const (
 	FieldRequired    agent.Reason = "field_required"  // metadata: field
 	FieldTooLong     agent.Reason = "field_too_long"  // metadata: field, limit
 	FieldMalformed   agent.Reason = "field_malformed" // metadata: field
-	DeadlineExceeded agent.Reason = "deadline" // as the agent's own
+	DeadlineExceeded agent.Reason = "deadline"        // as the agent's own
 	Canceled         agent.Reason = "canceled"
 	ShuttingDown     agent.Reason = "shutting_down"
 	InternalError    agent.Reason = "internal"

@@ -1,0 +1,578 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/causeway-project/causeway/drivers"
+	"github.com/causeway-project/causeway/drivers/mounts"
+	"github.com/causeway-project/causeway/ganesha"
+	"github.com/causeway-project/causeway/netns"
+)
+
+// host is a fake kernel, libvirt and Ganesha at once. It enforces the order
+// that those enforce, prints itself as text, and fails the call that it is told
+// to fail. It outlives the agents of a test, as a real host does.
+type host struct {
+	t *testing.T
+
+	mu         sync.Mutex
+	calls      int
+	failAt     int // this changing call fails; 0 fails none
+	failed     bool
+	onCall     func(n int) // runs before the n-th changing call
+	log        []string
+	shares     map[string]bool // at the backend
+	mounted    map[string]string // target -> what
+	gone       map[string]bool
+	namespaces map[string]bool
+	drift      bool
+	bridges    map[string]bool
+	gateways   map[string]*server // by network
+	daemons    map[string]chan struct{}
+	instances  map[string]*Instance // by name
+	libvirtOff bool
+	guestBusy  bool
+	agentless  bool // guests without a guest agent
+	guests     map[string]bool // uuid + path mounted in the guest
+}
+
+func newHost(t *testing.T) *host {
+	h := &host{
+		t: t, shares: map[string]bool{"docs": true, "music": true}, mounted: map[string]string{}, gone: map[string]bool{},
+		namespaces: map[string]bool{}, bridges: map[string]bool{"br-blue": true, "br-red": true}, gateways: map[string]*server{},
+		daemons: map[string]chan struct{}{}, instances: map[string]*Instance{}, guests: map[string]bool{},
+	}
+	for _, name := range []string{"vm1", "vm2"} {
+		h.instances[name] = &Instance{UUID: "uuid-" + name, Name: name, Running: true, SharedMemory: true, FreePorts: 4, GuestAgent: true}
+	}
+	h.instances["off"] = &Instance{UUID: "uuid-off", Name: "off"}
+	h.instances["plain"] = &Instance{UUID: "uuid-plain", Name: "plain", Running: true, FreePorts: 4}
+	return h
+}
+
+// changing counts a call that changes the host, and fails the chosen one.
+// Called with mu held.
+func (h *host) changing(format string, args ...any) error {
+	h.calls++
+	h.log = append(h.log, fmt.Sprintf(format, args...))
+	if h.onCall != nil {
+		h.onCall(h.calls)
+	}
+	if h.calls == h.failAt {
+		h.failed = true
+		return errors.New("simulated")
+	}
+	return nil
+}
+
+// String lists what is on the host, without temporary directories.
+func (h *host) String() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var lines []string
+	for target, what := range h.mounted {
+		lines = append(lines, "mount "+filepath.Base(target)+" of "+what)
+	}
+	for n := range h.namespaces {
+		lines = append(lines, "namespace "+n)
+	}
+	for n, s := range h.gateways {
+		if s.done != nil {
+			lines = append(lines, "gateway "+n)
+		}
+		for id, e := range s.exports {
+			lines = append(lines, fmt.Sprintf("export %s %d %s %v", n, id, e.Pseudo, e.Rules))
+		}
+	}
+	for dir := range h.daemons {
+		lines = append(lines, "daemon "+filepath.Base(dir))
+	}
+	for _, i := range h.instances {
+		for _, d := range i.Devices {
+			lines = append(lines, "device "+d.Alias+" tag "+d.Tag+" in "+i.Name)
+		}
+	}
+	for g := range h.guests {
+		lines = append(lines, "guest mount "+g)
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// The backend: drivers.Mounter and Prober.
+
+func (h *host) Kind() string                    { return "fake" }
+func (h *host) Properties() drivers.Properties { return drivers.Properties{StableHandles: true} }
+
+func (h *host) Validate(c drivers.Connection) error {
+	if c.Source == "" || strings.ContainsAny(c.Source, "/\x00") {
+		return fmt.Errorf("source %q: %w", c.Source, drivers.ErrSource)
+	}
+	return nil
+}
+
+func (h *host) Probe(_ context.Context, c drivers.Connection) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.shares[c.Source] {
+		return fmt.Errorf("source %q: %w", c.Source, drivers.ErrNotFound)
+	}
+	return nil
+}
+
+func (h *host) Mount(_ context.Context, r drivers.MountRequest) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.mounted[r.Target] != "" {
+		return nil
+	}
+	if err := h.changing("mount %s", r.Connection.Source); err != nil {
+		return err
+	}
+	if !h.shares[r.Connection.Source] {
+		return drivers.ErrNotFound
+	}
+	h.mounted[r.Target] = r.Connection.Source
+	return nil
+}
+
+func (h *host) Unmount(_ context.Context, target string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.unmountLocked(target)
+}
+
+func (h *host) unmountLocked(target string) error {
+	what := h.mounted[target]
+	if what == "" {
+		return nil
+	}
+	if err := h.changing("unmount %s", filepath.Base(target)); err != nil {
+		return err
+	}
+	for t, w := range h.mounted {
+		if w == "view of "+target {
+			return fmt.Errorf("%s under %s: %w", target, t, drivers.ErrBusy)
+		}
+	}
+	for dir := range h.daemons {
+		if h.mounted[dir+" source"] == target {
+			h.t.Errorf("unmounted %s under the daemon of %s", target, dir)
+		}
+	}
+	for _, s := range h.gateways {
+		for _, e := range s.exports {
+			if e.Path == target && s.done != nil {
+				h.t.Errorf("unmounted %s under export %d", target, e.ID)
+			}
+		}
+	}
+	delete(h.mounted, target)
+	return nil
+}
+
+func (h *host) Mounts(context.Context, string) ([]drivers.Mounted, error) { return nil, nil }
+
+// table is the mount table: agent.Mounts.
+type table struct{ *host }
+
+func (h table) Peek(target string) (mounts.Sight, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return mounts.Sight{Mounted: h.mounted[target] != "", Gone: h.gone[target]}, nil
+}
+
+func (h table) BindPath(source, target string, _ mounts.BindOptions) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("bind %s", filepath.Base(target)); err != nil {
+		return err
+	}
+	if h.mounted[source] == "" || h.mounted[target] != "" {
+		h.t.Errorf("bind %s (%s) at %s (%s)", source, h.mounted[source], target, h.mounted[target])
+	}
+	h.mounted[target] = "view of " + source
+	return nil
+}
+
+func (h table) Shared(dir string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mounted[dir] = "itself"
+	return nil
+}
+
+// Networks: agent.Namespaces.
+type networks struct{ *host }
+
+func (h networks) Check(_ context.Context, n netns.Network) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.bridges[n.Bridge] {
+		return netns.ErrNoBridge
+	}
+	return nil
+}
+
+func (h networks) Ensure(_ context.Context, n netns.Network) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("ensure %s", n.Namespace); err != nil {
+		return err
+	}
+	if n.Bridge == "br-red" && n.Addresses[0].Addr().String() == "10.77.0.66" {
+		return netns.ErrAddressInUse
+	}
+	h.namespaces[n.Namespace], h.drift = true, false
+	return nil
+}
+
+func (h networks) Remove(_ context.Context, n netns.Network) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("remove %s", n.Namespace); err != nil {
+		return err
+	}
+	if s := h.gateways[strings.TrimPrefix(n.Namespace, "cw-")]; s != nil && s.done != nil {
+		h.t.Errorf("removed %s under its gateway", n.Namespace)
+	}
+	delete(h.namespaces, n.Namespace)
+	return nil
+}
+
+func (h networks) Observe(_ context.Context, n netns.Network) (netns.State, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := netns.State{Exists: h.namespaces[n.Namespace]}
+	if h.drift {
+		s.Drift = []string{"link is down"}
+	}
+	return s, nil
+}
+
+// server is one gateway: agent.Server.
+type server struct {
+	*host
+	place   ServerPlace
+	done    chan struct{}
+	started time.Time
+	exports map[uint16]ganesha.Export
+}
+
+func (h *host) server(p ServerPlace) Server {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.gateways[p.Network]
+	if s == nil {
+		s = &server{host: h, place: p, exports: map[uint16]ganesha.Export{}}
+		h.gateways[p.Network] = s
+	}
+	return s
+}
+
+func (s *server) Start(_ context.Context, exports func() []ganesha.Export) error {
+	es := exports()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done != nil {
+		return nil
+	}
+	if err := s.changing("start %s", s.place.Network); err != nil {
+		return err
+	}
+	if !s.namespaces["cw-"+s.place.Network] {
+		s.t.Errorf("started the gateway of %s without its namespace", s.place.Network)
+	}
+	s.done, s.started = make(chan struct{}), time.Now()
+	for _, e := range es {
+		s.exports[e.ID] = e
+	}
+	return nil
+}
+
+// kill ends the gateway as kill -9 does.
+func (s *server) kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.done)
+	s.done = nil
+	s.exports = map[uint16]ganesha.Export{}
+}
+
+func (s *server) Stop(context.Context, ganesha.StopOptions) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.changing("stop %s", s.place.Network); err != nil {
+		return err
+	}
+	if s.done != nil {
+		close(s.done)
+		s.done = nil
+	}
+	s.exports = map[uint16]ganesha.Export{}
+	return nil
+}
+
+func (s *server) Status(context.Context) (ganesha.Status, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return ganesha.Status{Running: s.done != nil, PID: 42, StartedAt: s.started, Version: "4.3"}, nil
+}
+
+func (s *server) Done() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.done
+}
+
+func (s *server) Put(_ context.Context, e ganesha.Export) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.done == nil {
+		return ganesha.ErrNotRunning
+	}
+	if err := s.changing("put export %d", e.ID); err != nil {
+		return err
+	}
+	if s.mounted[e.Path] == "" {
+		s.t.Errorf("exported %s, where nothing is mounted", e.Path)
+	}
+	s.exports[e.ID] = e
+	return nil
+}
+
+func (s *server) Remove(_ context.Context, id uint16) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.changing("remove export %d", id); err != nil {
+		return err
+	}
+	delete(s.exports, id)
+	return nil
+}
+
+func (s *server) Look(_ context.Context, e ganesha.Export) (ganesha.Match, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	has, there := s.exports[e.ID]
+	switch {
+	case s.done == nil:
+		return ganesha.Absent, ganesha.ErrNotRunning
+	case !there:
+		return ganesha.Absent, nil
+	case fmt.Sprint(has) != fmt.Sprint(e):
+		return ganesha.Differs, nil
+	}
+	return ganesha.Same, nil
+}
+
+func (s *server) IDs(context.Context) ([]uint16, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []uint16
+	for id := range s.exports {
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// Libvirt: agent.Instances.
+type libvirt struct{ *host }
+
+func (h libvirt) Instance(_ context.Context, name string) (Instance, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.libvirtOff {
+		return Instance{}, &Error{Kind: Unavailable, Reason: LibvirtUnavailable, Message: "libvirt is away"}
+	}
+	for _, i := range h.instances {
+		if i.Name == name || i.UUID == name {
+			c := *i
+			c.Devices = slices.Clone(i.Devices)
+			return c, nil
+		}
+	}
+	return Instance{}, &Error{Kind: NotFound, Reason: InstanceNotFound, Message: "no such instance: check its name"}
+}
+
+func (h libvirt) byUUID(uuid string) *Instance {
+	for _, i := range h.instances {
+		if i.UUID == uuid {
+			return i
+		}
+	}
+	return nil
+}
+
+func (h libvirt) Attach(_ context.Context, d Device) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := h.byUUID(d.Instance)
+	if slices.Contains(i.Devices, d) {
+		return nil
+	}
+	if err := h.changing("attach %s", d.Alias); err != nil {
+		return err
+	}
+	if h.daemons[filepath.Dir(d.Socket)] == nil {
+		h.t.Errorf("attached %s without its daemon", d.Alias)
+	}
+	i.Devices = append(i.Devices, d)
+	return nil
+}
+
+func (h libvirt) Detach(_ context.Context, d Device) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("detach %s", d.Alias); err != nil {
+		return err
+	}
+	i := h.byUUID(d.Instance)
+	if i == nil {
+		return nil
+	}
+	if h.guestBusy {
+		return &Error{Kind: Precondition, Reason: GuestBusy, Message: "the guest holds the device"}
+	}
+	i.Devices = slices.DeleteFunc(i.Devices, func(o Device) bool { return o.Alias == d.Alias })
+	return nil
+}
+
+func (h libvirt) GuestMount(_ context.Context, g GuestMount) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("guest mount %s", g.Tag); err != nil {
+		return err
+	}
+	if h.agentless {
+		return &Error{Kind: Precondition, Reason: GuestAgentAbsent, Message: "no guest agent"}
+	}
+	if i := h.byUUID(g.Instance); !slices.ContainsFunc(i.Devices, func(d Device) bool { return d.Tag == g.Tag }) {
+		h.t.Errorf("mounted %s in a guest without the device", g.Tag)
+	}
+	h.guests[g.Instance+" "+g.Path] = true
+	return nil
+}
+
+func (h libvirt) GuestUnmount(_ context.Context, g GuestMount) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("guest unmount %s", g.Tag); err != nil {
+		return err
+	}
+	if h.guestBusy {
+		return &Error{Kind: Precondition, Reason: GuestBusy, Message: "the guest has files open"}
+	}
+	delete(h.guests, g.Instance+" "+g.Path)
+	return nil
+}
+
+// virtiofsd: agent.Daemons.
+type daemons struct{ *host }
+
+func (h daemons) Start(_ context.Context, dir, source string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.daemons[dir] != nil {
+		return nil
+	}
+	if err := h.changing("daemon %s", filepath.Base(dir)); err != nil {
+		return err
+	}
+	if h.mounted[source] == "" {
+		h.t.Errorf("started the daemon of %s over nothing", dir)
+	}
+	h.daemons[dir] = make(chan struct{})
+	return nil
+}
+
+func (h daemons) Stop(_ context.Context, dir string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("stop daemon %s", filepath.Base(dir)); err != nil {
+		return err
+	}
+	h.endDaemon(dir)
+	return nil
+}
+
+func (h *host) endDaemon(dir string) {
+	if h.daemons[dir] == nil {
+		return
+	}
+	close(h.daemons[dir])
+	delete(h.daemons, dir)
+}
+
+func (h daemons) Done(dir string) (<-chan struct{}, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.daemons[dir], nil
+}
+
+// node is an agent that runs on a host.
+type node struct {
+	*Agent
+	stop func()
+}
+
+// boot starts an agent on the host, over the ledger in dir, and waits until it
+// is in sync.
+func (h *host) boot(dir string) *node {
+	h.t.Helper()
+	registry, err := drivers.NewRegistry(h)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	level := slog.LevelError + 4
+	if testing.Verbose() {
+		level = slog.LevelDebug
+	}
+	a, err := New(Options{
+		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "r"), Drivers: registry,
+		Mounts: table{h}, Namespaces: networks{h}, Instances: libvirt{h}, Daemons: daemons{h}, Servers: h.server,
+		Resync: time.Minute, CallTimeout: 10 * time.Second, Hostname: "host",
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- a.Run(ctx) }()
+	n := &node{Agent: a, stop: sync.OnceFunc(func() { cancel(); <-ended })}
+	h.t.Cleanup(n.stop)
+	eventually(h.t, "in sync", a.InSync)
+	return n
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("not in time: %s", what)
+}
+
+// shortDir is a directory whose path leaves room for the sockets below it.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}

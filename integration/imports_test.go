@@ -1,0 +1,140 @@
+package integration
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/causeway-project/causeway/"
+
+// mayImport is docs/architecture.md as data: for each package, the packages of
+// this module that it may import. A trailing ... stands for all below.
+var mayImport = map[string][]string{
+	"cmd/causeway":        {"api/node/v1"},
+	"cmd/causeway-agent":  {"agent...", "api/node/v1", "drivers...", "ganesha", "netns", "virtiofs"},
+	"cmd/causeway-launch": {"agent/process"},
+	"api/node/v1":         {},
+
+	"agent":            {"agent/crashpoint", "agent/ledger", "agent/reconcile", "drivers", "drivers/mounts", "ganesha", "netns"},
+	"agent/crashpoint": {},
+	"agent/ledger":     {"agent/crashpoint"},
+	"agent/process":    {"agent/crashpoint"},
+	"agent/reconcile":  {},
+	"agent/rpc":        {"agent", "api/node/v1", "drivers"},
+
+	// These know nothing of each other, nor of the agent; the two leaves
+	// serve them all.
+	"ganesha":  {"agent/crashpoint", "agent/process"},
+	"virtiofs": {"agent/crashpoint", "agent/process"},
+	"netns":    {"agent/crashpoint"},
+	"drivers":  {},
+
+	"drivers/drivertest": {"drivers", "drivers/mounts"},
+	"drivers/local":      {"drivers", "drivers/mounts"},
+	"drivers/mounts":     {"agent/crashpoint", "drivers"},
+
+	"packaging":         {},
+	"integration":       {"..."},
+	"integration/bench": {"..."},
+	"integration/demo":  {"..."},
+	"integration/lab":   {"api/node/v1"},
+	"integration/nfs41": {},
+}
+
+// onlyIn gives outside packages, and all below them, their homes. It confines
+// cgo too: whatever imports neither libvirt nor its home builds without a C
+// library.
+var onlyIn = map[string][]string{
+	"libvirt.org/go":                        {"virtiofs", "integration/bench", "integration/lab"},
+	"github.com/vishvananda":                {"netns", "integration..."},
+	"github.com/google/nftables":            {"netns"},
+	"github.com/godbus/dbus":                {"ganesha", "integration/bench"},
+	"github.com/coreos/go-systemd/v22/dbus": {"ganesha"},
+	"github.com/coreos/go-systemd":          {"cmd/causeway-agent", "ganesha"},
+	"google.golang.org/grpc":                {"agent/rpc", "api...", "cmd...", "integration..."},
+	"google.golang.org/protobuf":            {"agent/rpc", "api...", "cmd...", "integration..."},
+	"github.com/prometheus":                 {"agent", "cmd/causeway-agent"},
+	"github.com/spf13":                      {"cmd..."},
+	"os/exec":                               {"agent/process", "virtiofs", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
+}
+
+// TestImports reads the sources itself: a "go list" child would not be noticed
+// by the test cache, and a forbidden import would pass from there.
+func TestImports(t *testing.T) {
+	seen := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if name := d.Name(); name != ".." && (strings.HasPrefix(name, ".") || name == "testdata" || name == "bin") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return nil
+		}
+		rel, err := filepath.Rel("..", filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		pkg := filepath.ToSlash(rel)
+		seen[pkg] = true
+		allowed, known := mayImport[pkg]
+		if !known {
+			t.Errorf("%s is not in mayImport: say what it may import, here and in docs/architecture.md", pkg)
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range f.Imports {
+			imp, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if to, ours := strings.CutPrefix(imp, module); ours && !matches(allowed, to) {
+				t.Errorf("%s imports %s; %s may import only %v", path, to, pkg, allowed)
+			}
+			if homes, outside := homesOf(imp); outside && !matches(homes, pkg) {
+				t.Errorf("%s imports %s; only %v may", path, imp, homes)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range mayImport {
+		if !seen[pkg] {
+			t.Errorf("mayImport lists %s, which is not there", pkg)
+		}
+	}
+}
+
+// homesOf finds the longest entry of onlyIn that imp lies at or below.
+func homesOf(imp string) ([]string, bool) {
+	best := ""
+	for p := range onlyIn {
+		if (imp == p || strings.HasPrefix(imp, p+"/")) && len(p) > len(best) {
+			best = p
+		}
+	}
+	return onlyIn[best], best != ""
+}
+
+func matches(allowed []string, pkg string) bool {
+	for _, a := range allowed {
+		if base, tree := strings.CutSuffix(a, "..."); a == pkg || tree && strings.HasPrefix(pkg, base) {
+			return true
+		}
+	}
+	return false
+}
