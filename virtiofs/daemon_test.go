@@ -1,0 +1,171 @@
+package virtiofs
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestArguments(t *testing.T) {
+	for _, f := range []flavour{flavourC, flavourRust} {
+		t.Run(string(f), func(t *testing.T) {
+			plain := f.arguments("/srv/share", "/run/causeway/virtiofs/a/sock")
+			odd := f.arguments(`/srv/a,b\c d=e,sandbox=none`, "/run/x/sock")
+			golden(t, "arguments-"+string(f), strings.Join(plain, "\n")+"\n\n"+strings.Join(odd, "\n")+"\n")
+		})
+	}
+}
+
+// The C daemon's own reading of -o (libfuse, fuse_opt.c, process_real_option_group):
+// options end at a comma, and a backslash takes the next character as it is.
+func FuzzEscapeOption(f *testing.F) {
+	f.Add("/a,b")
+	f.Add(`/a\`)
+	f.Add(`/a\,source=/etc`)
+	f.Fuzz(func(t *testing.T, s string) {
+		var read strings.Builder
+		for e := escapeOption(s); e != ""; e = e[1:] {
+			switch e[0] {
+			case ',':
+				t.Fatalf("%q ends early", s)
+			case '\\':
+				if e = e[1:]; e == "" {
+					t.Fatalf("%q swallows what follows", s)
+				}
+			}
+			read.WriteByte(e[0])
+		}
+		if read.String() != s {
+			t.Errorf("%q is read as %q", s, read.String())
+		}
+	})
+}
+
+func TestFindBinary(t *testing.T) {
+	root := t.TempDir()
+	put := func(path, text string, mode os.FileMode) {
+		t.Helper()
+		path = filepath.Join(root, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(want string) {
+		t.Helper()
+		got, err := findBinary(root)
+		if got != want || (err == nil) != (want != "") || err != nil && !errors.Is(err, ErrNoVirtiofsd) {
+			t.Errorf("findBinary = %q, %v, want %q", got, err, want)
+		}
+	}
+	want("")
+	put("/usr/lib/virtiofsd", "", 0o755)
+	want("/usr/lib/virtiofsd")
+	put("/usr/libexec/virtiofsd", "", 0o644) // not a program
+	want("/usr/lib/virtiofsd")
+	put("/usr/share/qemu/vhost-user/10-broken.json", "{", 0o644)
+	put("/usr/share/qemu/vhost-user/20-gpu.json", `{"type":"gpu","binary":"/usr/libexec/vhost-user-gpu"}`, 0o644)
+	put("/usr/share/qemu/vhost-user/30-gone.json", `{"type":"fs","binary":"/gone"}`, 0o644)
+	put("/usr/share/qemu/vhost-user/50-fs.json", `{"type":"fs","binary":"/opt/virtiofsd"}`, 0o644)
+	want("/usr/lib/virtiofsd")
+	put("/opt/virtiofsd", "", 0o755)
+	want("/opt/virtiofsd")
+}
+
+func TestDetect(t *testing.T) {
+	dir := t.TempDir()
+	script := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, tt := range []struct {
+		binary string
+		want   flavour
+	}{
+		{script("rust", "echo '      --shared-dir <SHARED_DIR>'"), flavourRust},
+		{script("c", "echo '    -o source=PATH             shared directory tree'"), flavourC},
+		{script("cat", "echo meow"), ""},
+		{script("fails", "exit 3"), ""},
+		{filepath.Join(dir, "absent"), ""},
+	} {
+		got, err := detect(t.Context(), tt.binary)
+		if got != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("detect(%s) = %q, %v, want %q", tt.binary, got, err, tt.want)
+		}
+	}
+	if _, err := detect(t.Context(), filepath.Join(dir, "absent")); !errors.Is(err, ErrNoVirtiofsd) {
+		t.Errorf("detect of nothing = %v, want ErrNoVirtiofsd", err)
+	}
+}
+
+func TestScanSockets(t *testing.T) {
+	const table = `Num       RefCount Protocol Flags    Type St Inode Path
+00000000b7536e5d: 00000002 00000000 00010000 0001 01 32044 /run/listens/sock
+00000000b7536e5e: 00000002 00000000 00000000 0001 01 32044 /run/bound/sock
+0000000014b7b5c8: 00000003 00000000 00000000 0001 03 32045 /run/connected/sock
+0000000014b7b5c9: 00000003 00000000 00000000 0001 03 32046
+00000000b7536e5d: 00000002 00000000 00010000 0001 01 32047 /run/both/sock
+0000000014b7b5c8: 00000003 00000000 00000000 0001 03 32048 /run/both/sock
+00000000b7536e5d: 00000002 00000000 00010000 0001 01 32049 /a /run/other/sock
+`
+	for path, want := range map[string]DaemonState{
+		"/run/listens/sock":   Listening,
+		"/run/bound/sock":     Stopped,
+		"/run/connected/sock": Connected,
+		"/run/both/sock":      Connected,
+		"/run/other/sock":     Stopped,
+		"/run/none/sock":      Stopped,
+	} {
+		if got, err := scanSockets(strings.NewReader(table), path); err != nil || got != want {
+			t.Errorf("%s is %s, %v, want %s", path, got, err, want)
+		}
+	}
+}
+
+func TestRemoveDirKeepsWhatLiesDeeper(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	deep := filepath.Join(dir, "share", "precious")
+	if err := os.MkdirAll(filepath.Dir(deep), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, deep, "x")
+	write(t, filepath.Join(dir, "sock"), "")
+	if err := removeDir(dir); err == nil {
+		t.Error("removed a directory in use")
+	}
+	if _, err := os.Stat(deep); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "share")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := removeDir(dir); err != nil {
+			t.Error(err)
+		}
+	}
+	if d := cmp.Diff([]string(nil), entries(t, filepath.Dir(dir))); d != "" {
+		t.Error(d)
+	}
+}
+
+func entries(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	all, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range all {
+		names = append(names, e.Name())
+	}
+	return names
+}

@@ -1,0 +1,118 @@
+package virtiofs
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"libvirt.org/go/libvirtxml"
+)
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestDeviceXML(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		dev  Device
+	}{
+		{"plain", Device{"", AliasPrefix + "docs-vm1", "docs", "/run/causeway/virtiofs/docs-vm1/sock"}},
+		{"hostile", Device{"", AliasPrefix + "x", `'"><readonly/>&amp;]]>`, `/run/a"b'c<d>&e/sock`}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			xml, err := tt.dev.XML()
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, "device-"+tt.name+".xml", xml+"\n")
+		})
+	}
+}
+
+func TestValidateTag(t *testing.T) {
+	for _, good := range []string{"a", "docs", strings.Repeat("x", MaxTag), `'"<>&\`, "-o", "a=b", "~", "a,b", "LABEL"} {
+		if err := ValidateTag(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+	for _, bad := range []string{"", strings.Repeat("x", MaxTag+1), "a b", "a\n", "a\x00", "é", "\x7f", "日本", "LABEL=x", "uuid=x", "PartUUID=1"} {
+		if err := ValidateTag(bad); !errors.Is(err, ErrBadTag) {
+			t.Errorf("%q: %v, want ErrBadTag", bad, err)
+		}
+	}
+}
+
+// Nothing that passes the checks may come out of the XML as anything else.
+func FuzzDeviceXML(f *testing.F) {
+	f.Add("ua-cw-a", "docs", "/run/sock")
+	f.Add("ua-cw-a", `"/><x y='`, "/run/]]>&lt;")
+	f.Add("ua-cw-a'", "\t", "/\x00")
+	f.Fuzz(func(t *testing.T, alias, tag, socket string) {
+		d := Device{Alias: alias, Tag: tag, Socket: socket}
+		doc, err := d.XML()
+		if err != nil {
+			return
+		}
+		i, err := parseInstance("<domain id='1'><devices>" + doc + "</devices></domain>")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]Device{d}, i.Filesystems); diff != "" {
+			t.Error(diff)
+		}
+		var fs libvirtxml.DomainFilesystem
+		if err := fs.Unmarshal(doc); err != nil {
+			t.Fatal(err)
+		}
+		if fs.ReadOnly != nil || fs.Binary != nil || fs.AccessMode != "passthrough" || fs.Address != nil {
+			t.Errorf("something crept in: %s", doc)
+		}
+	})
+}
+
+func TestParseInstance(t *testing.T) {
+	for _, bad := range []string{"", "<domain", "<domain><devices><disk><address type='pci' bus='x' slot='0'/></disk></devices></domain>"} {
+		if i, err := parseInstance(bad); err == nil {
+			t.Errorf("%q parsed as %+v", bad, i)
+		}
+	}
+	doc, err := os.ReadFile(filepath.Join("testdata", "openstack.xml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := parseInstance(string(doc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Instance{
+		UUID: "6b3c8bb4-0a34-4b8b-9d3e-3b1b5c1e8f10", Name: "instance-0000002a",
+		Running: true, SharedMemory: true, FreePorts: 2, GuestAgent: true,
+		Filesystems: []Device{{
+			Instance: "6b3c8bb4-0a34-4b8b-9d3e-3b1b5c1e8f10",
+			Alias:    "ua-cw-docs", Tag: "docs", Socket: "/run/causeway/virtiofs/docs/sock",
+		}, {
+			Instance: "6b3c8bb4-0a34-4b8b-9d3e-3b1b5c1e8f10",
+			Alias:    "fs1", Tag: "nova-share",
+		}},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}

@@ -1,0 +1,188 @@
+package virtiofs
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// plugFake starts a fake with fakeDevice("a") in its guest.
+func plugFake(t *testing.T) (*fakeVirt, *Host, GuestMount) {
+	t.Helper()
+	f, h, _ := startFake(t)
+	if err := h.Attach(limited(t, waiting), fakeDevice("a")); err != nil {
+		t.Fatal(err)
+	}
+	return f, h, GuestMount{Instance: guestUUID, Tag: "tag-a", Path: "/mnt/a b"}
+}
+
+func (f *fakeVirt) mounts() []guestEntry {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.domains[guestUUID].guest.mounts)
+}
+
+var allowUnexported = cmp.AllowUnexported(guestEntry{})
+
+func TestGuestMountOnModel(t *testing.T) {
+	ours := guestEntry{"tag-a", "/mnt/a b", "virtiofs"}
+	tests := []struct {
+		name   string
+		change func(*fakeGuest)
+		want   error
+		mounts []guestEntry
+	}{
+		{"fresh", func(*fakeGuest) {}, nil, []guestEntry{ours}},
+		{"guest is slow to see it", func(g *fakeGuest) { g.unseen = 3 }, nil, []guestEntry{ours}},
+		{"mounted", func(g *fakeGuest) { g.mounts = []guestEntry{ours} }, nil, []guestEntry{ours}},
+		{"mounted and dead", func(g *fakeGuest) {
+			g.mounts, g.dead, g.busy = []guestEntry{ours}, map[string]bool{ours.path: true}, map[string]bool{ours.path: true}
+		}, nil, []guestEntry{ours}},
+		{"behind a link", func(g *fakeGuest) {
+			g.links = map[string]string{ours.path: "/real"}
+			g.mounts = []guestEntry{{"tag-a", "/real", "virtiofs"}}
+		}, nil, []guestEntry{{"tag-a", "/real", "virtiofs"}}},
+		{"something else there", func(g *fakeGuest) { g.mounts = []guestEntry{{"tmp\nfs", ours.path, "tmpfs"}} }, ErrGuestRefused, []guestEntry{{"tmp\nfs", ours.path, "tmpfs"}}},
+		{"the tag elsewhere", func(g *fakeGuest) { g.mounts = []guestEntry{{"tag-a", "/other", "virtiofs"}} }, nil, []guestEntry{{"tag-a", "/other", "virtiofs"}, ours}},
+		{"silent agent", func(g *fakeGuest) { g.silent = true }, ErrGuestAgent, nil},
+		{"nonsense", func(g *fakeGuest) { g.raw = "}{" }, ErrGuestRefused, nil},
+		{"other types", func(g *fakeGuest) { g.raw = `{"return":{"pid":"seven"}}` }, ErrGuestRefused, nil},
+		{"nothing", func(g *fakeGuest) { g.raw = `{}` }, context.DeadlineExceeded, nil},
+		{"no base64", func(g *fakeGuest) { g.raw = `{"return":{"pid":1,"exited":true,"out-data":"***"}}` }, ErrGuestRefused, nil},
+		{"a program hangs", func(g *fakeGuest) { g.hangs = map[string]bool{"mount": true} }, context.DeadlineExceeded, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f, h, m := plugFake(t)
+			f.change(func(d *fakeDomain) { tt.change(&d.guest) })
+			limit := waiting
+			if tt.want == context.DeadlineExceeded {
+				limit = 50 * time.Millisecond
+			}
+			if err := h.GuestMount(limited(t, limit), m); !errors.Is(err, tt.want) {
+				t.Errorf("GuestMount = %v, want %v", err, tt.want)
+			}
+			if got := f.mounts(); !slices.Equal(got, tt.mounts) {
+				t.Errorf("mounts are %q, want %q", got, tt.mounts)
+			}
+		})
+	}
+}
+
+func TestGuestMountRefusesArguments(t *testing.T) {
+	_, h, _ := plugFake(t)
+	for _, m := range []GuestMount{
+		{guestUUID, "a b", "/mnt", false},
+		{guestUUID, "a", "mnt", false},
+		{guestUUID, "a", "/", false},
+		{guestUUID, "a", "", false},
+		{guestUUID, "a", "/mnt/../etc", false},
+		{guestUUID, "a", "/mnt/", false},
+		{guestUUID, "a", "/mnt\x00", false},
+		{guestUUID, "a", "/mnt\n", false},
+		{guestUUID, "a", "/\xff", false},
+		{guestUUID, "a", "/" + strings.Repeat("x", 5000), false},
+	} {
+		if err := h.GuestMount(t.Context(), m); err == nil {
+			t.Errorf("GuestMount(%+v) succeeded", m)
+		}
+		if err := h.GuestUnmount(t.Context(), m); err == nil {
+			t.Errorf("GuestUnmount(%+v) succeeded", m)
+		}
+	}
+}
+
+func TestGuestUnmountOnModel(t *testing.T) {
+	ours := guestEntry{"tag-a", "/mnt/a b", "virtiofs"}
+	other := guestEntry{"other", "/mnt/a b", "virtiofs"}
+	tests := []struct {
+		name   string
+		change func(*fakeDomain)
+		want   error
+		left   int
+	}{
+		{"mounted", func(d *fakeDomain) { d.guest.mounts = []guestEntry{ours} }, nil, 0},
+		{"twice", func(d *fakeDomain) { d.guest.mounts = []guestEntry{ours, ours} }, nil, 0},
+		{"not mounted", func(*fakeDomain) {}, nil, 0},
+		{"another's", func(d *fakeDomain) { d.guest.mounts = []guestEntry{other} }, nil, 1},
+		{"busy", func(d *fakeDomain) {
+			d.guest.mounts, d.guest.busy = []guestEntry{ours}, map[string]bool{ours.path: true}
+		}, ErrGuestBusy, 1},
+		{"off", func(d *fakeDomain) { d.running = false }, nil, 0},
+		{"no agent", func(d *fakeDomain) { d.agent = false }, ErrGuestAgent, 0},
+		{"silent agent", func(d *fakeDomain) { d.guest.silent = true }, ErrGuestAgent, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f, h, m := plugFake(t)
+			f.change(tt.change)
+			err := h.GuestUnmount(limited(t, waiting), m)
+			if !errors.Is(err, tt.want) {
+				t.Errorf("GuestUnmount = %v, want %v", err, tt.want)
+			}
+			if err != nil && strings.ContainsRune(err.Error(), 0x1b) {
+				t.Errorf("the guest's control characters come through: %q", err)
+			}
+			if n := len(f.mounts()); n != tt.left {
+				t.Errorf("%d mounts are left, want %d", n, tt.left)
+			}
+		})
+	}
+}
+
+// Whatever a guest answers, it is an error or a result, never a panic, and
+// never unbounded.
+func FuzzGuestAnswers(f *testing.F) {
+	f.Add([]byte(`{"return":{"pid":1}}`))
+	f.Add([]byte(`{"return":{"exited":true,"exitcode":1,"err-data":"` + base64.StdEncoding.EncodeToString([]byte("no\n")) + `"}}`))
+	f.Add([]byte(`{"return":[]}`))
+	f.Add([]byte(`null`))
+	model := &fakeVirt{fail: map[string]error{}, domains: map[string]*fakeDomain{guestUUID: {running: true}}}
+	h := New(Options{})
+	l, err := model.dial(nil, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	h.link = l
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		model.change(func(d *fakeDomain) { d.guest.raw = string(answer) + " " })
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		s := &session{h: h, uuid: guestUUID}
+		out, err := s.exec(ctx, "x")
+		if len(out) > maxOutput {
+			t.Errorf("%d bytes of output", len(out))
+		}
+		if err != nil && len(err.Error()) > 10*maxWords {
+			t.Errorf("an error of %d bytes", len(err.Error()))
+		}
+	})
+}
+
+func TestTopMount(t *testing.T) {
+	table := `proc /proc proc rw 0 0
+a /mnt virtiofs rw 0 0
+b\040c /mnt\040x\134y virtiofs rw 0 0
+short
+d /mnt tmpfs rw 0 0
+`
+	tests := []struct {
+		path string
+		want *guestEntry
+	}{
+		{"/mnt", &guestEntry{"d", "/mnt", "tmpfs"}},
+		{`/mnt x\y`, &guestEntry{"b c", `/mnt x\y`, "virtiofs"}},
+		{"/none", nil},
+	}
+	for _, tt := range tests {
+		if d := cmp.Diff(tt.want, topMount(table, tt.path), allowUnexported); d != "" {
+			t.Errorf("%s: %s", tt.path, d)
+		}
+	}
+}
