@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,11 +14,13 @@ import (
 // changed, until ctx ends: its error is then ctx's. Changes during a call of
 // changed are one more call. It holds one thread.
 func Watch(ctx context.Context, changed func()) error {
-	f, err := os.Open(table)
+	// Not os.Open: that adds the file to the runtime's epoll set, and whoever
+	// polls first takes the change, for it is told once per open file.
+	f, err := unix.Open(table, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("watch mounts: %w", err)
+		return fmt.Errorf("watch mounts: open %s: %w", table, err)
 	}
-	defer func() { _ = f.Close() }()
+	defer func() { _ = unix.Close(f) }()
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("watch mounts: eventfd: %w", err)
@@ -42,7 +43,7 @@ func Watch(ctx context.Context, changed func()) error {
 	// The file reports what changed since it was opened or last polled
 	// (proc_pid_mounts(5)). It is always readable: POLLIN would spin.
 	fds := []unix.PollFd{
-		{Fd: int32(f.Fd()), Events: unix.POLLPRI},
+		{Fd: int32(f), Events: unix.POLLPRI},
 		{Fd: int32(wake), Events: unix.POLLIN},
 	}
 	for {
