@@ -80,12 +80,13 @@ func (c *Client) newSession(ctx context.Context) error {
 	}
 	id, seq := d.u64(), d.u32()
 	const confirmed = 1 << 31 // EXCHGID4_FLAG_CONFIRMED_R: the server knows us and our state
-	kept := d.u32()&confirmed != 0 && id == c.clientID && c.known
+	same := d.u32()&confirmed != 0 && id == c.clientID
+	kept := same && c.known
 	if d.err != nil {
 		return d.err
 	}
 
-	if kept {
+	if same {
 		// Of two sessions the older would make DESTROY_CLIENTID answer
 		// CLIENTID_BUSY one day. It can only be destroyed from a connection
 		// that is bound to it (RFC 8881 section 18.37.3). Mostly it is gone
