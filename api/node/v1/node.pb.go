@@ -1087,8 +1087,8 @@ type AccessRule struct {
 	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
 	Level  Level  `protobuf:"varint,2,opt,name=level,proto3,enum=causeway.node.v1.Level" json:"level,omitempty"`
 	Squash Squash `protobuf:"varint,3,opt,name=squash,proto3,enum=causeway.node.v1.Squash" json:"squash,omitempty"`
-	// Used with SQUASH_ALL, and for root with the other squashes. 65534 when
-	// both are 0 and unset.
+	// Whom the squashed become: all users with SQUASH_ALL, root with the others.
+	// 65534 when unset.
 	AnonymousUid  *uint32 `protobuf:"varint,4,opt,name=anonymous_uid,json=anonymousUid,proto3,oneof" json:"anonymous_uid,omitempty"`
 	AnonymousGid  *uint32 `protobuf:"varint,5,opt,name=anonymous_gid,json=anonymousGid,proto3,oneof" json:"anonymous_gid,omitempty"`
 	unknownFields protoimpl.UnknownFields
