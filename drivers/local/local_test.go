@@ -42,7 +42,11 @@ func mkdir(t *testing.T, parts ...string) string {
 // TestContract runs the contract on each file system that a pool is meant to
 // lie on.
 func TestContract(t *testing.T) {
-	for _, fstype := range []string{"here", "tmpfs", "ext4", "btrfs", "xfs"} {
+	fstypes := []string{"here", "tmpfs", "ext4", "btrfs"}
+	if _, err := exec.LookPath("mkfs.xfs"); err == nil {
+		fstypes = append(fstypes, "xfs") // not part of a bare Debian
+	}
+	for _, fstype := range fstypes {
 		t.Run(fstype, func(t *testing.T) {
 			drivertest.RunMounter(t, func(t *testing.T, e drivertest.Env) drivertest.Backend {
 				pool := filepath.Join(e.Dir, "pool")
@@ -94,7 +98,10 @@ func mountPool(t *testing.T, fstype, dir, pool string) {
 		run(t, "mount", "-t", "tmpfs", "-o", "size=1m", "pool", pool)
 	} else {
 		if _, err := exec.LookPath("mkfs." + fstype); err != nil {
-			t.Skipf("no mkfs.%s here", fstype) // pools on ext4 and btrfs are what we promise
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Skip(err)
 		}
 		image := filepath.Join(dir, "image")
 		f, err := os.Create(image)
