@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -204,7 +205,10 @@ func prefix(s string) (netip.Prefix, error) {
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	return a.Prefix(a.BitLen()) // refuses a zone
+	if a.Zone() != "" { // a prefix has none: it would be lost
+		return netip.Prefix{}, errors.New("address has a zone")
+	}
+	return a.Prefix(a.BitLen())
 }
 
 func ruleTo(r agent.Rule) *nodev1.AccessRule {

@@ -1,0 +1,244 @@
+package rpc
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/causeway-project/causeway/agent"
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/drivers"
+)
+
+func compare(t *testing.T, what string, want, got any) {
+	t.Helper()
+	options := cmp.Options{
+		protocmp.Transform(),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b drivers.Secret) bool { return string(a.Reveal()) == string(b.Reveal()) }),
+	}
+	if diff := cmp.Diff(want, got, options); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func TestTranslateAttachment(t *testing.T) {
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	got, err := attachmentFrom(&nodev1.Attachment{
+		Id: "a", Instance: "vm1", Tag: "docs", ReadOnly: true, MountAt: "/mnt",
+		Connection:   &nodev1.Connection{BackendKind: "local", Source: "docs", Options: map[string]string{"k": "v"}, Secret: []byte("s")},
+		InstanceUuid: "ignored", Guest: nodev1.GuestState_GUEST_STATE_MOUNTED, Status: &nodev1.Status{Generation: 9},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := agent.Attachment{
+		ID: "a", Instance: "vm1", Tag: "docs", ReadOnly: true, MountAt: "/mnt",
+		Connection: drivers.Connection{Kind: "local", Source: "docs", Options: map[string]string{"k": "v"}, Secret: drivers.NewSecret([]byte("s"))},
+	}
+	compare(t, "to the agent", want, got)
+
+	want.InstanceUUID, want.Guest = "u", agent.GuestDeviceOnly
+	want.Status = agent.Status{Generation: 2, ObservedGeneration: 1, Phase: agent.Failed, Since: since, Reason: "r", Message: "bad \xff", Attempts: 3}
+	compare(t, "to the caller", &nodev1.Attachment{
+		Id: "a", Instance: "vm1", Tag: "docs", ReadOnly: true, MountAt: "/mnt",
+		Connection:   &nodev1.Connection{BackendKind: "local", Source: "docs", Options: map[string]string{"k": "v"}},
+		InstanceUuid: "u", Guest: nodev1.GuestState_GUEST_STATE_DEVICE_ONLY,
+		Status: &nodev1.Status{Generation: 2, ObservedGeneration: 1, Phase: nodev1.Phase_PHASE_FAILED,
+			Since: timestamppb.New(since), Reason: "r", Message: "bad \uFFFD", Attempts: 3},
+	}, attachmentTo(want))
+}
+
+func TestTranslateNetwork(t *testing.T) {
+	in := &nodev1.Network{
+		Id: "n", Plug: &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: "br0"}},
+		Addresses: []string{"10.77.0.2/24", "fd77::2/64"},
+		Routes:    []*nodev1.Route{{Destination: "0.0.0.0/0", Via: "10.77.0.1"}},
+		Mtu:       1400, Mac: "02:00:00:00:00:01",
+	}
+	got, err := networkFrom(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, "to the agent", agent.Network{
+		ID: "n", Bridge: "br0",
+		Addresses: []netip.Prefix{netip.MustParsePrefix("10.77.0.2/24"), netip.MustParsePrefix("fd77::2/64")},
+		Routes:    []agent.Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.77.0.1")}},
+		MTU:       1400, MAC: "02:00:00:00:00:01",
+	}, got)
+	got.Gateway = agent.Gateway{Running: true, PID: 7, Restarts: 2, Exports: 3, Version: "4.3"}
+	back := proto.CloneOf(in)
+	back.Status = &nodev1.Status{}
+	back.Gateway = &nodev1.Gateway{Running: true, Pid: 7, Restarts: 2, Exports: 3, Version: "4.3"}
+	compare(t, "to the caller", back, networkTo(got))
+}
+
+func TestTranslateExport(t *testing.T) {
+	in := &nodev1.Export{
+		Id: "e", Network: "n", Connection: &nodev1.Connection{BackendKind: "local", Source: "docs"}, Pseudo: "/d", ReadOnly: true,
+		Rules: []*nodev1.AccessRule{
+			{Client: "10.0.0.7", Level: nodev1.Level_LEVEL_RO},
+			{Client: "10.0.0.0/24", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_ALL, AnonymousUid: proto.Uint32(0), AnonymousGid: proto.Uint32(5)},
+			{Client: "fd77::/64", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_NONE},
+			{Client: "fd77::1", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_ROOT_ID},
+		},
+	}
+	got, err := exportFrom(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compare(t, "to the agent", agent.Export{
+		ID: "e", Network: "n", Connection: drivers.Connection{Kind: "local", Source: "docs"}, Pseudo: "/d", ReadOnly: true,
+		Rules: []agent.Rule{
+			{Client: netip.MustParsePrefix("10.0.0.7/32"), Level: agent.LevelRO, Squash: agent.SquashRoot, AnonUID: 65534, AnonGID: 65534},
+			{Client: netip.MustParsePrefix("10.0.0.0/24"), Level: agent.LevelRW, Squash: agent.SquashAll, AnonUID: 0, AnonGID: 5},
+			{Client: netip.MustParsePrefix("fd77::/64"), Level: agent.LevelRW, Squash: agent.SquashNone, AnonUID: 65534, AnonGID: 65534},
+			{Client: netip.MustParsePrefix("fd77::1/128"), Level: agent.LevelRW, Squash: agent.SquashRootID, AnonUID: 65534, AnonGID: 65534},
+		},
+	}, got)
+
+	got.ExportID, got.Locations = 65535, []string{"10.77.0.2:/d"}
+	out := exportTo(got)
+	if out.GetExportId() != 65535 || len(out.GetLocations()) != 1 || len(out.GetRules()) != 4 {
+		t.Errorf("to the caller: %v", out)
+	}
+	again, err := exportFrom(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.ExportID, again.Locations = got.ExportID, got.Locations
+	compare(t, "what was answered, sent again", got, again)
+}
+
+func TestEveryEnumIsTranslated(t *testing.T) {
+	phases := []agent.Phase{agent.Pending, agent.Working, agent.Ready, agent.Degraded, agent.Removing, agent.Failed}
+	for _, p := range phases {
+		if got := phaseTo(p).String(); got != "PHASE_"+strings.ToUpper(string(p)) {
+			t.Errorf("phase %s is %s", p, got)
+		}
+	}
+	if len(phases) != len(nodev1.Phase_name)-1 {
+		t.Error("a phase is missing here")
+	}
+	for _, v := range []agent.Verdict{agent.Pass, agent.Warn, agent.Fail} {
+		if got := verdictTo(v).String(); got != "VERDICT_"+strings.ToUpper(string(v)) {
+			t.Errorf("verdict %s is %s", v, got)
+		}
+	}
+	for _, g := range []agent.GuestState{agent.GuestUnknown, agent.GuestDeviceOnly, agent.GuestMounted} {
+		if got := guestTo(g).String(); got != "GUEST_STATE_"+strings.ToUpper(strings.ReplaceAll(string(g), "-", "_")) {
+			t.Errorf("guest state %s is %s", g, got)
+		}
+	}
+	if phaseTo("x")+nodev1.Phase(verdictTo("x"))+nodev1.Phase(guestTo("x")) != 0 {
+		t.Error("an unknown word is not unspecified")
+	}
+}
+
+func TestNodeIsTranslated(t *testing.T) {
+	got := nodeTo(agent.Node{
+		Hostname: "h", Version: "v", InSync: true,
+		Drivers:    []drivers.Description{{Kind: "local", Properties: drivers.Properties{StableHandles: true}, Abilities: []drivers.Ability{drivers.CanProbe}}},
+		Mounts:     []agent.Mount{{Name: "m", Kind: "local", Source: "docs", Path: "/run/m", ReadOnly: true, Users: []string{"export/e"}}},
+		Damaged:    []string{"f\xff"},
+		Subsystems: []agent.Subsystem{{Name: "libvirt", Verdict: agent.Warn, Message: "away"}},
+	})
+	compare(t, "node", &nodev1.GetNodeResponse{
+		Hostname: "h", Version: "v", InSync: true,
+		Drivers:        []*nodev1.Driver{{Kind: "local", StableHandles: true, Abilities: []string{"probe"}}},
+		Mounts:         []*nodev1.Mount{{Name: "m", BackendKind: "local", Source: "docs", Path: "/run/m", ReadOnly: true, Users: []string{"export/e"}, Status: &nodev1.Status{}}},
+		DamagedRecords: []string{"f\uFFFD"},
+		Subsystems:     []*nodev1.Subsystem{{Name: "libvirt", Verdict: nodev1.Verdict_VERDICT_WARN, Message: "away"}},
+	}, got)
+}
+
+func TestShape(t *testing.T) {
+	attachment := func(change func(*nodev1.Attachment)) proto.Message {
+		a := &nodev1.Attachment{Id: "a", Instance: "i", Tag: "t", Connection: &nodev1.Connection{BackendKind: "local", Source: "s"}}
+		change(a)
+		return &nodev1.AttachRequest{Attachment: a}
+	}
+	network := func(change func(*nodev1.Network)) proto.Message {
+		n := &nodev1.Network{Id: "n", Plug: &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: "b"}}, Addresses: []string{"10.0.0.1/24"}}
+		change(n)
+		return &nodev1.PutNetworkRequest{Network: n}
+	}
+	export := func(r *nodev1.AccessRule) proto.Message {
+		return &nodev1.PutExportRequest{Export: &nodev1.Export{Id: "e", Network: "n",
+			Connection: &nodev1.Connection{BackendKind: "local", Source: "s"}, Rules: []*nodev1.AccessRule{r}}}
+	}
+	long := strings.Repeat("x", maxString+1)
+	for _, c := range []struct {
+		request proto.Message
+		reason  agent.Reason
+		field   string
+	}{
+		{&nodev1.AttachRequest{}, FieldRequired, "attachment"},
+		{attachment(func(a *nodev1.Attachment) { a.Id = "" }), FieldRequired, "attachment.id"},
+		{attachment(func(a *nodev1.Attachment) { a.Instance = "" }), FieldRequired, "attachment.instance"},
+		{attachment(func(a *nodev1.Attachment) { a.Tag = "" }), FieldRequired, "attachment.tag"},
+		{attachment(func(a *nodev1.Attachment) { a.Connection = nil }), FieldRequired, "attachment.connection.backend_kind"},
+		{attachment(func(a *nodev1.Attachment) { a.Connection.Source = "" }), FieldRequired, "attachment.connection.source"},
+		{attachment(func(a *nodev1.Attachment) { a.Id = long }), FieldTooLong, "attachment.id"},
+		{attachment(func(a *nodev1.Attachment) { a.Connection.Options = map[string]string{"k": long} }), FieldTooLong, "attachment.connection.options"},
+		{attachment(func(a *nodev1.Attachment) { a.Connection.Options = map[string]string{long: "v"} }), FieldTooLong, "attachment.connection.options"},
+		{attachment(func(a *nodev1.Attachment) { a.Connection.Secret = make([]byte, maxBytes+1) }), FieldTooLong, "attachment.connection.secret"},
+		{&nodev1.DetachRequest{}, FieldRequired, "id"},
+		{&nodev1.DetachRequest{Id: long}, FieldTooLong, "id"},
+		{&nodev1.ListAttachmentsRequest{Instance: long}, FieldTooLong, "instance"},
+		{&nodev1.PutNetworkRequest{}, FieldRequired, "network"},
+		{network(func(n *nodev1.Network) { n.Plug = nil }), FieldRequired, "network.bridge.bridge"},
+		{network(func(n *nodev1.Network) { n.Addresses = nil }), FieldRequired, "network.addresses"},
+		{network(func(n *nodev1.Network) { n.Addresses = make([]string, maxItems+1) }), FieldTooLong, "network.addresses"},
+		{network(func(n *nodev1.Network) { n.Addresses = []string{"10.0.0.1/24", "10.0.0.2"} }), FieldMalformed, "network.addresses[1]"},
+		{network(func(n *nodev1.Network) { n.Addresses = []string{"10.0.0.1/33"} }), FieldMalformed, "network.addresses[0]"},
+		{network(func(n *nodev1.Network) { n.Routes = []*nodev1.Route{{Destination: "default", Via: "10.0.0.2"}} }), FieldMalformed, "network.routes[0].destination"},
+		{network(func(n *nodev1.Network) { n.Routes = []*nodev1.Route{{Destination: "::/0", Via: "fe80::1%eth0"}} }), FieldMalformed, "network.routes[0].via"},
+		{&nodev1.PutExportRequest{}, FieldRequired, "export"},
+		{export(&nodev1.AccessRule{Level: nodev1.Level_LEVEL_RO}), FieldRequired, "export.rules[0].client"},
+		{export(&nodev1.AccessRule{Client: "10.0.0.0/24"}), FieldRequired, "export.rules[0].level"},
+		{export(&nodev1.AccessRule{Client: "10.0.0.0/24", Level: 9}), FieldMalformed, "export.rules[0].level"},
+		{export(&nodev1.AccessRule{Client: "10.0.0.0/24", Level: 1, Squash: 9}), FieldMalformed, "export.rules[0].squash"},
+		{export(&nodev1.AccessRule{Client: "everybody\n", Level: 1}), FieldMalformed, "export.rules[0].client"},
+		{export(&nodev1.AccessRule{Client: "fe80::1%lo", Level: 1}), FieldMalformed, "export.rules[0].client"},
+		{export(&nodev1.AccessRule{Client: long, Level: 1}), FieldTooLong, "export.rules[0].client"},
+	} {
+		f := &fake{}
+		err := checkSizes(c.request)
+		if err == nil {
+			err = handle(t, f, c.request)
+		}
+		var e *agent.Error
+		if !errors.As(err, &e) || e.Kind != agent.Invalid || e.Reason != c.reason || e.Metadata["field"] != c.field {
+			t.Errorf("%T, %s of %s: %v, %+v", c.request, c.reason, c.field, err, e)
+		}
+		if len(f.calls) > 0 {
+			t.Errorf("%T, %s of %s: the agent was called", c.request, c.reason, c.field)
+		}
+	}
+}
+
+func handle(t *testing.T, f *fake, request proto.Message) (err error) {
+	t.Helper()
+	switch r := request.(type) {
+	case *nodev1.AttachRequest:
+		_, err = attachments{agent: f}.Attach(t.Context(), r)
+	case *nodev1.DetachRequest:
+		_, err = attachments{agent: f}.Detach(t.Context(), r)
+	case *nodev1.PutNetworkRequest:
+		_, err = networks{agent: f}.Put(t.Context(), r)
+	case *nodev1.PutExportRequest:
+		_, err = exports{agent: f}.Put(t.Context(), r)
+	default:
+		t.Fatalf("no handler for %T", r)
+	}
+	return err
+}

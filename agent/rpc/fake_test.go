@@ -1,0 +1,210 @@
+package rpc
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/causeway-project/causeway/agent"
+)
+
+// fake keeps what it was given and answers what it was told to.
+type fake struct {
+	mu    sync.Mutex
+	calls []string
+	err   error
+	hook  func(context.Context) error // called first, if set
+
+	attachment agent.Attachment
+	network    agent.Network
+	export     agent.Export
+	instance   string
+	events     []agent.Event
+}
+
+func (f *fake) called(ctx context.Context, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, name)
+	if f.hook != nil {
+		if err := f.hook(ctx); err != nil {
+			return err
+		}
+	}
+	return f.err
+}
+
+func (f *fake) Attach(ctx context.Context, a agent.Attachment) (agent.Attachment, error) {
+	err := f.called(ctx, "Attach")
+	f.attachment = a
+	return a, err
+}
+
+func (f *fake) Detach(ctx context.Context, id string) error { return f.called(ctx, "Detach "+id) }
+
+func (f *fake) Attachment(ctx context.Context, id string) (agent.Attachment, error) {
+	return f.attachment, f.called(ctx, "Attachment "+id)
+}
+
+func (f *fake) Attachments(ctx context.Context, instance string) ([]agent.Attachment, error) {
+	err := f.called(ctx, "Attachments")
+	f.instance = instance
+	return []agent.Attachment{f.attachment}, err
+}
+
+func (f *fake) RepairAttachment(ctx context.Context, id string) (agent.Attachment, error) {
+	return f.attachment, f.called(ctx, "RepairAttachment "+id)
+}
+
+func (f *fake) PutNetwork(ctx context.Context, n agent.Network) (agent.Network, error) {
+	err := f.called(ctx, "PutNetwork")
+	f.network = n
+	return n, err
+}
+
+func (f *fake) DeleteNetwork(ctx context.Context, id string) error {
+	return f.called(ctx, "DeleteNetwork "+id)
+}
+
+func (f *fake) Network(ctx context.Context, id string) (agent.Network, error) {
+	return f.network, f.called(ctx, "Network "+id)
+}
+
+func (f *fake) Networks(ctx context.Context) ([]agent.Network, error) {
+	return []agent.Network{f.network}, f.called(ctx, "Networks")
+}
+
+func (f *fake) PutExport(ctx context.Context, e agent.Export) (agent.Export, error) {
+	err := f.called(ctx, "PutExport")
+	f.export = e
+	return e, err
+}
+
+func (f *fake) DeleteExport(ctx context.Context, id string) error {
+	return f.called(ctx, "DeleteExport "+id)
+}
+
+func (f *fake) Export(ctx context.Context, id string) (agent.Export, error) {
+	return f.export, f.called(ctx, "Export "+id)
+}
+
+func (f *fake) Exports(ctx context.Context, _ string) ([]agent.Export, error) {
+	return []agent.Export{f.export}, f.called(ctx, "Exports")
+}
+
+func (f *fake) Node(ctx context.Context) (agent.Node, error) {
+	return agent.Node{Hostname: "host"}, f.called(ctx, "Node")
+}
+
+func (f *fake) Preflight(ctx context.Context) ([]agent.Check, error) {
+	return []agent.Check{{Name: "libvirt", Verdict: agent.Pass}}, f.called(ctx, "Preflight")
+}
+
+// Watch sends its events and stays, as the agent's does.
+func (f *fake) Watch(ctx context.Context, send func(agent.Event) error) error {
+	for _, e := range f.events {
+		if err := send(e); err != nil {
+			return err
+		}
+	}
+	if err := f.called(ctx, "Watch"); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A served agent, and a connection to it.
+type served struct {
+	*grpc.ClientConn
+	server *Server
+	socket string
+	stop   func() // and wait
+	logged *logBuffer
+}
+
+// serveFake serves o.Agent on a socket that everybody may connect to.
+func serveFake(t *testing.T, o Options) *served {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cw-rpc-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s := &served{socket: filepath.Join(dir, "s"), logged: &logBuffer{}}
+	l, err := net.Listen("unix", s.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, mode := range map[string]os.FileMode{dir: 0o755, s.socket: 0o666} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.Logger = slog.New(LogHandler(slog.NewJSONHandler(s.logged, nil)))
+	s.server = New(o)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.server.Serve(ctx, l) }()
+	s.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	t.Cleanup(s.stop)
+	s.ClientConn = dial(t, s.socket)
+	return s
+}
+
+func dial(t *testing.T, socket string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// logBuffer collects JSON log lines.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *logBuffer) lines(t *testing.T, message string) []map[string]any {
+	t.Helper()
+	var all []map[string]any
+	for line := range bytes.Lines([]byte(l.String())) {
+		var m map[string]any
+		if err := json.Unmarshal(line, &m); err != nil {
+			t.Fatalf("log line %q: %v", line, err)
+		}
+		if m["msg"] == message {
+			all = append(all, m)
+		}
+	}
+	return all
+}
