@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+	rtnl "github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
@@ -99,24 +100,14 @@ func (n Network) repairPair(nl *netlink.Handle, ns *os.File, br netlink.Link) (n
 		if ok, err = paired(nl, ns, outer, inner); ok || err != nil {
 			return err
 		}
-		if inner != nil { // and with it its other end, under whatever name
-			if err := in.LinkDel(inner); err != nil {
-				return fmt.Errorf("delete %s inside: %w", Inside, err)
-			}
-		}
-		return nil
+		return deleteLink(in, Inside) // and with it its other end, under whatever name
 	})
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
-		if outer, err = link(nl, n.HostLink); err != nil {
+		if err := deleteLink(nl, n.HostLink); err != nil {
 			return nil, err
-		}
-		if outer != nil {
-			if err := nl.LinkDel(outer); err != nil {
-				return nil, fmt.Errorf("delete %s: %w", n.HostLink, err)
-			}
 		}
 		pair := &netlink.Veth{
 			LinkAttrs:        netlink.NewLinkAttrs(),
@@ -186,9 +177,87 @@ func setUp(nl *netlink.Handle, l netlink.Link) error {
 	return nil
 }
 
+// deleteLink deletes a link if it is there.
+func deleteLink(nl *netlink.Handle, name string) error {
+	l, err := link(nl, name)
+	if err != nil || l == nil {
+		return err
+	}
+	// It may go by itself at the same time: with its other end, or with a
+	// namespace that the kernel is still taking apart.
+	if err := nl.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
+}
+
+// forwards reports whether a bridge forwards what it gets from this port. It
+// does not while the bridge is down, nor for twice the forward delay where it
+// speaks the spanning tree protocol: then no question for a duplicate address
+// would be heard. The calling thread is in the host's namespace.
+func forwards(port netlink.Link) (bool, error) {
+	req := rtnl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	msg := rtnl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(port.Attrs().Index)
+	req.AddData(msg)
+	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return false, fmt.Errorf("get link %s: %w", port.Attrs().Name, err)
+	}
+	for _, r := range replies {
+		if len(r) < unix.SizeofIfInfomsg {
+			continue
+		}
+		b := attribute(r[unix.SizeofIfInfomsg:], unix.IFLA_LINKINFO, rtnl.IFLA_INFO_SLAVE_DATA, rtnl.IFLA_BRPORT_STATE)
+		if len(b) == 1 && b[0] == brStateForwarding {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+const brStateForwarding = 3 // linux/if_bridge.h
+
+// attribute follows a path of nested netlink attributes.
+func attribute(b []byte, path ...uint16) []byte {
+	for _, step := range path {
+		attrs, err := rtnl.ParseRouteAttr(b)
+		if err != nil {
+			return nil
+		}
+		b = nil
+		for _, a := range attrs {
+			if a.Attr.Type&rtnl.NLA_TYPE_MASK == step {
+				b = a.Value
+			}
+		}
+	}
+	return b
+}
+
+// awaitForwarding returns when the bridge forwards. Where that takes longer
+// than anybody should wait in here, the next Ensure goes on waiting.
+func awaitForwarding(ctx context.Context, bridge string, port netlink.Link) error {
+	err := poll(ctx, kernelWait, func() (bool, error) { return forwards(port) })
+	if err != nil {
+		return fmt.Errorf("wait for bridge %s to forward for %s (is the bridge up? does it speak the spanning tree protocol?): %w", bridge, port.Attrs().Name, err)
+	}
+	return nil
+}
+
+// dump repeats a listing that changed under way, which would have holes.
+func dump[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 20 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
+}
+
 // awaitCarrier returns when frames can leave through the interface inside.
 func awaitCarrier(ctx context.Context, nl *netlink.Handle) error {
-	return poll(ctx, carrierWait, func() (bool, error) {
+	return poll(ctx, kernelWait, func() (bool, error) {
 		l, err := nl.LinkByName(Inside)
 		if err != nil {
 			return false, fmt.Errorf("get link %s: %w", Inside, err)

@@ -79,6 +79,14 @@ func (n Network) observeOuter(nl *netlink.Handle) (outer, br netlink.Link, drift
 	}
 	if !up(outer) {
 		drift = append(drift, fmt.Sprintf("link %s is down", n.HostLink))
+	} else if br != nil && a.MasterIndex == br.Attrs().Index {
+		ok, err := forwards(outer)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		if !ok {
+			drift = append(drift, fmt.Sprintf("bridge %s does not forward for link %s", n.Bridge, n.HostLink))
+		}
 	}
 	if a.Alias != n.Namespace {
 		drift = append(drift, fmt.Sprintf("link %s has the alias %q, not %q", n.HostLink, a.Alias, n.Namespace))
@@ -177,7 +185,7 @@ func (n Network) observeInner(outerNL *netlink.Handle, ns *os.File, outer, br ne
 
 // addresses of the interface, without the link-local one that the kernel gives.
 func addresses(nl *netlink.Handle, l netlink.Link) (map[netip.Prefix]netlink.Addr, error) {
-	list, err := nl.AddrList(l, netlink.FAMILY_ALL)
+	list, err := dump(func() ([]netlink.Addr, error) { return nl.AddrList(l, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -195,7 +203,9 @@ func addresses(nl *netlink.Handle, l netlink.Link) (map[netip.Prefix]netlink.Add
 // routes are those through routers, and any others that the kernel did not make
 // itself from an address.
 func routes(nl *netlink.Handle, l netlink.Link) (map[Route]netlink.Route, error) {
-	list, err := nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	list, err := dump(func() ([]netlink.Route, error) {
+		return nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	carrierWait = 5 * time.Second // both ends are up: the kernel's work queue is all that is waited for
-	pollEvery   = 2 * time.Millisecond
+	kernelWait = 5 * time.Second // for what takes the kernel milliseconds when all is well
+	pollEvery  = 2 * time.Millisecond
 )
 
 // repair takes every step that Ensure needs; each looks first and leaves alone
@@ -46,30 +46,36 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err != nil {
 		return err
 	}
-	return inside(ns, func() error {
-		in, err := newHandle()
-		if err != nil {
+	var in *netlink.Handle // stays in the namespace, whichever thread uses it
+	var inner netlink.Link
+	err = inside(ns, func() (err error) {
+		if in, err = newHandle(); err != nil {
 			return err
 		}
+		inner, err = h.repairInner(in, n, n.mtu(br))
+		return err
+	})
+	if in != nil {
 		defer in.Close()
-		inner, err := h.repairInner(in, n, n.mtu(br))
-		if err != nil {
-			return err
-		}
-		// Each socket stays in its own namespace, whichever thread uses it.
-		if err := setUp(nl, outer); err != nil {
-			return err
-		}
-		if err := setUp(in, inner); err != nil {
-			return err
-		}
-		if err := awaitCarrier(ctx, in); err != nil {
-			return fmt.Errorf("wait for the carrier of %s: %w", Inside, err)
-		}
-		if err := h.repairAddresses(ctx, n, in, inner); err != nil {
-			return err
-		}
-		if err := writeSysctls(n.sysctls()); err != nil {
+	}
+	if err != nil {
+		return err
+	}
+	if err := setUp(nl, outer); err != nil {
+		return err
+	}
+	if err := setUp(in, inner); err != nil {
+		return err
+	}
+	if err := awaitCarrier(ctx, in); err != nil {
+		return fmt.Errorf("wait for the carrier of %s: %w", Inside, err)
+	}
+	if err := awaitForwarding(ctx, n.Bridge, outer); err != nil {
+		return err
+	}
+	return inside(ns, func() error {
+		err := h.repairAddresses(ctx, n, in, inner)
+		if err := errors.Join(err, writeSysctls(n.sysctls())); err != nil {
 			return err
 		}
 		crashpoint.Hit(crashpoint.NetnsAddressed)
@@ -178,7 +184,7 @@ func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handl
 			return err
 		}
 	}
-	used, err := awaitDetection(ctx, n, nl, inner)
+	used, err := h.awaitDetection(ctx, n, nl, inner)
 	if err != nil {
 		return fmt.Errorf("wait for duplicate address detection: %w", err)
 	}
@@ -201,11 +207,11 @@ func addAddress(nl *netlink.Handle, l netlink.Link, p netip.Prefix, flags int) e
 
 // awaitDetection returns when no address is tentative any more, with those that
 // another machine has.
-func awaitDetection(ctx context.Context, n Network, nl *netlink.Handle, inner netlink.Link) (used []netlink.Addr, err error) {
+func (h *Host) awaitDetection(ctx context.Context, n Network, nl *netlink.Handle, inner netlink.Link) (used []netlink.Addr, err error) {
 	if !n.has6() {
 		return nil, nil
 	}
-	err = poll(ctx, carrierWait, func() (bool, error) {
+	err = poll(ctx, kernelWait+h.probeWait, func() (bool, error) {
 		have, err := addresses(nl, inner)
 		if err != nil {
 			return false, err
@@ -301,18 +307,6 @@ func (h *Host) Remove(ctx context.Context, n Network) error {
 		return err
 	}
 	h.log.Debug("network removed", "network", n.Namespace)
-	return nil
-}
-
-func deleteLink(nl *netlink.Handle, name string) error {
-	l, err := link(nl, name)
-	if err != nil || l == nil {
-		return err
-	}
-	// Another may have deleted it meanwhile, for example with its other end.
-	if err := nl.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete link %s: %w", name, err)
-	}
 	return nil
 }
 

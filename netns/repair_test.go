@@ -1,16 +1,20 @@
 package netns
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -275,6 +279,116 @@ func TestMTUOfOneNetworkLeavesTheOthers(t *testing.T) {
 	ensure(t, h, low)
 	healthy(t, h, low)
 	healthy(t, h, n)
+}
+
+// Over a bridge that forwards nothing, no duplicate would be found.
+func TestBridgeThatDoesNotForward(t *testing.T) {
+	newBridge(t, "br-blue")
+	newTenant(t, "ten", "br-blue", "10.77.0.2/24")
+	ip(t, "link set br-blue down")
+	h, n := newHost(), blue()
+	n.Addresses, n.Routes = n.Addresses[:1], nil
+	t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), n) })
+	ctx, cancel := context.WithTimeout(t.Context(), silence)
+	defer cancel()
+	if err := h.Ensure(ctx, n); err == nil || !strings.Contains(err.Error(), "br-blue") {
+		t.Errorf("ensure over a bridge that is down: %v", err)
+	}
+	state, err := h.Observe(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(state.Drift, "\n"); !strings.Contains(got, "bridge br-blue does not forward for link cwblue") {
+		t.Errorf("drift %q", state.Drift)
+	}
+	ip(t, "link set br-blue up")
+	if err := h.Ensure(t.Context(), n); !errors.Is(err, ErrAddressInUse) {
+		t.Errorf("ensure: %v, want ErrAddressInUse", err)
+	}
+}
+
+// Two networks share nothing but the directory.
+func TestManyAtOnce(t *testing.T) {
+	newBridge(t, "br-blue")
+	h := newHost()
+	var g errgroup.Group
+	for i := range 16 {
+		n := blue()
+		n.Namespace, n.HostLink = fmt.Sprintf("cw-n%d", i), fmt.Sprintf("cwn%d", i)
+		n.MAC = mac(fmt.Sprintf("02:77:00:00:01:%02x", i))
+		n.Addresses, n.Routes = prefixes(fmt.Sprintf("10.77.0.%d/24", i+2), fmt.Sprintf("fd77::%x/64", i+2)), nil
+		g.Go(func() error {
+			for range 2 {
+				if err := h.Ensure(t.Context(), n); err != nil {
+					return err
+				}
+				if s, err := h.Observe(t.Context(), n); err != nil || len(s.Drift) != 0 {
+					return fmt.Errorf("%s: %v, %w", n.Namespace, s.Drift, err)
+				}
+				if err := h.Remove(t.Context(), n); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, h)
+}
+
+func BenchmarkObserve(b *testing.B) {
+	if os.Getuid() != 0 {
+		b.Skip("needs root: makes network namespaces")
+	}
+	if err := exec.Command("ip", "link", "add", "br-blue", "type", "bridge").Run(); err != nil {
+		b.Fatal(err)
+	}
+	defer exec.Command("ip", "link", "del", "br-blue").Run()
+	if err := exec.Command("ip", "link", "set", "br-blue", "up").Run(); err != nil {
+		b.Fatal(err)
+	}
+	h, n := New(Options{ProbeWait: -1}), blue()
+	defer h.Remove(context.WithoutCancel(b.Context()), n)
+	if err := h.Ensure(b.Context(), n); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := h.Observe(b.Context(), n); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkEnsureAndRemove(b *testing.B) {
+	if os.Getuid() != 0 {
+		b.Skip("needs root: makes network namespaces")
+	}
+	if err := exec.Command("ip", "link", "add", "br-blue", "type", "bridge").Run(); err != nil {
+		b.Fatal(err)
+	}
+	defer exec.Command("ip", "link", "del", "br-blue").Run()
+	if err := exec.Command("ip", "link", "set", "br-blue", "up").Run(); err != nil {
+		b.Fatal(err)
+	}
+	for name, wait := range map[string]time.Duration{"unprobed": -1, "probed": 0} {
+		b.Run(name, func(b *testing.B) {
+			h, n := New(Options{ProbeWait: wait}), blue()
+			var making time.Duration
+			for b.Loop() {
+				begin := time.Now()
+				if err := h.Ensure(b.Context(), n); err != nil {
+					b.Fatal(err)
+				}
+				making += time.Since(begin)
+				if err := h.Remove(b.Context(), n); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(making.Microseconds())/float64(b.N)/1000, "ms/ensure")
+		})
+	}
 }
 
 func TestCheck(t *testing.T) {

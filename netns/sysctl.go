@@ -81,6 +81,7 @@ func (n Network) sysctls() []sysctl {
 	add(true, "ipv6/conf/"+Inside+"/", "optimistic_dad", "0")
 	add(true, "ipv6/conf/all/", "optimistic_dad", "0")
 	add(v4only, "", retransPath, retrans)
+	add(true, "ipv6/conf/lo/", "disable_ipv6", "0") // servers listen on [::], and call [::1]
 	return s
 }
 

@@ -35,25 +35,17 @@ func (h *Host) List(ctx context.Context) (namespaces, links []string, err error)
 		return nil, nil, err
 	}
 	defer nl.Close()
-	for {
-		all, err := nl.LinkList()
-		if errors.Is(err, netlink.ErrDumpInterrupted) { // links came or went meanwhile: the list has holes
-			if err := ctx.Err(); err != nil {
-				return nil, nil, err
-			}
-			continue
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("list links: %w", err)
-		}
-		for _, l := range all {
-			if l.Type() == "veth" && strings.HasPrefix(l.Attrs().Name, Prefix) {
-				links = append(links, l.Attrs().Name)
-			}
-		}
-		slices.Sort(links)
-		return namespaces, links, nil
+	all, err := dump(nl.LinkList)
+	if err != nil {
+		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
+	for _, l := range all {
+		if l.Type() == "veth" && strings.HasPrefix(l.Attrs().Name, Prefix) {
+			links = append(links, l.Attrs().Name)
+		}
+	}
+	slices.Sort(links)
+	return namespaces, links, nil
 }
 
 // Watch calls changed when it has begun, and then, until ctx ends, when a link
