@@ -139,10 +139,13 @@ const (
 func (g *Gateway) logFile() string { return g.path(varDir, "log") }
 
 // boundLog cuts Ganesha's log, of which clients can write lines. Ganesha opens
-// it anew for each message (src/log/log_functions.c), so it may be cut at any
-// time.
+// it anew for each message (src/log/log_functions.c), so it may be cut, or
+// taken away where it is no file, at any time.
 func (g *Gateway) boundLog() error {
 	f, size, err := g.openLog(os.O_RDWR)
+	if errors.Is(err, errNoFile) {
+		return os.RemoveAll(g.logFile())
+	}
 	if err != nil || f == nil {
 		return err
 	}
@@ -181,19 +184,29 @@ func (g *Gateway) lastLog() string {
 	return strings.TrimSpace(text)
 }
 
+// errNoFile: something else lies where Ganesha's log should.
+var errNoFile = errors.New("not a regular file")
+
 // openLog opens the log; nil where there is none. Ganesha can write in that
-// directory, so whatever it put there is not followed and not waited for.
+// directory, so what it may have put there is not followed and not waited for.
 func (g *Gateway) openLog(mode int) (*os.File, int64, error) {
-	f, err := os.OpenFile(g.logFile(), mode|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	at, err := os.Lstat(g.logFile())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, 0, nil
 	}
 	if err != nil {
 		return nil, 0, err
 	}
+	if !at.Mode().IsRegular() {
+		return nil, 0, errNoFile
+	}
+	f, err := os.OpenFile(g.logFile(), mode|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, err
+	}
 	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", g.logFile())
+	if err == nil && !os.SameFile(at, info) {
+		err = errNoFile
 	}
 	if err != nil {
 		return nil, 0, errors.Join(err, f.Close())

@@ -1,0 +1,284 @@
+package ganesha
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/integration/nfs41"
+)
+
+// insideEnv marks the test binary that TestMain started in its own namespaces.
+const insideEnv = "CAUSEWAY_GANESHA_TEST_INSIDE"
+
+// TestMain runs the tests again in network, mount and process namespaces of
+// their own, so that nothing of theirs is seen on the host and all of it ends
+// with them. There / is shared, as systemd makes it, and /run is empty.
+func TestMain(m *testing.M) {
+	if os.Geteuid() != 0 {
+		os.Exit(m.Run())
+	}
+	if os.Getenv(insideEnv) == "" {
+		os.Exit(again())
+	}
+	if err := prepare(); err != nil {
+		fmt.Fprintln(os.Stderr, "namespaces of the test:", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func again() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), insideEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return max(exit.ExitCode(), 1)
+	}
+	fmt.Fprintln(os.Stderr, "namespaces of the test:", err)
+	return 1
+}
+
+func prepare() error {
+	steps := []struct {
+		source, target, kind string
+		flags                uintptr
+	}{
+		{"", "/", "", unix.MS_REC | unix.MS_PRIVATE},
+		{"proc", "/proc", "proc", 0},
+		{"run", "/run", "tmpfs", 0},
+		{"", "/", "", unix.MS_REC | unix.MS_SHARED},
+	}
+	for _, s := range steps {
+		if err := unix.Mount(s.source, s.target, s.kind, s.flags, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", s.target, err)
+		}
+	}
+	return nil
+}
+
+// need skips a test that cannot run here, and fails it on CI.
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	why := ""
+	if os.Getenv(insideEnv) == "" {
+		why = "needs root"
+	}
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			why = err.Error()
+		}
+	}
+	switch {
+	case why == "":
+	case os.Getenv("CI") == "true":
+		t.Fatal(why)
+	default:
+		t.Skip(why)
+	}
+}
+
+// launcher builds causeway-launch once for all tests.
+func launcher(t *testing.T) string {
+	t.Helper()
+	file := "/run/causeway-launch"
+	if _, err := os.Stat(file); err == nil {
+		return file
+	}
+	build := exec.Command("go", "build", "-o", file, "../cmd/causeway-launch")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build causeway-launch: %v\n%s", err, out)
+	}
+	return file
+}
+
+// A site is one gateway in a namespace of its own.
+type site struct {
+	t *testing.T
+	o Options
+	g *Gateway
+}
+
+var sites atomic.Int64 // names no two sites alike
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	need(t, "ganesha.nfsd", "dbus-daemon", "ip")
+	name := fmt.Sprintf("cwt%d", sites.Add(1))
+	dir := "/run/" + name
+	s := &site{t: t, o: Options{
+		RunDir:   dir + "/run",
+		StateDir: dir + "/state",
+		Exports:  dir + "/exports",
+		NetNS:    "/run/netns/" + name,
+		Starter:  &process.Starter{Launcher: launcher(t)},
+		Logger:   slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}}
+	s.addNetNS()
+	if err := os.MkdirAll(s.o.Exports, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.mount(s.o.Exports, s.o.Exports, "", unix.MS_BIND)
+	s.g = New(s.o)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)
+		defer cancel()
+		if t.Failed() {
+			t.Logf("the log of ganesha ends:\n%s", s.g.lastLog())
+		}
+		if err := s.g.Stop(ctx, StopOptions{Forget: true}); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		s.ip("netns", "del", name)
+	})
+	return s
+}
+
+func (s *site) ip(args ...string) {
+	s.t.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		s.t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+func (s *site) addNetNS() {
+	s.t.Helper()
+	name := filepath.Base(s.o.NetNS)
+	s.ip("netns", "add", name)
+	s.ip("-n", name, "link", "set", "lo", "up")
+}
+
+func (s *site) mount(source, target, kind string, flags uintptr) {
+	s.t.Helper()
+	if err := unix.Mount(source, target, kind, flags, ""); err != nil {
+		s.t.Fatalf("mount %s: %v", target, err)
+	}
+	s.t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) }) // the test may have unmounted it
+}
+
+// start starts the gateway with these exports.
+func (s *site) start(exports ...Export) {
+	s.t.Helper()
+	if err := s.g.Start(s.t.Context(), func() []Export { return exports }); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *site) put(e Export) {
+	s.t.Helper()
+	if err := s.g.Put(s.t.Context(), e); err != nil {
+		s.t.Fatal(err)
+	}
+	s.has(e)
+}
+
+func (s *site) has(e Export) {
+	s.t.Helper()
+	if has, err := s.g.Has(s.t.Context(), e); err != nil || !has {
+		s.t.Fatalf("Has(%d) = %v, %v; want true", e.ID, has, err)
+	}
+}
+
+func (s *site) pid() int {
+	s.t.Helper()
+	st, err := s.g.Status(s.t.Context())
+	if err != nil || !st.Running {
+		s.t.Fatalf("Status = %+v, %v; want a running gateway", st, err)
+	}
+	return st.PID
+}
+
+// tree makes a directory that can be exported under an id, and an export of it
+// to every client.
+func (s *site) tree(id uint16) Export {
+	s.t.Helper()
+	path := filepath.Join(s.o.Exports, fmt.Sprint(id))
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o777); err != nil {
+		s.t.Fatal(err)
+	}
+	return Export{
+		ID: id, Path: path, Pseudo: fmt.Sprintf("/share%d", id), FSID: uint64(id) + 1000,
+		Rules: []Rule{rule("127.0.0.0/8", ReadWrite, SquashNone)},
+	}
+}
+
+// share is tree on a file system of its own.
+func (s *site) share(id uint16) Export {
+	s.t.Helper()
+	e := s.tree(id)
+	s.mount("share", e.Path, "tmpfs", 0)
+	if err := os.Chmod(e.Path, 0o777); err != nil {
+		s.t.Fatal(err)
+	}
+	return e
+}
+
+type identity struct {
+	from     string // source address
+	uid, gid uint32
+}
+
+// client is a real NFSv4.1 client in the gateway's namespace.
+func (s *site) client(who identity) *nfs41.Client {
+	s.t.Helper()
+	o := nfs41.Options{
+		Address: "127.0.0.1:2049", NetNS: s.o.NetNS, Minor: 1,
+		Owner: fmt.Sprintf("%s %v %d", s.t.Name(), who, sites.Add(1)),
+		UID:   who.uid, GID: who.gid,
+	}
+	if who.from != "" {
+		o.LocalAddr = netip.MustParseAddr(who.from)
+	}
+	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	defer cancel()
+	c, err := nfs41.Dial(ctx, o)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.t.Context()), 2*time.Second)
+		defer cancel()
+		_ = c.Close(ctx) // the gateway may be gone
+	})
+	return c
+}
+
+// kill ends a process at once and waits until the gateway's Ganesha has ended.
+func (s *site) kill(pid int) {
+	s.t.Helper()
+	done := s.g.Done()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		s.t.Fatal(err)
+	}
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		s.t.Fatal("the gateway did not end")
+	}
+}
