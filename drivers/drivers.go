@@ -56,7 +56,8 @@ type Mounter interface {
 	Validate(c Connection) error
 
 	// Mount makes the share visible at r.Target. The same share there already
-	// is success; something else there is an error. When ctx ends first the
+	// is success; something else there is an error, and so is the same share
+	// with another r.ReadOnly or one that is gone. When ctx ends first the
 	// mount may still appear; Mounts will show it. ErrNotFound, ErrAccess,
 	// ErrUnreachable, ErrSource.
 	Mount(ctx context.Context, r MountRequest) error
@@ -64,8 +65,9 @@ type Mounter interface {
 	// Unmount takes the mount at target away. None there is success. ErrBusy.
 	Unmount(ctx context.Context, target string) error
 
-	// Mounts lists the mounts directly below root, from the kernel, never from
-	// memory, and without touching the backend, which may hang.
+	// Mounts lists the mounts directly below root, whoever made them, by
+	// target: from the kernel, never from memory, and without touching the
+	// backend, which may hang.
 	Mounts(ctx context.Context, root string) ([]Mounted, error)
 }
 

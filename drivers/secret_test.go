@@ -94,13 +94,13 @@ func TestSecretNeverPrints(t *testing.T) {
 				seen++
 			}
 		}
-		// Wrong on purpose, and in variables so that vet does not say so.
-		noVerb, notAnError := "no verb", "open %w: %v %s"
-		wrapped := fmt.Errorf(notAnError, v, v, v)
-		for _, out := range []string{
-			fmt.Sprint(v), fmt.Sprintln(v), fmt.Sprintf(noVerb, v), fmt.Sprintf("%*d", v, v),
-			wrapped.Error(), errors.Join(wrapped).Error(), fmt.Sprintf("%#v", wrapped),
-		} {
+		outs := []string{fmt.Sprint(v), fmt.Sprintln(v)}
+		// Operands that are too many, no error, or no number: fmt reports them.
+		for _, format := range []string{"no verb", "open %w: %v %s", "%*d", "%.*s", "%[5]d", "%!", "%"} {
+			err := fmt.Errorf(format, v, v, v)
+			outs = append(outs, err.Error(), errors.Join(err).Error(), fmt.Sprintf("%#v", err), fmt.Sprintf(format, v, v, v))
+		}
+		for _, out := range outs {
 			if leaked(out) {
 				t.Errorf("%s: prints %s", name, out)
 			}

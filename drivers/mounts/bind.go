@@ -43,7 +43,7 @@ func Bind(dir int, target string, o BindOptions) error {
 }
 
 func bind(dir int, target string, o BindOptions) error {
-	at, err := openTarget(target)
+	at, err := openDir(target)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func bind(dir int, target string, o BindOptions) error {
 
 // BindPath is Bind for a path that only this agent can change.
 func BindPath(source, target string, o BindOptions) error {
-	dir, err := openTarget(source)
+	dir, err := openDir(source)
 	if errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("bind %s: source %s: %w", target, source, drivers.ErrNotFound)
 	}
@@ -73,8 +73,8 @@ func BindPath(source, target string, o BindOptions) error {
 	return Bind(dir, target, o)
 }
 
-// openTarget opens what is topmost at path.
-func openTarget(path string) (int, error) {
+// openDir opens what is topmost at path.
+func openDir(path string) (int, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open %s: %w", path, err)
@@ -173,7 +173,7 @@ func Shared(dir string) error {
 }
 
 func shared(dir string) error {
-	fd, err := openTarget(dir)
+	fd, err := openDir(dir)
 	if err != nil {
 		return err
 	}

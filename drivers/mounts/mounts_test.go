@@ -269,7 +269,10 @@ func BenchmarkLooks(b *testing.B) {
 			"Peek":      func() error { _, err := mounts.Peek(last); return err },
 			"AtMount":   func() error { _, _, err := mounts.At(last); return err },
 			"BindThere": func() error { return mounts.BindPath(src, last, mounts.BindOptions{}) },
-			"Below":     func() error { _, err := mounts.Below(dir); return err },
+			"BindUnmount": func() error {
+				return errors.Join(mounts.BindPath(src, free, mounts.BindOptions{}), mounts.Unmount(b.Context(), free))
+			},
+			"Below": func() error { _, err := mounts.Below(dir); return err },
 		} {
 			b.Run(fmt.Sprintf("%s/mounts=%d", name, n), func(b *testing.B) {
 				for b.Loop() {
