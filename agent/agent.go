@@ -81,6 +81,7 @@ type object struct {
 	wasReady  bool // it has been ready in this agent's life, so a failure is not the caller's request
 	guest     GuestState
 	gateway   Gateway
+	serving   serving       // of the gateway
 	quickEnds int           // of the gateway, in a row
 	changed   chan struct{} // closed and replaced at each change
 }
@@ -122,6 +123,7 @@ func New(o Options) (*Agent, error) {
 		}
 		key := objectKey{lr.Kind, lr.ID}
 		a.objects[key] = newObject(key, r)
+		a.objects[key].wasReady = true // as far as anybody knows
 	}
 	a.damaged = damaged
 	for _, d := range damaged {

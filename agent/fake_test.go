@@ -31,7 +31,7 @@ type host struct {
 	failed     bool
 	onCall     func(n int) // runs before the n-th changing call
 	log        []string
-	shares     map[string]bool // at the backend
+	shares     map[string]bool   // at the backend
 	mounted    map[string]string // target -> what
 	gone       map[string]bool
 	namespaces map[string]bool
@@ -42,7 +42,7 @@ type host struct {
 	instances  map[string]*Instance // by name
 	libvirtOff bool
 	guestBusy  bool
-	agentless  bool // guests without a guest agent
+	agentless  bool            // guests without a guest agent
 	guests     map[string]bool // uuid + path mounted in the guest
 }
 
@@ -111,7 +111,7 @@ func (h *host) String() string {
 
 // The backend: drivers.Mounter and Prober.
 
-func (h *host) Kind() string                    { return "fake" }
+func (h *host) Kind() string                   { return "fake" }
 func (h *host) Properties() drivers.Properties { return drivers.Properties{StableHandles: true} }
 
 func (h *host) Validate(c drivers.Connection) error {
@@ -565,6 +565,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 	t.Fatalf("not in time: %s", what)
 }
+
+var discard = slog.New(slog.DiscardHandler)
 
 // shortDir is a directory whose path leaves room for the sockets below it.
 func shortDir(t *testing.T) string {

@@ -11,6 +11,24 @@ import (
 // first again.
 const steadyAfter = 30 * time.Second
 
+// serving says what is known of a gateway, for the exports that need it.
+type serving int
+
+const (
+	unseen serving = iota // not looked at yet, or on its way up: it may serve anything
+	down                  // no process: it serves nothing
+	up                    // adopted, and takes exports
+)
+
+// gatewayStarts notes that a gateway is about to be started or adopted.
+func (a *Agent) gatewayStarts(network string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if o := a.objects[objectKey{kindNetwork, network}]; o != nil {
+		o.serving = unseen
+	}
+}
+
 // gatewayServes notes that a network's gateway takes exports, and lets those
 // that wait for it go on.
 func (a *Agent) gatewayServes(network string, st ganesha.Status) {
@@ -20,18 +38,25 @@ func (a *Agent) gatewayServes(network string, st ganesha.Status) {
 	if o == nil {
 		return
 	}
+	o.serving = up
 	o.gateway.Running, o.gateway.PID, o.gateway.StartedAt, o.gateway.Version = true, st.PID, st.StartedAt, st.Version
 	a.log.Info("gateway serves", "network", network, "pid", st.PID)
 	a.gatewayChangedLocked(o)
 }
 
-// gatewayEnded notes that a network's gateway ended by itself. The first time
-// it is started again at once; one that keeps ending waits longer each time.
-func (a *Agent) gatewayEnded(network, why string) {
+// gatewayDown notes that a network's gateway does not run. One that ended by
+// itself is started again at once the first time; one that keeps ending waits
+// longer each time.
+func (a *Agent) gatewayDown(network, why string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[objectKey{kindNetwork, network}]
-	if o == nil || !o.gateway.Running {
+	if o == nil || o.serving == down {
+		return
+	}
+	o.serving = down
+	if !o.gateway.Running {
+		a.gatewayChangedLocked(o)
 		return
 	}
 	a.log.Warn("gateway ended and will be started again", "network", network, "pid", o.gateway.PID, "log", why)
@@ -57,6 +82,7 @@ func (a *Agent) gatewayStops(network string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if o := a.objects[objectKey{kindNetwork, network}]; o != nil {
+		o.serving = unseen
 		o.gateway.Running, o.gateway.PID = false, 0
 		a.gatewayChangedLocked(o)
 	}

@@ -30,6 +30,7 @@ type group struct {
 	is      map[reconcile.Key]reconcile.Version
 	seen    map[reconcile.Key]bool
 	unknown map[reconcile.Key]*Error
+	cleaned map[reconcile.Key]bool // removed by this agent, to the last directory
 }
 
 // A failure is a step that did not work, and when to try again.
@@ -55,7 +56,7 @@ func (a *Agent) joinLocked(o *object) *group {
 	if g == nil {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), look: true,
-			members: map[objectKey]bool{}, fails: map[reconcile.Key]*failure{}, watching: map[reconcile.Key]bool{},
+			members: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*failure{}, watching: map[reconcile.Key]bool{},
 		}
 		a.groups[key] = g
 		a.workers.Go(func() { a.work(a.run, g) })
@@ -211,6 +212,7 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 	begin := time.Now()
 	err := a.do(ctx, g, s, members)
 	delete(g.seen, s.Key)
+	g.cleaned[s.Key] = err == nil && s.Verb == reconcile.Remove
 	a.metrics.step(s, err, time.Since(begin))
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -297,6 +299,7 @@ func (a *Agent) forget(g *group, m member) bool {
 			delete(g.fails, k)
 			delete(g.is, k)
 			delete(g.seen, k)
+			delete(g.cleaned, k)
 		}
 	}
 	delete(a.objects, m.key)

@@ -74,7 +74,9 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 			continue
 		}
 		if e := g.unknown[k]; e != nil {
-			s.Phase = Degraded
+			if s.Phase = Pending; a.objects[m.key].wasReady {
+				s.Phase = Degraded
+			}
 			return s.because(e, 0), nil
 		}
 		if s, failure, bad := a.judgeKeyLocked(g, k, s, w, plan); bad {

@@ -181,6 +181,7 @@ func (a *Agent) startGateway(ctx context.Context, g *group, k reconcile.Key, m m
 		return err
 	}
 	server := a.server(m.key.id, m.rec.Network)
+	a.gatewayStarts(m.key.id)
 	if err := server.Start(ctx, func() []ganesha.Export { return a.mountedExports(m.key.id) }); err != nil {
 		return err
 	}

@@ -73,19 +73,30 @@ func (a *Agent) world(ctx context.Context, g *group, members []member, instances
 		Outside: map[reconcile.Key]bool{}, Uses: map[reconcile.Key][]reconcile.Key{},
 	}
 	for _, m := range members {
-		wanted := a.wanted(ctx, g, m, instances)
+		wanted := a.wanted(ctx, m, instances)
 		for _, k := range keysOf(m.key.id, m.rec) {
 			needs := needsOf(k, m.key.id, m.rec)
 			w.Uses[k] = needs
 			if slices.Contains(wanted, k) {
 				w.Want[k] = reconcile.Want{Version: versionOf(k, m.rec), Needs: needs}
 			}
-			if !g.seen[k] {
-				a.look(ctx, g, k, m, instances)
-			}
 		}
-		if e := m.rec.Export; e != nil && a.serving(e.Network) {
+		if e := m.rec.Export; e != nil && a.servingOf(e.Network) == up {
 			w.Outside[reconcile.Key{Kind: reconcile.Gateway, Name: e.Network}] = true
+		}
+	}
+	for _, m := range members {
+		for _, k := range keysOf(m.key.id, m.rec) {
+			if g.seen[k] {
+				continue
+			}
+			a.look(ctx, g, k, m, instances)
+			if _, wanted := w.Want[k]; !wanted && litters(k, m.rec) && !g.cleaned[k] && g.unknown[k] == nil {
+				// An agent that was killed in the middle of the removal may
+				// have left a directory: remove once more, which is cheap.
+				g.is[k] = here
+				delete(g.seen, k) // a pretence, not to be relied on
+			}
 		}
 	}
 	w.Is = g.is
@@ -105,6 +116,18 @@ func (a *Agent) world(ctx context.Context, g *group, members []member, instances
 	return w
 }
 
+// litters says whether removing a thing takes several steps of which the first
+// already makes it look gone.
+func litters(k reconcile.Key, r *record) bool {
+	switch k.Kind {
+	case reconcile.Gateway:
+		return true
+	case reconcile.Mount, reconcile.View, reconcile.Namespace, reconcile.Daemon:
+		return r.Removing
+	}
+	return false
+}
+
 // pinnedLocked says whether a damaged record may own a mount.
 func (a *Agent) pinnedLocked() bool {
 	for _, d := range a.damaged {
@@ -116,7 +139,7 @@ func (a *Agent) pinnedLocked() bool {
 }
 
 // wanted lists those of a member's keys that should be there now.
-func (a *Agent) wanted(ctx context.Context, g *group, m member, instances instanceCache) []reconcile.Key {
+func (a *Agent) wanted(ctx context.Context, m member, instances instanceCache) []reconcile.Key {
 	if m.rec.Removing {
 		return nil
 	}
@@ -161,12 +184,15 @@ func (a *Agent) damagedOf(kind string) []string {
 	return ids
 }
 
-// serving says whether a network's gateway takes exports.
-func (a *Agent) serving(network string) bool {
+// servingOf says what is known of a network's gateway.
+func (a *Agent) servingOf(network string) serving {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[objectKey{kindNetwork, network}]
-	return o != nil && o.gateway.Running
+	if o == nil {
+		return unseen
+	}
+	return o.serving
 }
 
 // look observes one key and notes what it saw: there, not there, or unknown.
@@ -231,23 +257,23 @@ func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m
 		return here, false, err
 	}
 	if !st.Running {
-		a.gatewayEnded(m.key.id, st.LastLog)
+		a.gatewayDown(m.key.id, st.LastLog)
 		return here, false, nil
 	}
-	if !a.serving(m.key.id) {
+	if a.servingOf(m.key.id) != up {
 		return drifted, true, nil
 	}
 	return here, true, nil
 }
 
 func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version, bool, error) {
-	if !a.serving(m.rec.Export.Network) {
-		return here, false, nil // a gateway that does not run serves nothing
+	switch a.servingOf(m.rec.Export.Network) {
+	case down:
+		return here, false, nil
+	case unseen:
+		return here, false, &Error{Kind: Unavailable, Reason: GatewayDown, Message: fmt.Sprintf("waits for the gateway of network %s: see its status", m.rec.Export.Network)}
 	}
 	s := a.existingServer(m.rec.Export.Network)
-	if s == nil {
-		return here, false, nil
-	}
 	match, err := s.Look(ctx, a.exportOf(m))
 	switch {
 	case isNotRunning(err):

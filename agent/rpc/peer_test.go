@@ -68,7 +68,7 @@ func TestCallers(t *testing.T) {
 			c.options.Agent = f
 			s := serveFake(t, c.options)
 			cmd := exec.CommandContext(t.Context(), program, "-test.run=^TestChild$")
-			cmd.Env = []string{childSocket + "=" + s.socket}
+			cmd.Env = []string{childSocket + "=" + s.socket, "GORACE=atexit_sleep_ms=0"}
 			cmd.Dir = "/"
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &c.who}
 			printed, err := cmd.CombinedOutput()

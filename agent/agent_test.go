@@ -1,0 +1,716 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-project/causeway/drivers"
+)
+
+func share(source string) drivers.Connection {
+	return drivers.Connection{Kind: "fake", Source: source}
+}
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+func blue() Network {
+	return Network{ID: "blue", Bridge: "br-blue", Addresses: []netip.Prefix{prefix("10.77.0.2/24"), prefix("fd77::2/64")}}
+}
+
+func docs() Export {
+	return Export{ID: "docs", Network: "blue", Connection: share("docs"), Rules: []Rule{
+		{Client: prefix("10.77.0.0/24"), Level: LevelRO, Squash: SquashRoot, AnonUID: Anonymous, AnonGID: Anonymous},
+		{Client: prefix("10.77.0.5/32"), Level: LevelRW, Squash: SquashNone, AnonUID: Anonymous, AnonGID: Anonymous},
+	}}
+}
+
+func docsVM1() Attachment {
+	return Attachment{ID: "docs-vm1", Instance: "vm1", Connection: share("docs"), Tag: "docs", MountAt: "/mnt/docs"}
+}
+
+// life is every verb once, in an order that works.
+func life(ctx context.Context, a *Agent) []func() error {
+	put := func(e Export) error { _, err := a.PutExport(ctx, e); return err }
+	return []func() error{
+		func() error { _, err := a.PutNetwork(ctx, blue()); return err },
+		func() error { return put(docs()) },
+		func() error { _, err := a.Attach(ctx, docsVM1()); return err },
+		func() error { e := docs(); e.Rules = e.Rules[:1]; return put(e) },
+		func() error { return a.Detach(ctx, "docs-vm1") },
+		func() error { return a.DeleteExport(ctx, "docs") },
+		func() error { return a.DeleteNetwork(ctx, "blue") },
+	}
+}
+
+// worlds is what the host has after each verb of life.
+var worlds = []string{
+	`namespace cw-blue`,
+	`export blue 1 /docs [{10.77.0.5/32 rw none 65534 65534} {10.77.0.0/24 ro root 65534 65534}]
+gateway blue
+mount blue of itself
+mount cw-SHARE of docs
+mount docs of view of RUN/mounts/cw-SHARE
+namespace cw-blue`,
+	`daemon docs-vm1
+device ua-cw-docs-vm1 tag docs in vm1
+export blue 1 /docs [{10.77.0.5/32 rw none 65534 65534} {10.77.0.0/24 ro root 65534 65534}]
+gateway blue
+guest mount uuid-vm1 /mnt/docs
+mount blue of itself
+mount cw-SHARE of docs
+mount docs of view of RUN/mounts/cw-SHARE
+namespace cw-blue`,
+	`daemon docs-vm1
+device ua-cw-docs-vm1 tag docs in vm1
+export blue 1 /docs [{10.77.0.0/24 ro root 65534 65534}]
+gateway blue
+guest mount uuid-vm1 /mnt/docs
+mount blue of itself
+mount cw-SHARE of docs
+mount docs of view of RUN/mounts/cw-SHARE
+namespace cw-blue`,
+	`export blue 1 /docs [{10.77.0.0/24 ro root 65534 65534}]
+gateway blue
+mount blue of itself
+mount cw-SHARE of docs
+mount docs of view of RUN/mounts/cw-SHARE
+namespace cw-blue`,
+	`namespace cw-blue`,
+	``,
+}
+
+func seen(h *host, dir string) string {
+	s := strings.ReplaceAll(h.String(), filepath.Join(dir, "r"), "RUN")
+	return strings.ReplaceAll(s, intentOf(share("docs")).mountName(false), "cw-SHARE")
+}
+
+func TestLife(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	for i, verb := range life(t.Context(), a.Agent) {
+		for range 2 { // the second call confirms the first
+			if err := verb(); err != nil {
+				t.Fatalf("verb %d: %v", i, err)
+			}
+		}
+		want := worlds[i]
+		eventually(t, fmt.Sprintf("after verb %d the host has\n%s\nand not\n%s", i, want, seen(h, dir)), func() bool { return seen(h, dir) == want })
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "state/ledger/*/*")); len(left) != 0 {
+		t.Errorf("left in the ledger: %v", left)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "r/*/*")); len(left) != 0 {
+		t.Errorf("left in the run directory: %v", left)
+	}
+}
+
+// TestFailEverywhere fails each call that changes the host, once. The same
+// verb, or waiting, gets there all the same.
+func TestFailEverywhere(t *testing.T) {
+	for failAt := 1; ; failAt++ {
+		h, dir := newHost(t), shortDir(t)
+		h.failAt = failAt
+		a := h.boot(dir)
+		for i, verb := range life(t.Context(), a.Agent) {
+			if err := verb(); err != nil {
+				t.Fatalf("call %d failed, verb %d: %v", failAt, i, err)
+			}
+			eventually(t, fmt.Sprintf("call %d failed, verb %d", failAt, i), func() bool { return seen(h, dir) == worlds[i] })
+		}
+		a.stop()
+		if !h.failed {
+			t.Logf("%d calls", failAt-1)
+			return
+		}
+	}
+}
+
+// TestDieEverywhere ends the agent at each call that changes the host, and
+// goes on with a new one that knows only the ledger and the host.
+func TestDieEverywhere(t *testing.T) {
+	for dieAt := 1; ; dieAt++ {
+		h, dir := newHost(t), shortDir(t)
+		died := make(chan struct{})
+		h.onCall = func(n int) {
+			if n == dieAt {
+				close(died)
+				h.failAt = n // the call itself does not happen
+			}
+		}
+		n := h.boot(dir)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			select {
+			case <-died:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+		i := 0
+		for verbs := life(ctx, n.Agent); i < len(verbs); i++ {
+			if err := verbs[i](); err != nil {
+				break
+			}
+			eventually(t, fmt.Sprintf("dies at %d, verb %d", dieAt, i), func() bool { return seen(h, dir) == worlds[i] || ctx.Err() != nil })
+			if ctx.Err() != nil {
+				break
+			}
+		}
+		n.stop()
+		cancel()
+		h.mu.Lock()
+		over := !h.failed
+		h.mu.Unlock()
+		if over {
+			t.Logf("%d calls", dieAt-1)
+			return
+		}
+		a := h.boot(dir)
+		for verbs := life(t.Context(), a.Agent); i < len(verbs); i++ {
+			if err := verbs[i](); err != nil {
+				t.Fatalf("died at %d, verb %d: %v", dieAt, i, err)
+			}
+			eventually(t, fmt.Sprintf("died at %d, verb %d: host has\n%s\nwant\n%s", dieAt, i, seen(h, dir), worlds[i]), func() bool { return seen(h, dir) == worlds[i] })
+		}
+		a.stop()
+	}
+}
+
+// TestRestartTouchesNothing: an agent that starts over a settled host adopts.
+func TestRestartTouchesNothing(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	for _, verb := range life(t.Context(), a.Agent)[:3] {
+		if err := verb(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.stop()
+	h.log = nil
+	a = h.boot(dir)
+	at, err := a.Attach(t.Context(), docsVM1())
+	if err != nil || at.Status.Phase != Ready || at.Guest != GuestMounted {
+		t.Errorf("attachment is %+v, %v", at.Status, err)
+	}
+	if e, err := a.PutExport(t.Context(), docs()); err != nil || e.Status.Phase != Ready {
+		t.Errorf("export is %+v, %v", e.Status, err)
+	}
+	// The guest's mount cannot be seen from here; mounting again is harmless.
+	if want := []string{"guest mount docs"}; !slices.Equal(h.log, want) {
+		t.Errorf("a restart did %q, want %q", h.log, want)
+	}
+}
+
+func reasonOf(t *testing.T, err error, kind Kind, reason Reason) {
+	t.Helper()
+	var e *Error
+	if !errors.As(err, &e) || e.Kind != kind || e.Reason != reason {
+		t.Errorf("error is %#v, want %s %s", err, kind, reason)
+		return
+	}
+	if e.Message == "" || strings.ContainsAny(e.Error(), "\x00\n") || len(e.Error()) > 700 {
+		t.Errorf("message of %s is not for a person: %q", reason, e.Error())
+	}
+}
+
+// TestRefusals: each is refused with its reason, and nothing is on the host or
+// in the ledger afterwards that was not there before.
+func TestRefusals(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	ctx := t.Context()
+	for _, verb := range life(ctx, a.Agent)[:3] {
+		if err := verb(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attach := func(change func(*Attachment)) func() error {
+		return func() error {
+			at := Attachment{ID: "new", Instance: "vm1", Connection: share("music"), Tag: "music"}
+			change(&at)
+			_, err := a.Attach(ctx, at)
+			return err
+		}
+	}
+	export := func(change func(*Export)) func() error {
+		return func() error {
+			e := Export{ID: "new", Network: "blue", Connection: share("music"), Rules: docs().Rules}
+			change(&e)
+			_, err := a.PutExport(ctx, e)
+			return err
+		}
+	}
+	network := func(change func(*Network)) func() error {
+		return func() error {
+			n := Network{ID: "red", Bridge: "br-red", Addresses: []netip.Prefix{prefix("10.77.0.2/24")}}
+			change(&n)
+			_, err := a.PutNetwork(ctx, n)
+			return err
+		}
+	}
+	rule := func(change func(*Rule)) func() error {
+		return export(func(e *Export) { e.Rules = slices.Clone(e.Rules); change(&e.Rules[0]) })
+	}
+	address := func(s string) func() error {
+		return network(func(n *Network) { n.Addresses = []netip.Prefix{prefix(s)} })
+	}
+	type refusal struct {
+		name   string
+		call   func() error
+		kind   Kind
+		reason Reason
+	}
+	cases := []refusal{
+		{"unknown instance", attach(func(at *Attachment) { at.Instance = "nobody" }), NotFound, InstanceNotFound},
+		{"instance off", attach(func(at *Attachment) { at.Instance = "off" }), Precondition, InstanceOff},
+		{"no shared memory", attach(func(at *Attachment) { at.Instance = "plain" }), Precondition, NoSharedMemory},
+		{"instance with a newline", attach(func(at *Attachment) { at.Instance = "vm1\nvm2" }), Invalid, BadInstance},
+		{"tag taken", attach(func(at *Attachment) { at.Tag = "docs" }), Precondition, TagTaken},
+		{"tag empty", attach(func(at *Attachment) { at.Tag = "" }), Invalid, BadTag},
+		{"tag of 37 bytes", attach(func(at *Attachment) { at.Tag = strings.Repeat("x", 37) }), Invalid, BadTag},
+		{"tag not printable", attach(func(at *Attachment) { at.Tag = "a\x07" }), Invalid, BadTag},
+		{"tag in another script", attach(func(at *Attachment) { at.Tag = "документ" }), Invalid, BadTag},
+		{"relative mount path", attach(func(at *Attachment) { at.MountAt = "mnt" }), Invalid, BadMountPath},
+		{"mount path that climbs", attach(func(at *Attachment) { at.MountAt = "/mnt/../etc" }), Invalid, BadMountPath},
+		{"source missing", attach(func(at *Attachment) { at.Connection.Source = "none" }), NotFound, ShareNotFound},
+		{"source outside", attach(func(at *Attachment) { at.Connection.Source = "../x" }), Invalid, BadSource},
+		{"unknown driver", attach(func(at *Attachment) { at.Connection.Kind = "nfs9" }), Invalid, UnknownDriver},
+		{"other settings", attach(func(at *Attachment) { at.ID = "docs-vm1" }), Conflict, OtherSettings},
+		{"other instance", attach(func(at *Attachment) { *at = docsVM1(); at.Instance = "vm2" }), Conflict, OtherSettings},
+		{"bad source of an export", export(func(e *Export) { e.Connection.Source = "none" }), NotFound, ShareNotFound},
+		{"network unknown", export(func(e *Export) { e.Network = "green" }), NotFound, UnknownNetwork},
+		{"pseudo path taken", export(func(e *Export) { e.Pseudo = "/docs" }), Precondition, PseudoTaken},
+		{"pseudo path inside", export(func(e *Export) { e.Pseudo = "/docs/more" }), Precondition, PseudoTaken},
+		{"pseudo path quoting out", export(func(e *Export) { e.Pseudo = `/a"; } EXPORT {` }), Invalid, BadPseudo},
+		{"pseudo path is the root", export(func(e *Export) { e.Pseudo = "/" }), Invalid, BadPseudo},
+		{"pseudo path climbs", export(func(e *Export) { e.Pseudo = "/a/../b" }), Invalid, BadPseudo},
+		{"export with another source", export(func(e *Export) { e.ID = "docs"; e.Pseudo = "/docs" }), Conflict, OtherSettings},
+		{"rule without client", rule(func(r *Rule) { r.Client = netip.Prefix{} }), Invalid, BadRule},
+		{"rule with host bits", rule(func(r *Rule) { r.Client = prefix("10.77.0.9/24") }), Invalid, BadRule},
+		{"rule without level", rule(func(r *Rule) { r.Level = "" }), Invalid, BadRule},
+		{"rule of unknown squash", rule(func(r *Rule) { r.Squash = "some" }), Invalid, BadRule},
+		{"two rules for one client", rule(func(r *Rule) { r.Client = prefix("10.77.0.5/32") }), Invalid, BadRule},
+		{"bridge missing", network(func(n *Network) { n.Bridge = "br-none" }), Precondition, NoBridge},
+		{"bridge name that climbs", network(func(n *Network) { n.Bridge = "../x" }), Invalid, BadBridge},
+		{"address on the same bridge", network(func(n *Network) { n.Bridge = "br-blue" }), Precondition, AddressTaken},
+		{"address of a machine on the network", address("10.77.0.66/24"), Precondition, AddressInUse},
+		{"no address", network(func(n *Network) { n.Addresses = nil }), Invalid, BadAddress},
+		{"address twice", network(func(n *Network) { n.Addresses = append(n.Addresses, n.Addresses[0]) }), Invalid, BadAddress},
+		{"prefix length 0", address("10.77.0.2/0"), Invalid, BadAddress},
+		{"the network's own address", address("10.77.0.0/24"), Invalid, BadAddress},
+		{"the broadcast address", address("10.77.0.255/24"), Invalid, BadAddress},
+		{"multicast", address("224.0.0.1/24"), Invalid, BadAddress},
+		{"loopback", address("::1/128"), Invalid, BadAddress},
+		{"route off the link", network(func(n *Network) {
+			n.Routes = []Route{{prefix("0.0.0.0/0"), netip.MustParseAddr("10.78.0.1")}}
+		}), Invalid, BadRoute},
+		{"small MTU", network(func(n *Network) { n.MTU = 1279 }), Invalid, BadMTU},
+		{"multicast MAC", network(func(n *Network) { n.MAC = "01:00:00:00:00:01" }), Invalid, BadMAC},
+		{"network with other settings", network(func(n *Network) { n.ID = "blue" }), Conflict, OtherSettings},
+		{"network in use", func() error { return a.DeleteNetwork(ctx, "blue") }, Precondition, NetworkInUse},
+		{"get of nothing", func() error { _, err := a.Export(ctx, "none"); return err }, NotFound, UnknownID},
+	}
+	for _, id := range []string{"", `"`, "a;b", "a\nb", "{}", "..", "a..b", "../x", "a/b", "a\x00b", strings.Repeat("x", 64), strings.Repeat("x", 10000), "имя", "-a", " a"} {
+		cases = append(cases,
+			refusal{"attachment " + quote(id), attach(func(at *Attachment) { at.ID = id }), Invalid, BadID},
+			refusal{"export " + quote(id), export(func(e *Export) { e.ID = id; e.Pseudo = "/x" }), Invalid, BadID},
+			refusal{"network " + quote(id), network(func(n *Network) { n.ID = id }), Invalid, BadID})
+	}
+	before, ledger := h.String(), ledgerFiles(dir)
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			reasonOf(t, c.call(), c.kind, c.reason)
+			eventually(t, "nothing half-made", func() bool { return h.String() == before })
+			if d := cmp.Diff(ledger, ledgerFiles(dir)); d != "" {
+				t.Errorf("ledger (-before +after):\n%s", d)
+			}
+		})
+	}
+}
+
+func ledgerFiles(dir string) []string {
+	files, _ := filepath.Glob(filepath.Join(dir, "state/ledger/*/*"))
+	return files
+}
+
+func TestUnknownIDsAreRemovedAlready(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	for _, err := range []error{a.Detach(t.Context(), "x"), a.DeleteExport(t.Context(), "x"), a.DeleteNetwork(t.Context(), "x")} {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestGatewayDies(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	for _, verb := range life(t.Context(), a.Agent)[:2] {
+		if err := verb(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.gateways["blue"].kill()
+	eventually(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
+	eventually(t, "one restart counted", func() bool {
+		n, err := a.Network(t.Context(), "blue")
+		return err == nil && n.Gateway.Restarts == 1 && n.Gateway.Running && n.Gateway.Exports == 1
+	})
+}
+
+// TestDaemonDies: the device goes first, without the guest being asked to
+// unmount, whose task would hang.
+func TestDaemonDies(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	before := h.String()
+	h.mu.Lock()
+	h.log = nil
+	h.endDaemon(a.at.daemon("docs-vm1"))
+	h.mu.Unlock()
+	want := []string{"detach ua-cw-docs-vm1", "guest unmount docs", "daemon docs-vm1", "attach ua-cw-docs-vm1", "guest mount docs"}
+	eventually(t, "repaired", func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.log) >= len(want)
+	})
+	if !slices.Equal(h.log, want) || h.String() != before {
+		t.Errorf("did %q, want %q; host:\n%s", h.log, want, h)
+	}
+}
+
+func TestGuestBusy(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	h.mu.Lock()
+	h.guestBusy = true
+	h.mu.Unlock()
+	reasonOf(t, a.Detach(t.Context(), "docs-vm1"), Precondition, GuestBusy)
+	at, err := a.Attachment(t.Context(), "docs-vm1")
+	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != GuestBusy {
+		t.Errorf("status %+v, %v", at.Status, err)
+	}
+	// Another instance gets the share all the same.
+	other := docsVM1()
+	other.ID, other.Instance = "docs-vm2", "vm2"
+	if _, err := a.Attach(t.Context(), other); err != nil {
+		t.Error(err)
+	}
+	_, err = a.Attach(t.Context(), docsVM1())
+	reasonOf(t, err, Busy, BeingRemoved)
+	h.mu.Lock()
+	h.guestBusy = false
+	h.mu.Unlock()
+	if err := a.Detach(t.Context(), "docs-vm1"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestInstanceGoesOffAndComesBack(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	before := h.String()
+	power := func(on bool) {
+		h.mu.Lock()
+		i := h.instances["vm1"]
+		i.Running, i.Devices = on, nil
+		h.guests = map[string]bool{}
+		if !on {
+			h.endDaemon(a.at.daemon("docs-vm1"))
+		}
+		h.mu.Unlock()
+		a.InstanceChanged(InstanceEvent{UUID: i.UUID, Rebooted: on})
+	}
+	power(false)
+	eventually(t, "all released", func() bool { return h.String() == "" })
+	eventually(t, "pending", func() bool {
+		at, _ := a.Attachment(t.Context(), "docs-vm1")
+		return at.Status.Phase == Pending && at.Status.Reason == InstanceOff
+	})
+	power(true)
+	eventually(t, "attached again", func() bool { return h.String() == before })
+}
+
+// TestLibvirtAway: nothing is touched that could not be seen, and the same
+// share's export goes on.
+func TestLibvirtAway(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	a.stop()
+	before := h.String()
+	h.libvirtOff = true
+	a = h.boot(dir)
+	if got := h.String(); got != before {
+		t.Errorf("host has\n%s\nwant\n%s", got, before)
+	}
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.PutExport(t.Context(), docs()); err != nil {
+		t.Error(err)
+	}
+	at, err := a.Attachment(t.Context(), "docs-vm1")
+	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != LibvirtUnavailable {
+		t.Errorf("status %+v, %v", at.Status, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	reasonOf(t, a.Detach(ctx, "docs-vm1"), Deadline, CallTimeout)
+	h.mu.Lock()
+	h.libvirtOff = false
+	h.mu.Unlock()
+	a.InstanceChanged(InstanceEvent{})
+	if err := a.Detach(t.Context(), "docs-vm1"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestGuestWithoutAgent(t *testing.T) {
+	h := newHost(t)
+	h.agentless = true
+	a := h.boot(shortDir(t))
+	at, err := a.Attach(t.Context(), docsVM1())
+	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != GuestAgentAbsent || at.Guest != GuestDeviceOnly {
+		t.Errorf("attachment is %+v %s, %v: want the device, and to be told of the mount", at.Status, at.Guest, err)
+	}
+}
+
+func TestDrift(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	h.mu.Lock()
+	h.drift = true
+	h.mu.Unlock()
+	a.NetworksChanged()
+	eventually(t, "repaired in place", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return !h.drift })
+	if slices.Contains(h.log, "remove cw-blue") {
+		t.Errorf("did %q: a namespace that drifted is repaired, not made anew", h.log)
+	}
+}
+
+func TestShareDeletedUnderAnAttachment(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	h.mu.Lock()
+	h.gone[a.at.mount(intentOf(share("docs")).mountName(false))] = true
+	delete(h.shares, "docs")
+	h.mu.Unlock()
+	at, err := a.RepairAttachment(t.Context(), "docs-vm1")
+	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != ShareGone {
+		t.Errorf("status %+v, %v", at.Status, err)
+	}
+	if err := a.Detach(t.Context(), "docs-vm1"); err != nil || h.String() != "" {
+		t.Errorf("detach: %v; left:\n%s", err, h)
+	}
+}
+
+func TestDamagedRecordOwnsWhatItMayOwn(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	other := docsVM1()
+	other.ID, other.Instance = "docs-vm2", "vm2"
+	for _, at := range []Attachment{docsVM1(), other} {
+		if _, err := a.Attach(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.stop()
+	path := filepath.Join(dir, "state/ledger/attachment/docs-vm1.json")
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a = h.boot(dir)
+	n, err := a.Node(t.Context())
+	if err != nil || len(n.Damaged) != 1 || !strings.Contains(n.Damaged[0], "docs-vm1.json") {
+		t.Errorf("damaged: %q, %v", n.Damaged, err)
+	}
+	if err := a.Detach(t.Context(), "docs-vm2"); err != nil {
+		t.Fatal(err)
+	}
+	got := h.String()
+	for _, want := range []string{"daemon docs-vm1", "device ua-cw-docs-vm1", "mount cw-"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is gone, which the damaged record may own; host:\n%s", want, got)
+		}
+	}
+	_, err = a.Attach(t.Context(), docsVM1())
+	reasonOf(t, err, Precondition, RecordDamaged)
+	other.Tag = "docs"
+	other.Instance = "vm1"
+	_, err = a.Attach(t.Context(), other)
+	reasonOf(t, err, Precondition, TagTaken)
+}
+
+func TestFiftyAtOnce(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	h.instances["vm1"].FreePorts = 100
+	a := h.boot(dir)
+	ctx := t.Context()
+	if _, err := a.PutNetwork(ctx, blue()); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 7 {
+		h.shares[fmt.Sprint("s", i)] = true
+	}
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			if i%2 == 0 {
+				e := docs()
+				e.ID, e.Connection = fmt.Sprint("e", i), share(fmt.Sprint("s", i%7))
+				if _, err := a.PutExport(ctx, e); err != nil {
+					t.Errorf("export %d: %v", i, err)
+				}
+				return
+			}
+			at := Attachment{ID: fmt.Sprint("a", i), Instance: "vm1", Connection: share(fmt.Sprint("s", i%7)), Tag: fmt.Sprint("t", i), ReadOnly: i%3 == 0}
+			if _, err := a.Attach(ctx, at); err != nil {
+				t.Errorf("attach %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	exports, _ := a.Exports(ctx, "")
+	ids := map[uint16]bool{}
+	for _, e := range exports {
+		ids[e.ExportID] = true
+	}
+	if len(ids) != 25 || !ids[1] || !ids[25] {
+		t.Errorf("export ids %v, want 1 to 25", ids)
+	}
+	for i := range 50 {
+		wg.Go(func() {
+			if err := errors.Join(a.DeleteExport(ctx, fmt.Sprint("e", i)), a.Detach(ctx, fmt.Sprint("a", i))); err != nil {
+				t.Errorf("remove %d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	eventually(t, "the gateway to go with its last export", func() bool { return h.String() == "namespace cw-blue" })
+}
+
+func TestSameCallTwiceAtOnce(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := strings.Count(h.String(), "device"); n != 1 {
+		t.Errorf("%d devices", n)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events := make(chan Event, 100)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := a.Watch(ctx, func(e Event) error { events <- e; return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+	first, synced := <-events, <-events
+	if first.Network == nil || first.Network.Status.Phase != Ready || !synced.Synced {
+		t.Fatalf("began with %+v, %+v", first, synced)
+	}
+	if _, err := a.PutExport(t.Context(), docs()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.DeleteExport(t.Context(), "docs"); err != nil {
+		t.Fatal(err)
+	}
+	var phases []Phase
+	for e := range events {
+		if e.Export == nil {
+			continue
+		}
+		if phases = append(phases, e.Export.Status.Phase); e.Deleted {
+			break
+		}
+	}
+	for _, p := range []Phase{Working, Ready, Removing} {
+		if !slices.Contains(phases, p) {
+			t.Errorf("phases %v lack %s", phases, p)
+		}
+	}
+	cancel()
+	wg.Wait()
+}
+
+func TestSlowWatcherIsEnded(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	block := make(chan struct{})
+	ended := make(chan error)
+	go func() {
+		ended <- a.Watch(t.Context(), func(Event) error { <-block; return nil })
+	}()
+	for i := range watchBuffer {
+		n := blue()
+		n.ID = fmt.Sprint("n", i)
+		n.Addresses = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 77, byte(i / 200), byte(i%200 + 2)}), 16)}
+		if _, err := a.PutNetwork(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(block)
+	reasonOf(t, <-ended, Busy, WatchOverrun)
+}
+
+func TestRequestsWaitForSync(t *testing.T) {
+	h := newHost(t)
+	registry, err := drivers.NewRegistry(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := shortDir(t)
+	a, err := New(Options{StateDir: dir + "/s", RunDir: dir + "/r", Drivers: registry, Logger: discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = a.Attach(t.Context(), docsVM1())
+	reasonOf(t, err, Unavailable, NotInSync)
+	reasonOf(t, a.DeleteNetwork(t.Context(), "blue"), Unavailable, NotInSync)
+}
