@@ -22,6 +22,7 @@ type fakeVirt struct {
 	notify  func(Event)
 	lost    func()
 	away    bool          // refuses connections
+	dead    bool          // this connection is
 	hang    chan struct{} // where set, every call waits for it to close
 	inside  int           // calls that wait
 	fail    map[string]error
@@ -71,11 +72,11 @@ func (f *fakeVirt) dial(notify func(Event), lost func()) (*link, error) {
 	if f.away {
 		return nil, libvirt.Error{Code: libvirt.ERR_SYSTEM_ERROR, Message: "Failed to connect socket"}
 	}
-	f.notify, f.lost = notify, lost
+	f.notify, f.lost, f.dead = notify, lost, false
 	gone := false
 	return &link{
 		hypervisor: f,
-		alive:      func() bool { f.mu.Lock(); defer f.mu.Unlock(); return !gone && !f.away },
+		alive:      func() bool { f.mu.Lock(); defer f.mu.Unlock(); return !gone && !f.away && !f.dead },
 		close:      func() { f.mu.Lock(); defer f.mu.Unlock(); gone = true; f.closed++ },
 	}, nil
 }

@@ -149,6 +149,7 @@ func FuzzGuestAnswers(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	l.lose = func() {}
 	h.link = l
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		model.change(func(d *fakeDomain) { d.guest.raw = string(answer) + " " })

@@ -34,8 +34,12 @@ const (
 	maxBackoff = 5 * time.Second
 )
 
-// closing is how long Run waits for libvirtd at its end.
-const closing = 2 * time.Second
+const (
+	// closing is how long Run waits for the calls on a connection that it gives up.
+	closing = 2 * time.Second
+	// pulse is how often Run looks whether the connection is alive.
+	pulse = 2 * time.Second
+)
 
 // A Host is this machine's libvirt. Its methods may be called at once by any
 // number of goroutines. They fail with ErrUnavailable while there is no
@@ -81,8 +85,7 @@ func New(o Options) *Host {
 func (h *Host) Run(ctx context.Context) error {
 	wait := minBackoff
 	for ctx.Err() == nil {
-		lost := make(chan struct{})
-		l, err := h.connect(ctx, sync.OnceFunc(func() { close(lost) }))
+		l, err := h.connect(ctx)
 		if err != nil {
 			h.away(ctx, err)
 			select {
@@ -98,14 +101,34 @@ func (h *Host) Run(ctx context.Context) error {
 		h.mu.Unlock()
 		h.o.Logger.InfoContext(ctx, "libvirt connected", "uri", h.o.URI)
 		h.notify(Event{})
-		select {
-		case <-ctx.Done():
-		case <-lost:
-		}
+		h.stay(ctx, l)
 		h.away(ctx, errors.New("connection lost"))
 		h.finish(l)
 	}
 	return nil
+}
+
+// stay returns when ctx or the connection ends.
+//
+// libvirt says the latter by its close callback, but not always: when the
+// keep-alive timeout strikes with several calls in flight, libvirt 9.0 fails
+// the first, and the others, which inherit the socket from it, wait on until
+// libvirtd goes on or dies (virNetClientIOEventLoopPassTheBuck).
+func (h *Host) stay(ctx context.Context, l *link) {
+	t := time.NewTicker(pulse)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.lost:
+			return
+		case <-t.C:
+			if !l.alive() {
+				return
+			}
+		}
+	}
 }
 
 // Connected returns nil, or why there is no connection: ErrUnavailable.
@@ -120,14 +143,19 @@ func (h *Host) Connected() error {
 
 // connect dials. A libvirtd that takes the connection and says nothing blocks
 // the dial for ever: ctx leaves it behind, to be closed if it ever ends.
-func (h *Host) connect(ctx context.Context, lost func()) (*link, error) {
+func (h *Host) connect(ctx context.Context) (*link, error) {
+	lost := make(chan struct{})
+	lose := sync.OnceFunc(func() { close(lost) })
 	type result struct {
 		l   *link
 		err error
 	}
 	got := make(chan result)
 	go func() {
-		l, err := h.dial(h.notify, lost)
+		l, err := h.dial(h.notify, lose)
+		if l != nil {
+			l.lost, l.lose = lost, lose
+		}
 		select {
 		case got <- result{l, err}:
 		case <-ctx.Done():
@@ -173,6 +201,9 @@ type link struct {
 	hypervisor
 	alive func() bool // without asking libvirtd
 	close func()
+
+	lost <-chan struct{} // closed by lose
+	lose func()
 
 	mu      sync.Mutex
 	users   int
@@ -242,6 +273,7 @@ func callThen[T any](ctx context.Context, h *Host, lane chan struct{}, f func(hy
 	go func() {
 		v, err := f(l.hypervisor)
 		if err != nil && !l.alive() {
+			l.lose()
 			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
 		l.leave()

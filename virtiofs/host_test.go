@@ -188,7 +188,7 @@ func TestReconnect(t *testing.T) {
 	if _, err := h.Instance(t.Context(), "guest"); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("Instance on a dead connection = %v, want ErrUnavailable", err)
 	}
-	f.lost()
+	// No close callback: the failed call is enough.
 	if err := wait(waiting, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.dials > 2 }); err != nil {
 		t.Fatal("it does not try again", err)
 	}
@@ -250,6 +250,24 @@ func TestHungLibvirtd(t *testing.T) {
 	close(hang)
 	if err := wait(waiting, func() bool { _, err := h.Instance(t.Context(), "guest"); return err == nil }); err != nil {
 		t.Error("it does not go on", err)
+	}
+}
+
+func TestLoss(t *testing.T) {
+	for name, lose := range map[string]func(*fakeVirt){
+		"close callback": func(f *fakeVirt) { f.lost() },
+		"silently":       func(f *fakeVirt) { f.mu.Lock(); defer f.mu.Unlock(); f.dead = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, h, seen := startFake(t)
+			lose(f)
+			if err := wait(waiting, func() bool { return seen.count(func(e Event) bool { return e == Event{} }) == 2 }); err != nil {
+				t.Fatal("it did not connect again", err)
+			}
+			if _, err := h.Instance(t.Context(), "guest"); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
