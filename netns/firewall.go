@@ -3,6 +3,7 @@ package netns
 import (
 	"encoding/binary"
 	"fmt"
+	"os"
 	"reflect"
 
 	"github.com/google/nftables"
@@ -86,10 +87,10 @@ func firewall() []chain {
 	}
 }
 
-// writeFirewall replaces the table of the calling thread's namespace in one
-// transaction: there is no instant without it.
-func writeFirewall() error {
-	c, err := nftables.New()
+// writeFirewall replaces the table of a namespace in one transaction: there is
+// no instant without it.
+func writeFirewall(ns *os.File) error {
+	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
@@ -113,10 +114,12 @@ func writeFirewall() error {
 	return nil
 }
 
-// firewallDrift compares the table of the calling thread's namespace with the
-// wanted one, expression by expression.
-func firewallDrift() ([]string, error) {
-	c, err := nftables.New(nftables.AsLasting())
+// firewallDrift compares the table of a namespace with the wanted one,
+// expression by expression. It is not for a locked thread: the library waits in
+// the runtime's poller, and each wait would be two changes of thread (measured:
+// 1.6 ms instead of 0.4).
+func firewallDrift(ns *os.File) ([]string, error) {
+	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
 	}

@@ -16,7 +16,7 @@ import (
 
 // Observe compares the host with n, changing nothing: the namespace, both ends
 // of the link, the bridge they lead to, addresses, routes, sysctls and every
-// rule of the firewall. It takes about a millisecond.
+// rule of the firewall. It takes one to two milliseconds.
 func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 	if err := n.validate(); err != nil {
 		return State{}, err
@@ -45,6 +45,11 @@ func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
+	d, err := firewallDrift(ns)
+	if err != nil {
+		return State{}, fmt.Errorf("observe %s: %w", n.Namespace, err)
+	}
+	drift = append(drift, d...)
 	err = inside(ns, func() error {
 		d, err := n.observeInner(nl, ns, outer, br)
 		drift = append(drift, d...)
@@ -109,10 +114,7 @@ func (n Network) observeInner(outerNL *netlink.Handle, ns *os.File, outer, br ne
 	}
 	defer nl.Close()
 
-	drift, err := firewallDrift()
-	if err != nil {
-		return nil, err
-	}
+	var drift []string
 	lo, err := link(nl, "lo")
 	if err != nil {
 		return nil, err

@@ -46,6 +46,15 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err != nil {
 		return err
 	}
+	drift, err := firewallDrift(ns) // before the interface is up
+	if err != nil {
+		return err
+	}
+	if len(drift) != 0 {
+		if err := writeFirewall(ns); err != nil {
+			return err
+		}
+	}
 	var in *netlink.Handle // stays in the namespace, whichever thread uses it
 	var inner netlink.Link
 	err = inside(ns, func() (err error) {
@@ -86,18 +95,8 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	})
 }
 
-// repairInner sees to all inside that comes before the interface is up: first
-// of all the firewall.
+// repairInner sees to all else inside that comes before the interface is up.
 func (h *Host) repairInner(nl *netlink.Handle, n Network, mtu int) (netlink.Link, error) {
-	drift, err := firewallDrift()
-	if err != nil {
-		return nil, err
-	}
-	if len(drift) != 0 {
-		if err := writeFirewall(); err != nil {
-			return nil, err
-		}
-	}
 	lo, err := nl.LinkByName("lo")
 	if err != nil {
 		return nil, fmt.Errorf("get link lo: %w", err)
