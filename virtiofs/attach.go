@@ -166,8 +166,11 @@ const (
 	// look is how often a wait for the guest reads the live XML unasked, should
 	// an event be lost.
 	look = 500 * time.Millisecond
-	// nag is how often the guest is asked again.
-	nag = 5 * time.Second
+	// nag is how often the guest is asked again. A request that meets a guest
+	// before it has set up its hot-plug, during a boot, is lost for good; a
+	// second one to a guest that still ponders the first changes nothing. QEMU
+	// takes one a second.
+	nag = 2 * time.Second
 )
 
 // Detach unplugs by alias and returns when the live XML no longer has it:

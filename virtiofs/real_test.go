@@ -196,6 +196,29 @@ func TestSuspendedGuest(t *testing.T) {
 	}
 }
 
+// A guest that boots loses the request, and nobody says so.
+func TestDetachFromBootingGuest(t *testing.T) {
+	w := bootedGuest(t)
+	ctx := limited(t, 2*time.Minute)
+	d := w.device(t, "boot", "boot", t.TempDir())
+	if err := w.host.Attach(ctx, d); err != nil {
+		t.Fatal(err)
+	}
+	rebooted := func() int {
+		return w.seen.count(func(e Event) bool { return e == Event{Instance: guestUUID, Rebooted: true} })
+	}
+	before := rebooted()
+	if err := w.guest.Reset(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(10*time.Second, func() bool { return rebooted() > before }); err != nil {
+		t.Error("the reset was not reported", err)
+	}
+	if err := w.host.Detach(ctx, d); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestConcurrentAttaches(t *testing.T) {
 	w := bootedGuest(t)
 	ctx := limited(t, 2*time.Minute)
