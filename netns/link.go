@@ -77,11 +77,10 @@ func paired(nl *netlink.Handle, ns *os.File, outer, inner netlink.Link) (bool, e
 	return o.ParentIndex == i.Index && i.ParentIndex == o.Index && id >= 0 && o.NetNsID == id, nil
 }
 
-// repairPair makes the veth pair unless it is there, and sees to the host's
-// end: a port of the bridge, not yet up. The peer is made inside at once, so
-// that no half of a pair is ever without its namespace.
+// repairPair makes the veth pair unless it is there, and returns the host's end.
+// The peer is made inside at once, so that no half of a pair is ever without its
+// namespace.
 func (n Network) repairPair(nl *netlink.Handle, ns *os.File, br netlink.Link) (netlink.Link, error) {
-	mtu := n.outerMTU(br)
 	outer, err := link(nl, n.HostLink)
 	if err != nil {
 		return nil, err
@@ -102,54 +101,59 @@ func (n Network) repairPair(nl *netlink.Handle, ns *os.File, br netlink.Link) (n
 		}
 		return deleteLink(in, Inside) // and with it its other end, under whatever name
 	})
-	if err != nil {
+	if ok || err != nil {
+		return outer, err
+	}
+	if err := deleteLink(nl, n.HostLink); err != nil {
 		return nil, err
 	}
-	if !ok {
-		if err := deleteLink(nl, n.HostLink); err != nil {
-			return nil, err
-		}
-		pair := &netlink.Veth{
-			LinkAttrs:        netlink.NewLinkAttrs(),
-			PeerName:         Inside,
-			PeerHardwareAddr: n.MAC,
-			PeerNamespace:    netlink.NsFd(int(ns.Fd())),
-			PeerMTU:          uint32(n.mtu(br)),
-		}
-		pair.Name, pair.MTU, pair.HardwareAddr = n.HostLink, mtu, n.outerMAC()
-		if err := nl.LinkAdd(pair); err != nil {
-			return nil, fmt.Errorf("add veth pair %s: %w", n.HostLink, err)
-		}
-		crashpoint.Hit(crashpoint.NetnsLink)
-		if outer, err = nl.LinkByName(n.HostLink); err != nil {
-			return nil, fmt.Errorf("get link %s: %w", n.HostLink, err)
-		}
+	pair := &netlink.Veth{
+		LinkAttrs:        netlink.NewLinkAttrs(),
+		PeerName:         Inside,
+		PeerHardwareAddr: n.MAC,
+		PeerNamespace:    netlink.NsFd(int(ns.Fd())),
+		PeerMTU:          uint32(n.mtu(br)),
 	}
-	if outer.Attrs().Alias != n.Namespace {
+	pair.Name, pair.MTU, pair.HardwareAddr = n.HostLink, n.outerMTU(br), n.outerMAC()
+	if err := nl.LinkAdd(pair); err != nil {
+		return nil, fmt.Errorf("add veth pair %s: %w", n.HostLink, err)
+	}
+	crashpoint.Hit(crashpoint.NetnsLink)
+	if outer, err = nl.LinkByName(n.HostLink); err != nil {
+		return nil, fmt.Errorf("get link %s: %w", n.HostLink, err)
+	}
+	return outer, nil
+}
+
+// repairOuter makes the host's end a port of the bridge. It does not set it up:
+// that waits for the firewall inside.
+func (n Network) repairOuter(nl *netlink.Handle, outer, br netlink.Link) error {
+	a := outer.Attrs()
+	if a.Alias != n.Namespace {
 		if err := nl.LinkSetAlias(outer, n.Namespace); err != nil {
-			return nil, fmt.Errorf("set alias of %s: %w", n.HostLink, err)
+			return fmt.Errorf("set alias of %s: %w", n.HostLink, err)
 		}
 	}
-	if outer.Attrs().MTU != mtu {
+	if mtu := n.outerMTU(br); a.MTU != mtu {
 		if err := nl.LinkSetMTU(outer, mtu); err != nil {
-			return nil, fmt.Errorf("set mtu %d of %s: %w", mtu, n.HostLink, err)
+			return fmt.Errorf("set mtu %d of %s: %w", mtu, n.HostLink, err)
 		}
 	}
-	if mac := n.outerMAC(); !bytes.Equal(outer.Attrs().HardwareAddr, mac) {
+	if mac := n.outerMAC(); !bytes.Equal(a.HardwareAddr, mac) {
 		if err := nl.LinkSetHardwareAddr(outer, mac); err != nil {
-			return nil, fmt.Errorf("set mac %s of %s: %w", mac, n.HostLink, err)
+			return fmt.Errorf("set mac %s of %s: %w", mac, n.HostLink, err)
 		}
 	}
 	if err := writeSysctls(n.outerSysctls()); err != nil {
-		return nil, err
+		return err
 	}
-	if outer.Attrs().MasterIndex != br.Attrs().Index {
+	if a.MasterIndex != br.Attrs().Index {
 		// From one bridge to the other in one request: the pair stays as it is.
 		if err := nl.LinkSetMaster(outer, br); err != nil {
-			return nil, fmt.Errorf("make %s a port of %s: %w", n.HostLink, n.Bridge, err)
+			return fmt.Errorf("make %s a port of %s: %w", n.HostLink, n.Bridge, err)
 		}
 	}
-	return outer, nil
+	return nil
 }
 
 // mtu is that of the inner end.

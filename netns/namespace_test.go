@@ -75,6 +75,7 @@ func TestHalfMade(t *testing.T) {
 			}
 			run(t, "mount", "--bind", runDir, runDir)
 			run(t, "mount", "--make-private", runDir)
+			touch(t, path)
 		}},
 		{"empty namespace", func(t *testing.T) {
 			ip(t, "netns add cw-blue")
@@ -110,6 +111,11 @@ func TestHalfMade(t *testing.T) {
 					t.Fatal(err)
 				}
 				test.do(t)
+				state, err := h.Observe(t.Context(), n)
+				// The last one's link may have gone by now.
+				if err != nil || len(state.Drift) == 0 || !state.Remains && test.name != "link whose namespace has gone" {
+					t.Errorf("observe: %+v, %v; want drift, and that something remains", state, err)
+				}
 				if verb == "ensure" {
 					ensure(t, h, n)
 					healthy(t, h, n)
@@ -122,6 +128,9 @@ func TestHalfMade(t *testing.T) {
 						t.Fatal(err)
 					}
 					nothingLeft(t, h)
+					if state, err := h.Observe(t.Context(), n); err != nil || state.Exists || state.Remains {
+						t.Errorf("observe after remove: %+v, %v", state, err)
+					}
 				}
 			})
 		}

@@ -59,8 +59,9 @@ type Route struct {
 
 // A State is what of a Network is on the host.
 type State struct {
-	Exists bool     // the namespace is there
-	Drift  []string // what differs from what is wanted, in words; empty when all is well
+	Exists  bool     // the namespace is there
+	Remains bool     // something is there, if only a half-made file or a link: Remove has work to do
+	Drift   []string // what differs from what is wanted, in words; empty when all is well
 }
 
 // Options of a Host.

@@ -173,7 +173,7 @@ func healthy(t *testing.T, h *Host, n Network) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(State{Exists: true}, got); diff != "" {
+	if diff := cmp.Diff(State{Exists: true, Remains: true}, got); diff != "" {
 		t.Fatalf("state (-want +got):\n%s", diff)
 	}
 }

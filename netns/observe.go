@@ -30,21 +30,21 @@ func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 	}
 	defer nl.Close()
 
+	outer, br, drift, err := n.observeOuter(nl)
+	if err != nil {
+		return State{}, err
+	}
 	ns, err := openNamespace(n.Namespace)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return State{Drift: []string{"there is no namespace " + n.Namespace}}, nil
+		return State{Remains: outer != nil, Drift: append(drift, "there is no namespace "+n.Namespace)}, nil
 	case errors.Is(err, errNotNamespace):
-		return State{Drift: []string{Path(n.Namespace) + " is not a network namespace"}}, nil
+		return State{Remains: true, Drift: append(drift, Path(n.Namespace)+" is not a network namespace")}, nil
 	case err != nil:
 		return State{}, err
 	}
 	defer ns.Close()
 
-	outer, br, drift, err := n.observeOuter(nl)
-	if err != nil {
-		return State{}, err
-	}
 	d, err := firewallDrift(ns)
 	if err != nil {
 		return State{}, fmt.Errorf("observe %s: %w", n.Namespace, err)
@@ -58,7 +58,7 @@ func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 	if err != nil {
 		return State{}, fmt.Errorf("observe %s: %w", n.Namespace, err)
 	}
-	return State{Exists: true, Drift: drift}, nil
+	return State{Exists: true, Remains: true, Drift: drift}, nil
 }
 
 // observeOuter looks at the host's end; outer and br are nil if not there.

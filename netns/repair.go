@@ -46,6 +46,9 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err != nil {
 		return err
 	}
+	if err := n.repairOuter(nl, outer, br); err != nil {
+		return err
+	}
 	drift, err := firewallDrift(ns) // before the interface is up
 	if err != nil {
 		return err

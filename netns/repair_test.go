@@ -25,7 +25,7 @@ func TestEnsureMakesEverything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(State{Drift: []string{"there is no namespace cw-blue"}}, state); diff != "" {
+	if diff := cmp.Diff(State{Drift: []string{"there is no link cwblue", "there is no namespace cw-blue"}}, state); diff != "" {
 		t.Errorf("before (-want +got):\n%s", diff)
 	}
 	ensure(t, h, n)

@@ -43,11 +43,11 @@ func (n Network) validate() error {
 		if err := n.validateRoute(r); err != nil {
 			return err
 		}
-		if d := r.Destination.Masked(); to[d] {
+		d := r.Destination.Masked()
+		if to[d] {
 			return fmt.Errorf("route to %s: given twice: %w", d, ErrInvalid)
-		} else {
-			to[d] = true
 		}
+		to[d] = true
 	}
 	return nil
 }
