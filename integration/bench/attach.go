@@ -13,14 +13,11 @@ import (
 // hand, both until libvirt says that the device is there. Neither mounts in the
 // guest.
 func (b *bench) attach(ctx context.Context) ([]Result, error) {
-	if err := b.world.guest(ctx); err != nil {
-		return nil, err
-	}
 	source, err := b.directory("attach")
 	if err != nil {
 		return nil, err
 	}
-	hand, err := openDomain(b.world.libvirtURI, b.world.domain)
+	hand, err := openDomain(b.world.libvirt.URI, b.world.guest.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -28,7 +25,7 @@ func (b *bench) attach(ctx context.Context) ([]Result, error) {
 	for range b.runs {
 		start := time.Now()
 		_, err := b.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: &nodev1.Attachment{
-			Id: "bench", Instance: b.world.domain, Connection: b.connection("attach"), Tag: "bench",
+			Id: "bench", Instance: b.world.guest.Name, Connection: connection("attach"), Tag: "bench",
 		}})
 		if err != nil {
 			return nil, errors.Join(err, hand.close())

@@ -17,22 +17,11 @@ import (
 
 const content = "what the client reads"
 
-// A network of the agent's on the bench's bridge.
-type network struct {
-	id, prefix, address string
-}
-
-// numbered networks do not meet each other, nor the hand-made gateway.
-func numbered(n int) network {
-	ip := fmt.Sprintf("10.99.0.%d", 10+n)
-	return network{id: fmt.Sprintf("bench-%d", n), prefix: ip + "/24", address: ip + ":2049"}
-}
-
 // putNetwork makes a network without exports, or finds it made.
 func (b *bench) putNetwork(ctx context.Context, n network) error {
 	_, err := b.networks.Put(ctx, &nodev1.PutNetworkRequest{Network: &nodev1.Network{
 		Id:        n.id,
-		Plug:      &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: bridge}},
+		Plug:      &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: b.world.tenant.bridge}},
 		Addresses: []string{n.prefix},
 	}})
 	return err
@@ -46,18 +35,28 @@ func (b *bench) deleteNetwork(ctx context.Context, n network) error {
 // directory makes a directory in the pool with one file in it, and returns its
 // path.
 func (b *bench) directory(name string) (string, error) {
-	dir := filepath.Join(b.world.pool, name)
+	dir := filepath.Join(b.world.pool.Dir, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
 	return dir, os.WriteFile(filepath.Join(dir, "file"), []byte(content), 0o644)
 }
 
+// connection names a directory of the pool.
+func connection(name string) *nodev1.Connection {
+	return &nodev1.Connection{BackendKind: "local", Source: name}
+}
+
+// handPlace is where hand-made gateways live, one at a time.
+func (b *bench) handPlace() place {
+	return place{dir: filepath.Join(b.dir, "hand"), netns: b.world.tenant.hand}
+}
+
 func (b *bench) putExport(ctx context.Context, n network, name string) error {
 	_, err := b.exports.Put(ctx, &nodev1.PutExportRequest{Export: &nodev1.Export{
 		Id:         name,
 		Network:    n.id,
-		Connection: b.connection(name),
+		Connection: connection(name),
 		Rules: []*nodev1.AccessRule{{
 			Client: "10.99.0.0/24", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_NONE,
 		}},
@@ -70,9 +69,9 @@ func (b *bench) deleteExport(ctx context.Context, name string) error {
 	return err
 }
 
-// client dials from the client's namespace, again and again until it works.
-func client(ctx context.Context, address string, t nfs41.Timing) (*nfs41.Client, error) {
-	return nfs41.Dial(ctx, nfs41.Options{Address: address, NetNS: netnsPath(clientNS), Owner: "bench", Timing: t})
+// dial connects from the client's namespace, again and again until it works.
+func (t tenant) dial(ctx context.Context, address string, timing nfs41.Timing) (*nfs41.Client, error) {
+	return nfs41.Dial(ctx, nfs41.Options{Address: address, NetNS: t.client, Owner: "bench", Timing: timing})
 }
 
 // quick is short of every wait of the client's own, so that the server's are
@@ -83,8 +82,8 @@ func quick() nfs41.Timing {
 }
 
 // read is a client's way to its first byte: connect, session, open, read.
-func read(ctx context.Context, address, path string) error {
-	c, err := client(ctx, address, quick())
+func (t tenant) read(ctx context.Context, address, path string) error {
+	c, err := t.dial(ctx, address, quick())
 	if err != nil {
 		return err
 	}
@@ -132,7 +131,7 @@ func (b *bench) firstExport(ctx context.Context) ([]Result, error) {
 		if err := b.putExport(ctx, numbered(0), "first"); err != nil {
 			return nil, err
 		}
-		if err := read(ctx, numbered(0).address, "/first/file"); err != nil {
+		if err := b.world.tenant.read(ctx, numbered(0).address, "/first/file"); err != nil {
 			return nil, err
 		}
 		ours = append(ours, time.Since(start))
@@ -141,14 +140,14 @@ func (b *bench) firstExport(ctx context.Context) ([]Result, error) {
 		}
 
 		e := handExport{id: 1, path: dir}
-		g, err := newHandGateway(filepath.Join(b.dir, "hand"), t, e)
+		g, err := newHandGateway(b.handPlace(), t, e)
 		if err != nil {
 			return nil, err
 		}
 		start = time.Now()
 		err = g.start()
 		if err == nil {
-			err = read(ctx, handAddress, e.pseudo()+"/file")
+			err = b.world.tenant.read(ctx, handAddress, e.pseudo()+"/file")
 		}
 		raw = append(raw, time.Since(start))
 		if err != nil {
@@ -239,9 +238,9 @@ func (b *bench) furtherOurs(ctx context.Context, n int) ([]time.Duration, error)
 func (b *bench) furtherRaw(ctx context.Context, t template, n int) (samples []time.Duration, err error) {
 	exports := make([]handExport, n)
 	for i := range exports {
-		exports[i] = handExport{id: i + 1, path: filepath.Join(b.world.pool, fmt.Sprintf("fill-%d", i))}
+		exports[i] = handExport{id: i + 1, path: filepath.Join(b.world.pool.Dir, fmt.Sprintf("fill-%d", i))}
 	}
-	g, err := newHandGateway(filepath.Join(b.dir, "hand"), t, exports...)
+	g, err := newHandGateway(b.handPlace(), t, exports...)
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +248,7 @@ func (b *bench) furtherRaw(ctx context.Context, t template, n int) (samples []ti
 	if err := g.start(); err != nil {
 		return nil, err
 	}
-	if err := read(ctx, handAddress, exports[n-1].pseudo()+"/file"); err != nil {
+	if err := b.world.tenant.read(ctx, handAddress, exports[n-1].pseudo()+"/file"); err != nil {
 		return nil, err
 	}
 	bus, err := g.connectBus()
@@ -260,7 +259,7 @@ func (b *bench) furtherRaw(ctx context.Context, t template, n int) (samples []ti
 	for i := range b.runs {
 		// Ganesha frees a removed export after its answer, and until then
 		// refuses its id.
-		e := handExport{id: n + 1 + i, path: filepath.Join(b.world.pool, "further")}
+		e := handExport{id: n + 1 + i, path: filepath.Join(b.world.pool.Dir, "further")}
 		block, err := t.renderExport(e)
 		if err != nil {
 			return nil, err
@@ -311,14 +310,8 @@ func (b *bench) restart(ctx context.Context) ([]Result, error) {
 		if err := b.world.start(ctx); err != nil {
 			return nil, err
 		}
-		for {
-			node, err := b.node.Get(ctx, &nodev1.GetNodeRequest{})
-			if err == nil && node.GetInSync() {
-				break
-			}
-			if err := pause(ctx, time.Millisecond); err != nil {
-				return nil, err
-			}
+		if err := b.world.inSync(ctx); err != nil {
+			return nil, err
 		}
 		samples = append(samples, time.Since(start))
 		list, err := b.exports.List(ctx, &nodev1.ListExportsRequest{})

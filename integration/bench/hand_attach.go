@@ -140,13 +140,14 @@ func (h *handDomain) detach(ctx context.Context, d *handDevice) error {
 	if err := await(ctx, h.removed, d.alias); err != nil {
 		return errors.Join(err, d.end())
 	}
-	return d.daemon.Wait()
+	// The C daemon leaves its socket there.
+	return errors.Join(d.daemon.Wait(), os.RemoveAll(d.socket))
 }
 
 func (d *handDevice) end() error {
 	err := d.daemon.Process.Kill()
 	_ = d.daemon.Wait()
-	return err
+	return errors.Join(err, os.RemoveAll(d.socket))
 }
 
 func await(ctx context.Context, events <-chan string, alias string) error {

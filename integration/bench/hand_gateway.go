@@ -20,10 +20,15 @@ import (
 // them: in a namespace that is there already, in the foreground, without a
 // jail. Its configuration is the agent's own, with other paths.
 type handGateway struct {
-	dir     string
-	server  string // everything but the exports
+	place
 	bus     *exec.Cmd
 	ganesha *exec.Cmd
+}
+
+// A place for one.
+type place struct {
+	dir   string
+	netns string // path of the network namespace
 }
 
 // An export that the hand-made gateway serves.
@@ -98,14 +103,14 @@ func replaceSettings(text string, values map[string]string) (string, error) {
 }
 
 // newHandGateway writes what has to lie there before the start.
-func newHandGateway(dir string, t template, exports ...handExport) (*handGateway, error) {
-	g := &handGateway{dir: dir}
+func newHandGateway(p place, t template, exports ...handExport) (*handGateway, error) {
+	g := &handGateway{place: p}
 	for _, d := range []string{"recovery", "cc"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(p.dir, d), 0o700); err != nil {
 			return nil, err
 		}
 	}
-	conf, err := t.render(dir, exports...)
+	conf, err := t.render(p.dir, exports...)
 	if err != nil {
 		return nil, err
 	}
@@ -115,8 +120,8 @@ func newHandGateway(dir string, t template, exports ...handExport) (*handGateway
 <allow receive_type="method_call"/><allow receive_type="method_return"/><allow receive_type="error"/><allow receive_type="signal"/>
 </policy></busconfig>`
 	return g, errors.Join(
-		os.WriteFile(filepath.Join(dir, "ganesha.conf"), []byte(conf), 0o600),
-		os.WriteFile(filepath.Join(dir, "bus.conf"), fmt.Appendf(nil, bus, g.socket()), 0o600),
+		os.WriteFile(filepath.Join(g.dir, "ganesha.conf"), []byte(conf), 0o600),
+		os.WriteFile(filepath.Join(g.dir, "bus.conf"), fmt.Appendf(nil, bus, g.socket()), 0o600),
 	)
 }
 
@@ -130,7 +135,7 @@ func (g *handGateway) start() error {
 			return err
 		}
 	}
-	args := []string{"nsenter", "--net=" + netnsPath(handNS)}
+	args := []string{"nsenter", "--net=" + g.netns}
 	if lib, ok := radosLibrary(); ok {
 		args = append(args, "unshare", "-m", "sh", "-c", `mount --bind /dev/null "$0" && exec "$@"`, lib)
 	}

@@ -7,7 +7,11 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/causeway-project/causeway/integration/lab"
 )
+
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 
 const rendered = `# Rendered.
 NFSv4 {
@@ -84,22 +88,12 @@ func TestTemplate(t *testing.T) {
 
 // The raw halves, on the real Ganesha.
 func TestHandGateway(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs root")
-		}
-		t.Skip("needs root")
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := errors.Join(unwire(ctx), wire(ctx)); err != nil {
+	net, err := newTenant(ctx)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := unwire(context.WithoutCancel(ctx)); err != nil {
-			t.Error(err)
-		}
-	})
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "template")
 	if err := os.WriteFile(conf, []byte(rendered), 0o600); err != nil {
@@ -109,12 +103,12 @@ func TestHandGateway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{world: &world{pool: filepath.Join(dir, "pool")}, runs: 3}
+	b := &bench{world: &world{tenant: net, pool: &lab.Pool{Dir: filepath.Join(dir, "pool")}}, dir: dir}
 	e := handExport{id: 1}
 	if e.path, err = b.directory("one"); err != nil {
 		t.Fatal(err)
 	}
-	g, err := newHandGateway(filepath.Join(dir, "hand"), tmpl, e)
+	g, err := newHandGateway(b.handPlace(), tmpl, e)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +123,7 @@ func TestHandGateway(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := read(ctx, handAddress, "/hand-1/file"); err != nil {
+	if err := net.read(ctx, handAddress, "/hand-1/file"); err != nil {
 		t.Fatal(err)
 	}
 	bus, err := g.connectBus()
@@ -148,13 +142,13 @@ func TestHandGateway(t *testing.T) {
 	if err := bus.add(ctx, more, block); err != nil {
 		t.Fatal(err)
 	}
-	if err := read(ctx, handAddress, "/hand-2/file"); err != nil {
+	if err := net.read(ctx, handAddress, "/hand-2/file"); err != nil {
 		t.Error(err)
 	}
 	if err := bus.remove(ctx, more); err != nil {
 		t.Error(err)
 	}
-	samples, err := stallOf(ctx, stalled{
+	samples, err := net.stallOf(ctx, stalled{
 		runs: 3, address: handAddress, path: "/hand-1/file", timing: quick(),
 		kill: func() (time.Time, error) { return time.Now(), errors.Join(g.kill(), g.start()) },
 	})
@@ -162,4 +156,50 @@ func TestHandGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("stall of an open file: %s", spread(samples))
+}
+
+// And on the real libvirt.
+func TestHandAttach(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	if err := listen(); err != nil {
+		t.Fatal(err)
+	}
+	virt, err := lab.StartLibvirt(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := virt.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	guest, err := virt.Boot(ctx, lab.GuestOptions{Name: "bench"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := guest.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	hand, err := openDomain(virt.URI, guest.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for range 3 {
+		start := time.Now()
+		d, err := hand.attach(ctx, dir, dir, "hand")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("attach: %s", time.Since(start))
+		if err := hand.detach(ctx, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := hand.close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -3,7 +3,7 @@
 //
 //	bench [-only NAME] [-runs N] [-json FILE]
 //
-// It needs root and what the demo needs. It prints a table, and writes a line
+// It needs root and what the demo needs, and runs in namespaces of its own. It prints a table, and writes a line
 // of JSON for each result.
 //
 // What the raw halves do without: a jail, capabilities, a bind mount of what
@@ -21,7 +21,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -31,9 +30,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/integration/lab"
 )
 
 func main() {
+	if code, inside := lab.Enter(); !inside {
+		os.Exit(code)
+	}
 	o := options{}
 	flag.StringVar(&o.only, "only", "", "measure only `NAME`: "+strings.Join(names(), ", "))
 	flag.IntVar(&o.runs, "runs", 11, "samples of each median, at least 10 for numbers to be shown to others")
@@ -117,19 +120,12 @@ func (o options) run(ctx context.Context) (err error) {
 	defer cancel()
 	cleanup := context.WithoutCancel(ctx)
 
-	dir, err := os.MkdirTemp("", "cwbench")
+	dir, err := lab.TempDir()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := unwire(ctx); err != nil {
-		return err
-	}
-	if err := wire(ctx); err != nil {
-		return errors.Join(err, unwire(cleanup))
-	}
-	defer func() { err = errors.Join(err, unwire(cleanup)) }()
-	w, err := newWorld(ctx, filepath.Join(dir, "agent"))
+	needsGuest := slices.ContainsFunc(chosen, func(m measure) bool { return m.name == "attach" })
+	w, err := newWorld(ctx, dir, needsGuest)
 	if err != nil {
 		return err
 	}

@@ -2,71 +2,45 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"strings"
+	"net/netip"
+
+	"github.com/causeway-project/causeway/integration/lab"
 )
 
-// The bench's tenant network: the agent's gateway, the hand-made one and the
-// client are three machines on one bridge.
-const (
-	bridge       = "cwbench"
-	handNS       = "cwbench-hand"
-	handPrefix   = "10.99.0.3/24"
-	handAddress  = "10.99.0.3:2049"
-	clientNS     = "cwbench-client"
-	clientPrefix = "10.99.0.4/24"
-)
-
-// wire makes the bridge, the client's namespace and the hand-made gateway's,
-// with what a shell script would use.
-func wire(ctx context.Context) error {
-	commands := []string{
-		"ip link add " + bridge + " type bridge",
-		"ip link set " + bridge + " up",
-	}
-	for _, m := range []struct{ ns, prefix, link string }{
-		{handNS, handPrefix, "cwbenchh"},
-		{clientNS, clientPrefix, "cwbenchc"},
-	} {
-		commands = append(commands,
-			"ip netns add "+m.ns,
-			"ip link add "+m.link+" type veth peer name eth0 netns "+m.ns,
-			"ip link set "+m.link+" master "+bridge+" up",
-			"ip -n "+m.ns+" link set lo up", // without it Ganesha starts 40 ms later
-			"ip -n "+m.ns+" address add "+m.prefix+" dev eth0",
-			"ip -n "+m.ns+" link set eth0 up",
-		)
-	}
-	for _, c := range commands {
-		if err := run(ctx, strings.Fields(c)...); err != nil {
-			return err
-		}
-	}
-	return nil
+// A tenant is the bench's tenant network: the agent's gateways, the hand-made
+// one and the client are machines on one bridge.
+type tenant struct {
+	bridge string
+	hand   string // path of the namespace of the hand-made gateway
+	client string // path of the client's namespace
 }
 
-// unwire removes what wire made, also of a bench that was killed.
-func unwire(ctx context.Context) error {
-	var errs []error
-	for _, ns := range []string{handNS, clientNS} {
-		if _, err := os.Stat(netnsPath(ns)); err == nil {
-			errs = append(errs, run(ctx, "ip", "netns", "delete", ns))
-		}
+const handAddress = "10.99.0.3:2049"
+
+func newTenant(ctx context.Context) (tenant, error) {
+	bridge, err := lab.NewBridge(ctx, "br-bench")
+	if err != nil {
+		return tenant{}, err
 	}
-	if _, err := os.Stat("/sys/class/net/" + bridge); err == nil {
-		errs = append(errs, run(ctx, "ip", "link", "delete", bridge))
+	hand, err := bridge.NewClient(ctx, "hand", netip.MustParsePrefix("10.99.0.3/24"))
+	if err != nil {
+		return tenant{}, err
 	}
-	return errors.Join(errs...)
+	client, err := bridge.NewClient(ctx, "client", netip.MustParsePrefix("10.99.0.4/24"))
+	if err != nil {
+		return tenant{}, err
+	}
+	return tenant{bridge: bridge.Name, hand: hand.NetNS, client: client.NetNS}, nil
 }
 
-func netnsPath(name string) string { return "/run/netns/" + name }
+// A network of the agent's on the bench's bridge.
+type network struct {
+	id, prefix, address string
+}
 
-func run(ctx context.Context, args ...string) error {
-	if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-	}
-	return nil
+// numbered networks do not meet each other, nor the hand-made gateway.
+func numbered(n int) network {
+	ip := fmt.Sprintf("10.99.0.%d", 10+n)
+	return network{id: fmt.Sprintf("bench-%d", n), prefix: ip + "/24", address: ip + ":2049"}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -25,7 +24,7 @@ func (b *bench) stall(ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	e := handExport{id: 1, path: dir}
-	g, err := newHandGateway(filepath.Join(b.dir, "hand"), t, e)
+	g, err := newHandGateway(b.handPlace(), t, e)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +43,7 @@ func (b *bench) stall(ctx context.Context) ([]Result, error) {
 		if err != nil {
 			return results, errors.Join(fmt.Errorf("%s: %w", c.name, err), g.stop())
 		}
-		raw, err := stallOf(ctx, stalled{
+		raw, err := b.world.tenant.stallOf(ctx, stalled{
 			runs: b.runs, address: handAddress, path: e.pseudo() + "/file", timing: c.timing,
 			kill: func() (time.Time, error) { return time.Now(), errors.Join(g.kill(), g.start()) },
 		})
@@ -80,7 +79,7 @@ func (b *bench) stallOfNetwork(ctx context.Context, n network, t nfs41.Timing) (
 	}
 	defer func() { err = errors.Join(err, b.deleteExport(ctx, "stall")) }()
 	killed := 0
-	return stallOf(ctx, stalled{
+	return b.world.tenant.stallOf(ctx, stalled{
 		runs: 2, address: n.address, path: "/stall/file", timing: t,
 		kill: func() (time.Time, error) {
 			pid, err := b.gatewayPID(ctx, n, killed)
@@ -119,8 +118,8 @@ type stalled struct {
 
 // stallOf writes to one open file and kills the server under it. A sample is
 // the time between the kill and the first write that the new process answered.
-func stallOf(ctx context.Context, s stalled) (samples []time.Duration, err error) {
-	c, err := client(ctx, s.address, s.timing)
+func (t tenant) stallOf(ctx context.Context, s stalled) (samples []time.Duration, err error) {
+	c, err := t.dial(ctx, s.address, s.timing)
 	if err != nil {
 		return nil, err
 	}
