@@ -19,6 +19,11 @@ const (
 
 	ProcessForked Point = "process.forked" // a launcher runs, and may not yet hold its lock
 
+	// These kill the launcher, not the agent.
+	LaunchLocked     Point = "launch.locked"     // the lock is held, the identity is that of an earlier process
+	LaunchIdentified Point = "launch.identified" // the identity is written, nothing is confined
+	LaunchConfined   Point = "launch.confined"   // exec is next
+
 	NetnsCreated   Point = "netns.created"   // the namespace is there, and empty
 	NetnsLink      Point = "netns.link"      // the veth pair is there, not yet a port
 	NetnsAddressed Point = "netns.addressed" // addresses are set, the firewall is not

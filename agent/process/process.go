@@ -7,12 +7,28 @@
 // itself, and becomes the wanted program. So the agent may die at any
 // instruction: either the identity is on disk, or the launcher has not yet
 // begun, and of two launchers for one directory one ends.
+//
+//	launcher            lock      identity            what Find answers
+//	begins              free      absent, or dead     none
+//	has the lock        held      absent, or dead     waits
+//	wrote the identity  held      alive, held too     waits
+//	became the program  held      alive, free         the process
+//	ended, or killed    free      dead                none
+//	left children       held      dead                ErrHeld
+//
+// The second lock, on the identity file itself, is closed by exec. The
+// children of the program inherit the first: as long as one of them lives
+// nothing else is started in the directory.
 package process
 
 import (
-	"context"
-	"time"
+	"errors"
+	"sync"
 )
+
+// ErrHeld means that something holds the lock of a run directory whose process
+// has ended: a child that it left behind, or a launcher that does not get on.
+var ErrHeld = errors.New("locked by another process")
 
 // A Spec describes one process. causeway-launch reads it as JSON from its
 // standard input.
@@ -23,13 +39,18 @@ type Spec struct {
 	Env     []string // the whole environment, "K=V"
 	NetNS   string   // path of a network namespace; empty stays in the host's
 	Root    *Root    // nil stays in the host's mount namespace
-	Caps    []string // capabilities to keep in the bounding set, "chown"; nil keeps all, empty keeps none
+	Caps    []string // capabilities to keep, in the bounding set too, "chown"; nil keeps all, empty keeps none
 	NoFile  uint64   // RLIMIT_NOFILE, soft and hard, lowered to what the host allows; 0 leaves it
 	Output  string   // file name in Dir for standard output and error; "output" by default, appended and cut at a start above 1 MiB
 	PidsMax int      // RLIMIT_NPROC does not bind root: recorded here for the cgroup variant; 0 is no limit
 }
 
 // A Root is a read-only root directory on tmpfs, made of pieces of the host's.
+// Inside, every piece has the path that it has outside. A path that is a
+// symbolic link leads to the same place inside. Mounts below a piece stay
+// outside, except below those of Slave. Pieces may lie within one another.
+// Besides there are /proc, read-only, a /dev of null, zero, full, random and
+// urandom, an empty writable /tmp, and /etc/mtab.
 type Root struct {
 	ReadOnly  []string // host paths, files or directories, bound read-only at the same path; absent ones are left out
 	ReadWrite []string // host paths bound writable at the same path
@@ -44,47 +65,15 @@ type Identity struct {
 	Start  uint64 `json:"start"` // field 22 of /proc/PID/stat, clock ticks after boot
 }
 
-// A Process is one running process, whether this agent started it or not.
+// A Process is one running process, whether this agent started it or not. It
+// costs nothing until Done or Stop is called.
 type Process struct {
-	// fields unexported
 	id  Identity
 	dir string
+
+	mu    sync.Mutex
+	watch *watch // nil until somebody asks
 }
 
 // Identity of the process.
 func (p *Process) Identity() Identity { return p.id }
-
-// A Starter starts processes with one launcher binary.
-type Starter struct {
-	Launcher string // required: path of causeway-launch
-}
-
-// Start returns as soon as the identity is on disk and the program has been
-// exec'ed. Where the directory's process already runs, it returns that one and
-// starts nothing. What the launcher could not do is in the error, with the
-// step that failed.
-func (s *Starter) Start(ctx context.Context, spec Spec) (*Process, error) {
-	panic("written next")
-}
-
-// Find returns the process of a run directory, or nil where none runs. A
-// zombie does not run.
-func Find(dir string) (*Process, error) {
-	panic("written next")
-}
-
-// Done is closed when the process has ended, by a pidfd, within a millisecond.
-func (p *Process) Done() <-chan struct{} {
-	panic("written next")
-}
-
-// Stop sends SIGTERM, and SIGKILL after grace, and returns when the process
-// has ended. It signals by pidfd, so never another process with the same pid.
-func (p *Process) Stop(ctx context.Context, grace time.Duration) error {
-	panic("written next")
-}
-
-// Tail returns the last n bytes of what the process printed, for a person.
-func Tail(dir string, n int) string {
-	panic("written next")
-}

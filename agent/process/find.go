@@ -1,0 +1,61 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// settling is how long Find waits for a launcher between its lock and its
+// exec, a matter of a few milliseconds.
+const settling = 2 * time.Second
+
+// Find returns the process of a run directory, or nil where none runs or the
+// directory is not there. A zombie does not run. A launcher that an agent left
+// behind becomes the process in a moment, and Find waits for it. ErrHeld where
+// the directory is locked after two seconds, and by no process that can be
+// returned.
+func Find(dir string) (*Process, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), settling)
+	defer cancel()
+	return find(ctx, dir)
+}
+
+func find(ctx context.Context, dir string) (*Process, error) {
+	for {
+		id, launching, err := readIdentity(dir)
+		if err != nil {
+			return nil, fmt.Errorf("find process: %w", err)
+		}
+		alive, err := id.running()
+		if err != nil {
+			return nil, fmt.Errorf("find process: %w", err)
+		}
+		if alive && !launching {
+			return &Process{id: id, dir: dir}, nil
+		}
+		// Only now: where the lock is free, a process that began after the
+		// identity was read has ended again.
+		taken, err := held(dir)
+		if err != nil {
+			return nil, fmt.Errorf("find process: %w", err)
+		}
+		if !taken {
+			return nil, nil
+		}
+		err = pause(ctx)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, context.DeadlineExceeded) {
+			return nil, fmt.Errorf("find process in %s: %w", dir, err)
+		}
+		by, _ := holders(dir) // says more where it can
+		pids := make([]int, len(by))
+		for i, h := range by {
+			pids[i] = h.PID
+		}
+		return nil, fmt.Errorf("find process in %s: it ended, processes %v: %w", dir, pids, ErrHeld)
+	}
+}

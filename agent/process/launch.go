@@ -1,0 +1,141 @@
+package process
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/agent/crashpoint"
+)
+
+// statusFD is the launcher's end of the status pipe.
+const statusFD = 3
+
+// Launch is causeway-launch: it makes of this process what the Spec on
+// standard input describes, and answers on descriptor 3. It returns only where
+// it failed, and has said so there.
+func Launch() error {
+	// Nothing that the agent left open by mistake gets any further; nor does
+	// the status pipe, whose end is the answer that exec succeeded.
+	if err := unix.CloseRange(statusFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return os.NewSyscallError("close_range", err)
+	}
+	// Namespaces and capabilities belong to a thread, and exec keeps those of
+	// the thread that calls it. It ends all others.
+	runtime.LockOSThread()
+	status := os.NewFile(statusFD, "status")
+	err := become(os.Stdin, status)
+	_, _ = io.WriteString(status, err.Error())
+	return err
+}
+
+func become(stdin io.Reader, status io.Writer) error {
+	var s Spec
+	if err := json.NewDecoder(stdin).Decode(&s); err != nil {
+		return fmt.Errorf("read specification: %w", err)
+	}
+	if err := takeLock(s.Dir); err != nil {
+		if errors.Is(err, errRunning) {
+			return errRunning
+		}
+		return fmt.Errorf("lock: %w", err)
+	}
+	crashpoint.Hit(crashpoint.LaunchLocked)
+	// A program that closes what it does not know gives its lock away.
+	id, _, err := readIdentity(s.Dir)
+	if err != nil {
+		return fmt.Errorf("read identity: %w", err)
+	}
+	if alive, err := id.running(); err != nil || alive {
+		return errors.Join(err, errRunning)
+	}
+	if id, err = identify(os.Getpid()); err != nil {
+		return fmt.Errorf("identify: %w", err)
+	}
+	f, err := writeIdentity(s.Dir, id)
+	if err != nil {
+		return fmt.Errorf("write identity: %w", err)
+	}
+	crashpoint.Hit(crashpoint.LaunchIdentified)
+	if err := confine(&s); err != nil {
+		return err
+	}
+	crashpoint.Hit(crashpoint.LaunchConfined)
+	if _, err := io.WriteString(status, ready); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	err = unix.Exec(s.Path, append([]string{s.Path}, s.Args...), s.Env)
+	runtime.KeepAlive(f) // locked until exec closes it
+	return &os.PathError{Op: "exec", Path: s.Path, Err: err}
+}
+
+// confine gives the thread what s asks for and takes the rest. Each step has
+// to come before the one that takes away what it needs: files and namespaces
+// by the host's paths before the jail, capabilities last.
+func confine(s *Spec) error {
+	unix.Umask(0o022)
+	output, err := openOutput(s.Dir, s.Output)
+	if err != nil {
+		return fmt.Errorf("output: %w", err)
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return fmt.Errorf("input: %w", err)
+	}
+	if s.NetNS != "" {
+		if err := join(s.NetNS); err != nil {
+			return fmt.Errorf("network namespace: %w", err)
+		}
+	}
+	if s.NoFile > 0 {
+		if err := limitFiles(s.NoFile); err != nil {
+			return fmt.Errorf("limit of open files: %w", err)
+		}
+	}
+	if s.Root != nil {
+		if err := s.Root.enter(); err != nil {
+			return fmt.Errorf("root: %w", err)
+		}
+	}
+	for i, f := range []*os.File{null, output, output} {
+		if err := unix.Dup3(int(f.Fd()), i, 0); err != nil {
+			return os.NewSyscallError("dup3", err)
+		}
+	}
+	if err := keep(s.Caps); err != nil {
+		return fmt.Errorf("capabilities: %w", err)
+	}
+	return nil
+}
+
+func join(netns string) error {
+	f, err := os.Open(netns)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+		return &os.PathError{Op: "setns", Path: netns, Err: err}
+	}
+	return nil
+}
+
+// limitFiles sets the limit, or as much of it as the host allows: more than
+// the hard limit takes CAP_SYS_RESOURCE, and fs.nr_open bounds even that.
+func limitFiles(n uint64) error {
+	err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: n})
+	if err != unix.EPERM {
+		return os.NewSyscallError("setrlimit", err)
+	}
+	var now unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &now); err != nil {
+		return os.NewSyscallError("getrlimit", err)
+	}
+	n = min(n, now.Max)
+	return os.NewSyscallError("setrlimit", unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: n}))
+}

@@ -1,0 +1,114 @@
+package process
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// program is what the test binary does where it runs under the launcher.
+func program(args []string) {
+	fmt.Println("unknown program", args)
+	os.Exit(1)
+}
+
+func TestStart(t *testing.T) {
+	s, dir := starter(t), t.TempDir()
+	p := start(t, s, sleeper(dir))
+	again := start(t, s, sleeper(dir))
+	if p.Identity() != again.Identity() {
+		t.Errorf("second start made %+v beside %+v", again.Identity(), p.Identity())
+	}
+	found, err := Find(dir)
+	if err != nil || found == nil || found.Identity() != p.Identity() {
+		t.Errorf("Find = %+v, %v", found, err)
+	}
+	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.Identity().PID))
+	if got := string(cmdline); err != nil || got != "/bin/sleep\x001000\x00" {
+		t.Errorf("command line %q, %v", got, err)
+	}
+	if err := p.Stop(t.Context(), 10*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, p)
+	ends(t, found)
+	if found, err := Find(dir); found != nil || err != nil {
+		t.Errorf("Find after the end = %+v, %v", found, err)
+	}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", p.Identity().PID)); err == nil {
+		t.Error("our child was left a zombie")
+	}
+	if err := p.Stop(t.Context(), 0); err != nil {
+		t.Errorf("Stop of an ended process: %v", err)
+	}
+}
+
+func TestStartersAtOnce(t *testing.T) {
+	s, dir := starter(t), t.TempDir()
+	end(t, dir)
+	const n = 50
+	ids := make([]Identity, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			p, err := s.Start(t.Context(), sleeper(dir))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			ids[i] = p.Identity()
+		})
+	}
+	wg.Wait()
+	for i, id := range ids {
+		if id != ids[0] {
+			t.Errorf("start %d returned %+v, start 0 %+v", i, id, ids[0])
+		}
+	}
+}
+
+func TestStartFails(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		edit func(*Spec)
+		want string
+	}{
+		{"no program", func(s *Spec) { s.Path = "/bin/absent" }, "exec /bin/absent: no such file"},
+		{"relative program", func(s *Spec) { s.Path = "sleep" }, "want absolute paths"},
+		{"no directory", func(s *Spec) { s.Dir = "/absent" }, "lock: open /absent/lock: no such file"},
+		{"no namespace", func(s *Spec) { s.NetNS = "/run/netns/absent" }, "network namespace: open"},
+		{"not a namespace", func(s *Spec) { s.NetNS = "/etc/passwd" }, "network namespace: setns /etc/passwd: invalid"},
+		{"no capability", func(s *Spec) { s.Caps = []string{"fly"} }, `capabilities: "fly" is none`},
+		{"output elsewhere", func(s *Spec) { s.Output = "../x" }, "output is not the name of a file"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, spec := starter(t), sleeper(t.TempDir())
+			c.edit(&spec)
+			p, err := s.Start(t.Context(), spec)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("Start = %v, %v; want %q", p, err, c.want)
+			}
+			if p, err := Find(spec.Dir); p != nil || err != nil {
+				t.Errorf("left behind: %v, %v", p, err)
+			}
+		})
+	}
+}
+
+func TestDoneOfKilled(t *testing.T) {
+	s, dir := starter(t), t.TempDir()
+	p := start(t, s, sleeper(dir))
+	select {
+	case <-p.Done():
+		t.Fatal("done while it runs")
+	default:
+	}
+	if err := syscall.Kill(p.Identity().PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, p)
+}
