@@ -72,7 +72,7 @@ func (c *cli) attachmentCreate(n noun[*nodev1.Attachment]) *cobra.Command {
 		Long: `Attach a share to a running instance as a virtiofs device, and wait until it is
 there. The same command may be repeated.`,
 		Example: `  causeway attachment create docs-vm1 --instance vm1 --source local:docs --tag docs --mount-at /mnt/docs`,
-		Args:    cobra.ExactArgs(1),
+		Args:    oneArg("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			connection, err := from.parse(c.in)
 			if err != nil {
@@ -113,7 +113,7 @@ func (c *cli) attachmentRepair(n noun[*nodev1.Attachment]) *cobra.Command {
 	return &cobra.Command{
 		Use:               "repair ID",
 		Short:             "Look at an attachment now, without waiting for the next try",
-		Args:              cobra.ExactArgs(1),
+		Args:              oneArg("ID"),
 		ValidArgsFunction: n.complete(c, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.with(cmd.Context(), task{doing: "repair attachment " + args[0]}, func(ctx context.Context, r remote) error {

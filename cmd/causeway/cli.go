@@ -41,13 +41,13 @@ func (c *cli) run(ctx context.Context, args []string, socket string) int {
 	root.SetIn(c.in)
 	root.SetOut(c.out)
 	root.SetErr(c.errs)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	var f *failure
 	if !errors.As(err, &f) { // cobra's own: flags, arguments, unknown commands
-		f = usage("%v; see '%s --help'", err, root.Name())
+		f = usage("%v; see '%s --help'", err, cmd.CommandPath())
 	}
 	fmt.Fprintf(c.errs, "causeway: %s\n", safe(f.message))
 	return f.exit
@@ -190,6 +190,16 @@ func group(noun, short string, verbs ...*cobra.Command) *cobra.Command {
 	}
 	cmd.AddCommand(verbs...)
 	return cmd
+}
+
+// one argument, named as in the help.
+func oneArg(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usage("%s wants one %s, not %d; see '%s --help'", cmd.Name(), what, len(args), cmd.CommandPath())
+		}
+		return nil
+	}
 }
 
 // version as the go command stamped it.

@@ -109,7 +109,7 @@ CLIENT is an address or prefix; squash=root is meant where none is named; uid
 and gid are those of the squashed, 65534 by default.`,
 		Example: `  causeway export create docs --network blue --source local:docs --allow 10.77.0.0/24=rw
   causeway export create docs --network blue --source local:docs --allow 10.77.0.7=rw,squash=none --allow fd77::/64=ro`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			connection, err := from.parse(c.in)
 			if err != nil {

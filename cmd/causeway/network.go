@@ -84,7 +84,7 @@ func (c *cli) networkCreate(n noun[*nodev1.Network]) *cobra.Command {
 wait until it is there. The same command may be repeated.`,
 		Example: `  causeway network create blue --bridge br-blue --address 10.77.0.2/24 --address fd77::2/64
   causeway network create red --bridge br-red --address 10.77.0.2/24 --route 0.0.0.0/0=10.77.0.1`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			network.Id = args[0]
 			network.Plug = &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: bridge}}

@@ -5,17 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
-	"sigs.k8s.io/yaml"
 )
 
 // A column is one value of an object, for a person.
@@ -104,20 +100,20 @@ func separator(i int) string {
 }
 
 func (c *cli) printData(data []byte) error {
-	var err error
 	if c.output == "yaml" {
-		if data, err = yaml.JSONToYAML(data); err != nil {
+		data, err := toYAML(data)
+		if err != nil {
 			return err
 		}
-	} else {
-		var b bytes.Buffer
-		if err := json.Indent(&b, data, "", "  "); err != nil {
-			return err
-		}
-		b.WriteByte('\n')
-		data = escapeJSON(b.Bytes())
+		_, err = c.out.Write(data)
+		return err
 	}
-	_, err = c.out.Write(data)
+	var b bytes.Buffer
+	if err := json.Indent(&b, data, "", "  "); err != nil {
+		return err
+	}
+	b.WriteByte('\n')
+	_, err := c.out.Write(escapeJSON(b.Bytes()))
 	return err
 }
 
@@ -135,54 +131,6 @@ func protoJSON[T proto.Message](m T) ([]byte, error) {
 	}
 	return b.Bytes(), nil
 }
-
-// safe makes a string from elsewhere harmless to a terminal: whatever is not
-// printable, from ESC to the marks that turn the direction of writing, is
-// shown as Go would escape it.
-func safe(s string) string {
-	if !strings.ContainsFunc(s, unprintable) {
-		return s
-	}
-	var b strings.Builder
-	for len(s) > 0 {
-		r, n := utf8.DecodeRuneInString(s)
-		switch {
-		case r == utf8.RuneError && n == 1:
-			fmt.Fprintf(&b, `\x%02x`, s[0])
-		case unprintable(r):
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(r), "'"))
-		default:
-			b.WriteRune(r)
-		}
-		s = s[n:]
-	}
-	return b.String()
-}
-
-func unprintable(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }
-
-// escapeJSON does the same for JSON, where such runes stand in strings only:
-// JSON itself lets all but the first 32 through.
-func escapeJSON(data []byte) []byte {
-	if !bytes.ContainsFunc(data, rawInJSON) {
-		return data
-	}
-	var b bytes.Buffer
-	for _, r := range string(data) {
-		switch {
-		case !rawInJSON(r):
-			b.WriteRune(r)
-		case r > 0xFFFF:
-			r -= 0x10000
-			fmt.Fprintf(&b, `\u%04x\u%04x`, 0xD800+(r>>10), 0xDC00+(r&0x3FF))
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-	}
-	return b.Bytes()
-}
-
-func rawInJSON(r rune) bool { return r != '\n' && unprintable(r) }
 
 // orDash is the value of a cell, safe to print.
 func orDash(s string) string {

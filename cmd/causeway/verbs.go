@@ -25,7 +25,7 @@ func (n noun[T]) show(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:               "show " + n.id,
 		Short:             "Show one " + n.name,
-		Args:              cobra.ExactArgs(1),
+		Args:              oneArg(n.id),
 		ValidArgsFunction: n.complete(c, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.with(cmd.Context(), task{doing: "show " + n.name + " " + args[0]}, func(ctx context.Context, r remote) error {

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"sigs.k8s.io/yaml"
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
@@ -111,7 +111,7 @@ func (c *cli) printEvent(r *nodev1.WatchResponse, f filter) error {
 			return err
 		}
 		if c.output == "yaml" {
-			if data, err = yaml.JSONToYAML(data); err != nil {
+			if data, err = toYAML(data); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(c.out, "---\n%s", data)
@@ -131,6 +131,6 @@ func (c *cli) printEvent(r *nodev1.WatchResponse, f filter) error {
 	if e.status.GetReason() != "" {
 		line += fmt.Sprintf("  %s: %s", safe(e.status.GetReason()), safe(e.status.GetMessage()))
 	}
-	_, err := fmt.Fprintln(c.out, line)
+	_, err := fmt.Fprintln(c.out, strings.TrimRight(line, " "))
 	return err
 }
