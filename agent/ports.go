@@ -14,8 +14,8 @@ type Mounts interface {
 	// Peek tells whether something is mounted at exactly target, and whether
 	// it was deleted at the backend, without touching the backend.
 	Peek(target string) (mounts.Sight, error)
-	// BindPath shows source at target too. It does not look whether it does
-	// already: a second call stacks a second mount.
+	// BindPath shows source at target too. There already is success, something
+	// else there an error.
 	BindPath(source, target string, o mounts.BindOptions) error
 	// Shared makes dir a shared mount of itself. Already so is success.
 	Shared(dir string) error

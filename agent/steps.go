@@ -163,9 +163,6 @@ func (a *Agent) makeView(ctx context.Context, m member) error {
 	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if sight, err := a.o.Mounts.Peek(target); err != nil || sight.Mounted {
-		return err
-	}
 	return a.o.Mounts.BindPath(a.at.mount(m.rec.Export.Mount), target, mounts.BindOptions{ReadOnly: m.rec.Export.ReadOnly})
 }
 

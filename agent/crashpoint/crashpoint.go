@@ -26,7 +26,7 @@ const (
 
 	NetnsCreated   Point = "netns.created"   // the namespace is there, and empty
 	NetnsLink      Point = "netns.link"      // the veth pair is there, not yet a port
-	NetnsAddressed Point = "netns.addressed" // addresses are set, the firewall is not
+	NetnsAddressed Point = "netns.addressed" // addresses are set, routes and announcements are not
 
 	GatewayBus     Point = "ganesha.bus"     // the bus runs, Ganesha does not
 	GatewayStarted Point = "ganesha.started" // Ganesha runs, its readiness was not seen

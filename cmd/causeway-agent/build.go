@@ -2,12 +2,204 @@ package main
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/drivers"
+	"github.com/causeway-project/causeway/drivers/local"
+	"github.com/causeway-project/causeway/drivers/mounts"
+	"github.com/causeway-project/causeway/ganesha"
+	"github.com/causeway-project/causeway/netns"
+	"github.com/causeway-project/causeway/virtiofs"
 )
 
-// build makes the core out of the concrete parts that the configuration names;
-// cleanup puts away what they hold, after the core's Run has returned.
-func build(_ context.Context, _ config, _ *slog.Logger) (c core, cleanup func(), err error) {
-	return nil, nil, errors.New("no core")
+// build makes the core out of the concrete parts that the configuration names.
+func build(cfg config, log *slog.Logger) (core, error) {
+	starter := &process.Starter{Launcher: cfg.Launcher}
+	pool, err := local.New(local.Options{Pools: cfg.Local.Pools, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	registry, err := drivers.NewRegistry(pool)
+	if err != nil {
+		return nil, err
+	}
+	hostname, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	n := &node{log: log, networks: netns.New(netns.Options{Logger: log})}
+	daemons := &virtiofs.Daemons{Starter: starter}
+	o := agent.Options{
+		StateDir:   cfg.StateDir,
+		RunDir:     cfg.RunDir,
+		Drivers:    registry,
+		Mounts:     mountTable{},
+		Namespaces: n.networks,
+		Daemons:    virtiofsDaemons{daemons},
+		Instances:  noLibvirt{},
+		Servers: func(p agent.ServerPlace) agent.Server {
+			return ganesha.New(ganesha.Options{
+				RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS,
+				Lease: time.Duration(cfg.Gateway.Lease), Grace: time.Duration(cfg.Gateway.Grace),
+				Starter: starter, Logger: log.With("network", p.Network),
+			})
+		},
+		Checks:      hostChecks(cfg, daemons),
+		Resync:      time.Duration(cfg.Resync),
+		CallTimeout: time.Duration(cfg.CallTimeout),
+		Hostname:    hostname,
+		Version:     version(),
+		Logger:      log,
+	}
+	if cfg.Libvirt.Enabled {
+		n.libvirt = virtiofs.New(virtiofs.Options{URI: cfg.Libvirt.URI, Logger: log, Changed: func(e virtiofs.Event) {
+			n.Agent.InstanceChanged(agent.InstanceEvent{UUID: e.Instance, Rebooted: e.Rebooted})
+		}})
+		o.Instances = instances{n.libvirt}
+		o.Checks = append(o.Checks, n.checkLibvirt)
+		o.Subsystems = n.subsystems
+	}
+	if n.Agent, err = agent.New(o); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// A node is the agent and what tells it to look again.
+type node struct {
+	*agent.Agent
+	log      *slog.Logger
+	networks *netns.Host
+	libvirt  *virtiofs.Host // nil when switched off
+}
+
+// settleChanges gathers a burst of kernel events into one look.
+const settleChanges = 200 * time.Millisecond
+
+// Run until ctx ends.
+func (n *node) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	if n.libvirt != nil {
+		g.Go(func() error { return n.libvirt.Run(ctx) })
+		// The first look at the attachments wants libvirt's answer, and does
+		// not wait long for a libvirtd that is away.
+		for deadline := time.Now().Add(connectPatience); n.libvirt.Connected() != nil && time.Now().Before(deadline); {
+			if !wait(ctx, 5*time.Millisecond) {
+				break
+			}
+		}
+	}
+	g.Go(func() error { return n.Agent.Run(ctx) })
+	g.Go(func() error { return n.watch(ctx, "networks", n.networks.Watch, n.NetworksChanged) })
+	g.Go(func() error { return n.watch(ctx, "mounts", mounts.Watch, n.MountsChanged) })
+	return g.Wait()
+}
+
+// connectPatience bounds the wait for libvirt at start.
+const connectPatience = 2 * time.Second
+
+// watch calls look after each burst of changes. A kernel that cannot be
+// watched is looked at by the resync alone.
+func (n *node) watch(ctx context.Context, what string, watch func(context.Context, func()) error, look func()) error {
+	changed := make(chan struct{}, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		for ctx.Err() == nil {
+			err := watch(ctx, func() {
+				select {
+				case changed <- struct{}{}:
+				default:
+				}
+			})
+			if err != nil && ctx.Err() == nil {
+				n.log.Warn("changes cannot be watched and are found by the resync, trying again", "what", what, "err", err)
+				wait(ctx, 10*time.Second)
+			}
+		}
+		return nil
+	})
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-changed:
+			}
+			if !wait(ctx, settleChanges) {
+				return nil
+			}
+			select {
+			case <-changed:
+			default:
+			}
+			look()
+		}
+	})
+	return g.Wait()
+}
+
+func (n *node) subsystems() []agent.Subsystem {
+	s := agent.Subsystem{Name: "libvirt", Verdict: agent.Pass}
+	if err := n.libvirt.Connected(); err != nil {
+		s.Verdict = agent.Warn
+		s.Message = "gateways work, attachments wait: " + err.Error()
+	}
+	return []agent.Subsystem{s}
+}
+
+func (n *node) checkLibvirt(context.Context) agent.Check {
+	if err := n.libvirt.Connected(); err != nil {
+		return agent.Check{Name: "libvirt", Verdict: agent.Fail, Message: err.Error(), Fix: "systemctl start libvirtd, or set libvirt.enabled to false"}
+	}
+	return agent.Check{Name: "libvirt", Verdict: agent.Pass, Message: "connected"}
+}
+
+// hostChecks are those of the programs and directories that the agent uses.
+func hostChecks(cfg config, daemons *virtiofs.Daemons) []func(context.Context) agent.Check {
+	program := func(name, path, fix string) func(context.Context) agent.Check {
+		return func(context.Context) agent.Check {
+			if _, err := os.Stat(path); err != nil {
+				return agent.Check{Name: name, Verdict: agent.Fail, Message: err.Error(), Fix: fix}
+			}
+			return agent.Check{Name: name, Verdict: agent.Pass, Message: path}
+		}
+	}
+	checks := []func(context.Context) agent.Check{
+		func(context.Context) agent.Check {
+			if os.Geteuid() != 0 {
+				return agent.Check{Name: "root", Verdict: agent.Fail, Message: "the agent mounts and makes namespaces", Fix: "run it as root, under its systemd unit"}
+			}
+			return agent.Check{Name: "root", Verdict: agent.Pass, Message: "runs as root"}
+		},
+		program("launcher", cfg.Launcher, "install causeway-launch, or set launcher in the configuration"),
+		program("ganesha", "/usr/bin/ganesha.nfsd", "apt-get install nfs-ganesha nfs-ganesha-vfs"),
+		program("dbus", "/usr/bin/dbus-daemon", "apt-get install dbus-daemon"),
+		func(ctx context.Context) agent.Check {
+			path, err := daemons.Program(ctx)
+			if err != nil {
+				return agent.Check{Name: "virtiofsd", Verdict: agent.Fail, Message: err.Error(), Fix: "apt-get install qemu-system-common, or virtiofsd where there is such a package"}
+			}
+			return agent.Check{Name: "virtiofsd", Verdict: agent.Pass, Message: path}
+		},
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Local.Pools)) {
+		dir := cfg.Local.Pools[name]
+		checks = append(checks, func(context.Context) agent.Check {
+			check := agent.Check{Name: "pool " + name, Verdict: agent.Pass, Message: dir}
+			if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+				check.Verdict, check.Message, check.Fix = agent.Fail, fmt.Sprintf("%s is not a directory", dir), "mkdir -p "+dir+", or mount the pool there"
+			}
+			return check
+		})
+	}
+	return checks
 }

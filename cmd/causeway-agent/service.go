@@ -34,7 +34,6 @@ type service struct {
 	http     net.Listener // nil is off
 	notify   notifier
 	watchdog time.Duration // of systemd; 0 is off
-	cleanup  func()        // what the core was made of, when it has ended
 }
 
 // serve takes what only one agent may have, runs, and returns nil when ctx has
@@ -64,10 +63,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger) error {
 		}
 		defer func() { _ = s.http.Close() }()
 	}
-	if s.core, s.cleanup, err = build(ctx, cfg, log); err != nil {
+	if s.core, err = build(cfg, log); err != nil {
 		return err
 	}
-	defer s.cleanup()
 	gids := cfg.Socket.AllowGIDs
 	if gid != 0 {
 		gids = append(gids, gid)

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/drivers/mounts"
+	"github.com/causeway-project/causeway/virtiofs"
+)
+
+// mountTable is package mounts as the agent wants it.
+type mountTable struct{}
+
+func (mountTable) Peek(target string) (mounts.Sight, error) { return mounts.Peek(target) }
+func (mountTable) Shared(dir string) error                  { return mounts.Shared(dir) }
+func (mountTable) Unmount(ctx context.Context, target string) error {
+	return mounts.Unmount(ctx, target)
+}
+func (mountTable) BindPath(source, target string, o mounts.BindOptions) error {
+	return mounts.BindPath(source, target, o)
+}
+
+// virtiofsDaemons is package virtiofs's daemons as the agent wants them.
+type virtiofsDaemons struct{ d *virtiofs.Daemons }
+
+// daemonGrace is how long a virtiofsd that still has QEMU's connection is
+// asked before it is killed.
+const daemonGrace = 2 * time.Second
+
+func (v virtiofsDaemons) Start(ctx context.Context, dir, source string) error {
+	return libvirtError(v.d.Start(ctx, virtiofs.Daemon{Dir: dir, Source: source}))
+}
+
+func (v virtiofsDaemons) Stop(ctx context.Context, dir string) error {
+	return v.d.Stop(ctx, virtiofs.Daemon{Dir: dir}, daemonGrace)
+}
+
+func (v virtiofsDaemons) Done(dir string) (<-chan struct{}, error) {
+	p, err := v.d.Find(virtiofs.Daemon{Dir: dir})
+	if err != nil || p == nil {
+		return nil, err
+	}
+	return p.Done(), nil
+}
+
+// instances is package virtiofs's host as the agent wants it, which cannot
+// import what needs a C library.
+type instances struct{ h *virtiofs.Host }
+
+func (i instances) Instance(ctx context.Context, nameOrUUID string) (agent.Instance, error) {
+	v, err := i.h.Instance(ctx, nameOrUUID)
+	if err != nil {
+		return agent.Instance{}, libvirtError(err)
+	}
+	out := agent.Instance{
+		UUID: v.UUID, Name: v.Name, Running: v.Running, SharedMemory: v.SharedMemory, FreePorts: v.FreePorts, GuestAgent: v.GuestAgent,
+	}
+	for _, d := range v.Filesystems {
+		out.Devices = append(out.Devices, agent.Device(d))
+	}
+	return out, nil
+}
+
+func (i instances) Attach(ctx context.Context, d agent.Device) error {
+	return libvirtError(i.h.Attach(ctx, virtiofs.Device(d)))
+}
+
+func (i instances) Detach(ctx context.Context, d agent.Device) error {
+	return libvirtError(i.h.Detach(ctx, virtiofs.Device(d)))
+}
+
+func (i instances) GuestMount(ctx context.Context, g agent.GuestMount) error {
+	return libvirtError(i.h.GuestMount(ctx, virtiofs.GuestMount(g)))
+}
+
+func (i instances) GuestUnmount(ctx context.Context, g agent.GuestMount) error {
+	return libvirtError(i.h.GuestUnmount(ctx, virtiofs.GuestMount(g)))
+}
+
+// libvirtError gives the sentinels of package virtiofs the agent's kinds and
+// reasons.
+func libvirtError(err error) error {
+	for _, c := range []struct {
+		is      error
+		kind    agent.Kind
+		reason  agent.Reason
+		message string
+	}{
+		{virtiofs.ErrUnavailable, agent.Unavailable, agent.LibvirtUnavailable, "libvirt does not answer: it will be tried again"},
+		{virtiofs.ErrNoInstance, agent.NotFound, agent.InstanceNotFound, "there is no such instance: check its name with virsh list --all"},
+		{virtiofs.ErrInstanceOff, agent.Precondition, agent.InstanceOff, "the instance is not running: start it"},
+		{virtiofs.ErrNoSharedMemory, agent.Precondition, agent.NoSharedMemory, "the instance has no shared memory, which virtiofs needs: give its domain a NUMA cell with memAccess='shared' and restart it"},
+		{virtiofs.ErrBadTag, agent.Invalid, agent.BadTag, "the tag cannot be used: choose another"},
+		{virtiofs.ErrTagTaken, agent.Precondition, agent.TagTaken, "the tag is taken in the instance: choose another"},
+		{virtiofs.ErrNoPort, agent.Precondition, agent.NoFreePort, "the instance has no free PCIe root port: detach something, or give its domain more and restart it"},
+		{virtiofs.ErrGuestBusy, agent.Precondition, agent.GuestBusy, "the guest does not let go of the device: end what uses it there, then repeat the call"},
+		{virtiofs.ErrGuestAgent, agent.Precondition, agent.GuestAgentAbsent, "no guest agent answers: start qemu-guest-agent in the guest, or mount the tag there by hand"},
+		{virtiofs.ErrGuestRefused, agent.Precondition, agent.GuestRefused, "the guest could not do it"},
+		{virtiofs.ErrNoVirtiofsd, agent.Precondition, agent.NoVirtiofsd, "this host has no virtiofsd: install it"},
+	} {
+		if errors.Is(err, c.is) {
+			return &agent.Error{Kind: c.kind, Reason: c.reason, Message: c.message, Err: err}
+		}
+	}
+	return err
+}
+
+// noLibvirt is an agent for gateways alone.
+type noLibvirt struct{}
+
+var errNoLibvirt = &agent.Error{
+	Kind: agent.Precondition, Reason: agent.LibvirtUnavailable,
+	Message: "this agent serves no instances: set libvirt.enabled to true in its configuration",
+}
+
+func (noLibvirt) Instance(context.Context, string) (agent.Instance, error) {
+	return agent.Instance{}, errNoLibvirt
+}
+func (noLibvirt) Attach(context.Context, agent.Device) error           { return errNoLibvirt }
+func (noLibvirt) Detach(context.Context, agent.Device) error           { return errNoLibvirt }
+func (noLibvirt) GuestMount(context.Context, agent.GuestMount) error   { return errNoLibvirt }
+func (noLibvirt) GuestUnmount(context.Context, agent.GuestMount) error { return errNoLibvirt }
