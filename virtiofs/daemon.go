@@ -43,7 +43,8 @@ type Daemons struct {
 	Binary  string // found when empty: ErrNoVirtiofsd
 
 	mu       sync.Mutex
-	flavours map[string]flavour // of binaries, by path, size and time
+	flavours map[string]flavour          // of binaries, by path, size and time
+	running  map[string]*process.Process // by run directory; those that have ended are found out at the next look
 }
 
 // noFile is the daemon's limit of open files: it keeps one for each inode that
@@ -81,7 +82,7 @@ func (d *Daemons) start(ctx context.Context, v Daemon) error {
 	if !filepath.IsAbs(v.Dir) || !filepath.IsAbs(v.Source) {
 		return fmt.Errorf("directory %q, source %q: want absolute paths", v.Dir, v.Source)
 	}
-	p, err := process.Find(v.Dir)
+	p, err := d.Find(v)
 	if err != nil {
 		return err
 	}
@@ -107,7 +108,7 @@ func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error)
 	if err := os.MkdirAll(v.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	return d.Starter.Start(ctx, process.Spec{
+	p, err := d.Starter.Start(ctx, process.Spec{
 		Dir:    v.Dir,
 		Path:   binary,
 		Args:   f.arguments(v.Source, v.Socket()),
@@ -115,6 +116,10 @@ func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error)
 		Caps:   capabilities,
 		NoFile: noFile,
 	})
+	if err == nil {
+		d.keep(v, p)
+	}
+	return p, err
 }
 
 // ready waits until the daemon listens. It must not try the socket: the daemon
@@ -149,7 +154,7 @@ func (d *Daemons) Stop(ctx context.Context, v Daemon, grace time.Duration) error
 }
 
 func (d *Daemons) stop(ctx context.Context, v Daemon, grace time.Duration) error {
-	p, err := process.Find(v.Dir)
+	p, err := d.Find(v)
 	if err != nil {
 		return err
 	}
@@ -158,6 +163,7 @@ func (d *Daemons) stop(ctx context.Context, v Daemon, grace time.Duration) error
 			return err
 		}
 	}
+	d.keep(v, nil)
 	if err := remove(v.Socket(), lockFile(v.Socket())); err != nil {
 		return err
 	}
@@ -166,11 +172,42 @@ func (d *Daemons) stop(ctx context.Context, v Daemon, grace time.Duration) error
 
 // Find returns its process, nil where it does not run. It ends by itself when
 // QEMU lets go of it.
-func (d *Daemons) Find(v Daemon) (*process.Process, error) { return process.Find(v.Dir) }
+func (d *Daemons) Find(v Daemon) (*process.Process, error) {
+	d.mu.Lock()
+	p := d.running[v.Dir]
+	d.mu.Unlock()
+	if p != nil {
+		select {
+		case <-p.Done():
+		default:
+			return p, nil
+		}
+	}
+	// Each handle costs a pidfd until its process ends, so it is kept.
+	p, err := process.Find(v.Dir)
+	if err == nil {
+		d.keep(v, p)
+	}
+	return p, err
+}
+
+// keep remembers a daemon's process, nil that it has none.
+func (d *Daemons) keep(v Daemon, p *process.Process) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p == nil {
+		delete(d.running, v.Dir)
+		return
+	}
+	if d.running == nil {
+		d.running = map[string]*process.Process{}
+	}
+	d.running[v.Dir] = p
+}
 
 // State tells how far it is.
 func (d *Daemons) State(v Daemon) (DaemonState, error) {
-	p, err := process.Find(v.Dir)
+	p, err := d.Find(v)
 	if err != nil {
 		return "", err
 	}
@@ -184,7 +221,7 @@ func (d *Daemons) State(v Daemon) (DaemonState, error) {
 	return s, err
 }
 
-// Find the program to run: ErrNoVirtiofsd.
+// program finds the one to run: ErrNoVirtiofsd.
 func (d *Daemons) program(ctx context.Context) (string, flavour, error) {
 	binary := d.Binary
 	if binary == "" {

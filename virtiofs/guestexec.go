@@ -143,10 +143,9 @@ func agentError(command string, err error) error {
 		return err
 	}
 	switch e.Code {
-	case libvirt.ERR_OPERATION_INVALID:
-		return fmt.Errorf("%w: %w", ErrInstanceOff, err)
-	case libvirt.ERR_ARGUMENT_UNSUPPORTED, libvirt.ERR_NO_SUPPORT:
-		return fmt.Errorf("%w: %w", ErrGuestAgent, err) // not configured
+	case libvirt.ERR_OPERATION_INVALID, // suspended, or off since we looked
+		libvirt.ERR_ARGUMENT_UNSUPPORTED, libvirt.ERR_NO_SUPPORT: // not configured
+		return fmt.Errorf("%w: %w", ErrGuestAgent, err)
 	}
 	return fmt.Errorf("%w: %s: %s", ErrGuestRefused, command, quote(e.Message))
 }

@@ -26,6 +26,11 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "clean up:", err)
 		code = max(code, 1)
 	}
+	if launcherDir != "" {
+		if err := os.RemoveAll(launcherDir); err != nil {
+			fmt.Fprintln(os.Stderr, "clean up:", err)
+		}
+	}
 	os.Exit(code)
 }
 

@@ -188,11 +188,18 @@ func TestSuspendedGuest(t *testing.T) {
 	if !errors.Is(err, ErrGuestBusy) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Detach = %v, want ErrGuestBusy", err)
 	}
+	m := GuestMount{Instance: guestUUID, Tag: d.Tag, Path: "/mnt/asleep"}
+	if err := w.host.GuestMount(ctx, m); !errors.Is(err, ErrGuestAgent) {
+		t.Errorf("GuestMount = %v, want ErrGuestAgent", err)
+	}
 	if err := w.guest.Resume(); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.host.Detach(ctx, d); err != nil {
 		t.Errorf("Detach after resume: %v", err)
+	}
+	if err := w.host.GuestUnmount(ctx, m); err != nil {
+		t.Errorf("the guest agent after resume: %v", err)
 	}
 }
 
@@ -216,6 +223,28 @@ func TestDetachFromBootingGuest(t *testing.T) {
 	}
 	if err := w.host.Detach(ctx, d); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestHungGuestAgent(t *testing.T) {
+	w := bootedGuest(t)
+	s, err := w.host.guest(t.Context(), guestUUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := limited(t, 2*time.Minute)
+	if err := s.do(ctx, "killall", "-STOP", "qemu-ga"); !errors.Is(err, ErrGuestAgent) {
+		t.Errorf("the agent's last answer = %v, want ErrGuestAgent", err)
+	}
+	m := GuestMount{Instance: guestUUID, Tag: "x", Path: "/mnt/x"}
+	if err := w.host.GuestMount(ctx, m); !errors.Is(err, ErrGuestAgent) {
+		t.Errorf("GuestMount = %v, want ErrGuestAgent", err)
+	}
+	if err := w.guest.Reset(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(time.Minute, func() bool { return w.host.GuestUnmount(ctx, m) == nil }); err != nil {
+		t.Errorf("after a reset: %v", err)
 	}
 }
 
