@@ -179,28 +179,23 @@ func (c *client) show(ctx context.Context, limit time.Duration, id uint16) (*sho
 	return &s, nil
 }
 
-// ids lists the exports without the pseudo root.
+// ids lists the exports without the pseudo root. An entry begins with the id;
+// what follows differs between versions of Ganesha.
 func (c *client) ids(ctx context.Context, limit time.Duration) ([]uint16, error) {
-	type counter struct {
-		Name string
-		Has  bool
-	}
-	type stamp struct{ Sec, Nsec uint64 }
-	var now stamp
-	var exports []struct {
-		ID                                       uint16
-		Path                                     string
-		V3, MNT, NLM, Rquota, V40, V41, V42, NP9 counter
-		Last                                     stamp
-	}
+	var now []any
+	var exports [][]any
 	err := c.call(ctx, limit, question{path: exportPath, method: exportMember + "ShowExports"}, &now, &exports)
 	if err != nil {
 		return nil, err
 	}
 	ids := make([]uint16, 0, len(exports))
 	for _, e := range exports {
-		if e.ID != 0 {
-			ids = append(ids, e.ID)
+		id, ok := e[0].(uint16)
+		if !ok {
+			return nil, fmt.Errorf("ShowExports: an export begins with a %T", e[0])
+		}
+		if id != 0 {
+			ids = append(ids, id)
 		}
 	}
 	return ids, nil

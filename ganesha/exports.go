@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
@@ -24,7 +25,7 @@ func (g *Gateway) Put(ctx context.Context, e Export) error {
 	if err != nil {
 		return err
 	}
-	if err := g.below(e); err != nil {
+	if err := g.own(e); err != nil {
 		return err
 	}
 	if err := g.lock(ctx); err != nil {
@@ -41,9 +42,7 @@ func (g *Gateway) Put(ctx context.Context, e Export) error {
 	return nil
 }
 
-// put writes the file before it tells Ganesha. A crash between the two leaves
-// a file that says more than is true, and the next Put finds out by asking
-// Ganesha, which alone is believed.
+// put finds out what is to do by asking Ganesha, which alone is believed.
 func (g *Gateway) put(ctx context.Context, c *client, e Export, block string) error {
 	now, err := c.show(ctx, g.limits.look, e.ID)
 	if err != nil {
@@ -59,25 +58,46 @@ func (g *Gateway) put(ctx context.Context, c *client, e Export, block string) er
 	if p == nil {
 		return ErrNotRunning
 	}
-	if err := seen(p.Identity().PID, e.Path); err != nil {
+	on, err := seen(p.Identity().PID, e.Path)
+	if err != nil {
 		return err
 	}
 	if now != nil && !now.sameTree(e) {
 		if err := g.withdraw(ctx, c, e.ID); err != nil {
 			return err
 		}
-		now = nil
+	}
+	if err := g.anchor(ctx, c, on, e); err != nil {
+		return err
+	}
+	err = g.tell(ctx, c, e, block)
+	if errors.Is(err, ErrRefused) {
+		return errors.Join(err, g.weigh(context.WithoutCancel(ctx), c))
+	}
+	return err
+}
+
+// tell writes the export's file before it tells Ganesha. A crash between the
+// two leaves a file that says more than is true, and does no harm: the next
+// Put reads back what Ganesha has.
+func (g *Gateway) tell(ctx context.Context, c *client, e Export, block string) error {
+	now, err := c.show(ctx, g.limits.look, e.ID)
+	if err != nil {
+		return err
+	}
+	if now != nil && now.differs(e) == nil {
+		return nil
 	}
 	file := g.exportFile(e.ID)
 	if err := replace(file, block); err != nil {
 		return err
 	}
 	crashpoint.Hit(crashpoint.ExportFile)
-	tell := c.add
+	load := c.add
 	if now != nil {
-		tell = c.update
+		load = c.update
 	}
-	told := tell(ctx, g.limits.change, file, e.ID)
+	told := load(ctx, g.limits.change, file, e.ID)
 	crashpoint.Hit(crashpoint.ExportAdded)
 	if told != nil && !errors.Is(told, ErrRefused) {
 		return told // nobody knows what became of it: the next Put reads it back first
@@ -141,6 +161,9 @@ func (g *Gateway) Remove(ctx context.Context, id uint16) error {
 	if err == nil {
 		err = g.withdraw(ctx, c, id)
 	}
+	if err == nil {
+		err = g.weigh(ctx, c)
+	}
 	if errors.Is(err, ErrNotRunning) {
 		// It may have died meanwhile; one that hangs may still serve the export.
 		if p, gone := g.find(); gone == nil && p == nil {
@@ -162,6 +185,7 @@ func (g *Gateway) withdraw(ctx context.Context, c *client, id uint16) error {
 			return errors.Join(err, lost)
 		}
 	}
+	delete(g.anchors.devices, id)
 	return g.forget(id)
 }
 
@@ -207,7 +231,7 @@ func (g *Gateway) Has(ctx context.Context, e Export) (bool, error) {
 	return m == Same, err
 }
 
-// IDs lists the exports that Ganesha has, without the pseudo root. It costs
+// IDs lists the exports that Ganesha has, without the pseudo root and anchors. It costs
 // some 26 ms for a thousand exports; Has is cheap.
 func (g *Gateway) IDs(ctx context.Context) ([]uint16, error) {
 	c, err := g.client(ctx)
@@ -218,11 +242,15 @@ func (g *Gateway) IDs(ctx context.Context) ([]uint16, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list exports: %w", err)
 	}
-	return ids, nil
+	return slices.DeleteFunc(ids, func(id uint16) bool { return id >= firstAnchor }), nil
 }
 
-// below refuses a path that the gateway can never see.
-func (g *Gateway) below(e Export) error {
+// own refuses an id that is an anchor's, and a path that the gateway can
+// never see.
+func (g *Gateway) own(e Export) error {
+	if e.ID >= firstAnchor {
+		return refuse(e.ID, fmt.Sprintf("ids end at %d", firstAnchor-1))
+	}
 	if !strings.HasPrefix(e.Path, strings.TrimSuffix(g.o.Exports, "/")+"/") {
 		return fmt.Errorf("export %d: %s is not below %s: %w", e.ID, short(e.Path), g.o.Exports, ErrPath)
 	}

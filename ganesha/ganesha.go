@@ -59,7 +59,7 @@ var ErrPath = errors.New("path cannot be exported")
 
 // An Export is one tree as Ganesha serves it.
 type Export struct {
-	ID     uint16 // required: 1..65535, unique in the gateway
+	ID     uint16 // required: 1..65279, unique in the gateway; the gateway itself uses the rest
 	Path   string // required: absolute, below the gateway's Exports directory
 	Pseudo string // required: absolute path in the NFSv4 pseudo file system, unique in the gateway
 	FSID   uint64 // required, not 0: distinguishes file systems to clients; stable over restarts
@@ -100,6 +100,7 @@ type Options struct {
 	NetNS    string        // required: path of the network namespace
 	Lease    time.Duration // whole seconds; 10 s by default
 	Grace    time.Duration // whole seconds; 15 s by default
+	Mounts   Mounts        // nil leaves exports of one file system dependent on each other: see Mounts
 	Starter  *process.Starter
 	Logger   *slog.Logger
 }
@@ -138,7 +139,8 @@ type Gateway struct {
 	limits deadlines
 	log    *slog.Logger
 
-	change chan struct{} // a mutex that a context can give up waiting for: Start, Stop, Put, Remove
+	change  chan struct{} // a mutex that a context can give up waiting for: Start, Stop, Put, Remove
+	anchors anchors       // guarded by change
 
 	mu   sync.Mutex
 	conn *client          // guarded by mu; nil until somebody asks

@@ -115,6 +115,20 @@ func launcher(t *testing.T) string {
 	return file
 }
 
+// binds is Mounts for the test.
+type binds struct{}
+
+func (binds) Bind(source, target string) error {
+	return unix.Mount(source, target, "", unix.MS_BIND, "")
+}
+
+func (binds) Unmount(_ context.Context, target string) error {
+	if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	return nil
+}
+
 // A site is one gateway in a namespace of its own.
 type site struct {
 	t *testing.T
@@ -134,6 +148,9 @@ func newSite(t *testing.T) *site {
 		StateDir: dir + "/state",
 		Exports:  dir + "/exports",
 		NetNS:    "/run/netns/" + name,
+		Lease:    2 * time.Second, // its half is how often grace is looked at
+		Grace:    3 * time.Second,
+		Mounts:   binds{},
 		Starter:  &process.Starter{Launcher: launcher(t)},
 		Logger:   slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}}
@@ -142,6 +159,12 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	s.mount(s.o.Exports, s.o.Exports, "", unix.MS_BIND)
+	// A peer group of its own, as drivers/mounts makes it.
+	for _, how := range []uintptr{unix.MS_PRIVATE, unix.MS_SHARED} {
+		if err := unix.Mount("", s.o.Exports, "", how, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s.g = New(s.o)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)

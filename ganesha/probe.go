@@ -126,24 +126,24 @@ func inNetNS(pid int, netns string) (bool, error) {
 // gateway's process. Where a mount has not reached the gateway, or is not there
 // at all, Ganesha would happily export the empty directory below it. Neither
 // look asks a remote server: attributes that the kernel has are enough.
-func seen(pid int, path string) error {
+func seen(pid int, path string) (device, error) {
 	host, err := directory(path)
 	if err != nil {
-		return fmt.Errorf("%s: %w: %w", short(path), err, ErrPath)
+		return device{}, fmt.Errorf("%s: %w: %w", short(path), err, ErrPath)
 	}
 	inside, err := directory(fmt.Sprintf("/proc/%d/root%s", pid, path))
 	if err != nil {
-		return fmt.Errorf("%s in the gateway: %w: %w", short(path), err, ErrPath)
+		return device{}, fmt.Errorf("%s in the gateway: %w: %w", short(path), err, ErrPath)
 	}
 	if host != inside {
-		return fmt.Errorf("%s: the gateway sees another directory there: %w", short(path), ErrPath)
+		return device{}, fmt.Errorf("%s: the gateway sees another directory there: %w", short(path), ErrPath)
 	}
-	return nil
+	return host.device, nil
 }
 
 type inode struct {
-	major, minor uint32
-	ino          uint64
+	device
+	ino uint64
 }
 
 func directory(path string) (inode, error) {
@@ -155,7 +155,7 @@ func directory(path string) (inode, error) {
 	if s.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return inode{}, unix.ENOTDIR
 	}
-	return inode{s.Dev_major, s.Dev_minor, s.Ino}, nil
+	return inode{device{s.Dev_major, s.Dev_minor}, s.Ino}, nil
 }
 
 // since is how long ago a process began, from its start in clock ticks after

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
@@ -54,7 +55,7 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 		return fmt.Errorf("start bus: %w", err)
 	}
 	crashpoint.Hit(crashpoint.GatewayBus)
-	config, err := g.config(exports())
+	config, err := g.config(ctx, exports())
 	if err != nil {
 		return fmt.Errorf("render gateway: %w", err)
 	}
@@ -209,8 +210,9 @@ func (g *Gateway) answering(ctx context.Context, p *process.Process) (*client, e
 	}
 }
 
-// config renders ganesha.conf.
-func (g *Gateway) config(exports []Export) (string, error) {
+// config renders ganesha.conf, and mounts the anchors that it names; those
+// come before the exports.
+func (g *Gateway) config(ctx context.Context, exports []Export) (string, error) {
 	text, err := renderServer(server{
 		StateDir: g.o.StateDir,
 		CacheDir: g.path(varDir, "cc"),
@@ -220,26 +222,45 @@ func (g *Gateway) config(exports []Export) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	ids, pseudos := map[uint16]bool{}, map[string]bool{}
+	var blocks strings.Builder
+	ids, pseudos, used, devices := map[uint16]bool{}, map[string]bool{}, map[device]bool{}, map[uint16]device{}
 	for _, e := range exports {
 		block, err := renderExport(e)
 		if err == nil {
-			err = g.below(e)
+			err = g.own(e)
 		}
+		var at inode
 		if err == nil {
-			_, err = directory(e.Path)
+			at, err = directory(e.Path)
 		}
 		if err == nil && (ids[e.ID] || pseudos[e.Pseudo]) {
 			err = refuse(e.ID, "its id or pseudo path is taken")
+		}
+		var anchor string
+		if err == nil && g.o.Mounts != nil && !used[at.device] {
+			anchor, err = g.renderAnchor(at.device, e.Path)
 		}
 		if err != nil {
 			g.log.Warn("export left out", "export", e.ID, "err", err)
 			continue
 		}
-		ids[e.ID], pseudos[e.Pseudo] = true, true
-		text += block
+		ids[e.ID], pseudos[e.Pseudo], used[at.device], devices[e.ID] = true, true, true, at.device
+		text += anchor
+		blocks.WriteString(block)
 	}
-	return text, nil
+	if err := g.dropAnchors(ctx, used); err != nil {
+		return "", err
+	}
+	g.anchors.devices, g.anchors.served = devices, used
+	return text + blocks.String(), nil
+}
+
+func (g *Gateway) renderAnchor(d device, path string) (string, error) {
+	a, err := g.bindAnchor(d, path)
+	if err != nil {
+		return "", err
+	}
+	return renderExport(a)
 }
 
 // Stop ends both processes and removes RunDir. StateDir stays unless Forget.
@@ -263,6 +284,9 @@ func (g *Gateway) Stop(ctx context.Context, o StopOptions) error {
 	}
 	g.hangUp()
 	g.remember(nil)
+	if err := g.dropAnchors(ctx, nil); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(g.o.RunDir); err != nil {
 		return err
 	}
