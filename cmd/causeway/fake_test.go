@@ -44,7 +44,6 @@ type fakeAgent struct {
 	node        *nodev1.GetNodeResponse
 	checks      []*nodev1.Check
 	watches     [][]*nodev1.WatchResponse // one for each Watch; the last stays open
-	overruns    int
 }
 
 func noon() time.Time { return time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC) }
