@@ -108,7 +108,8 @@ func outside(argv []string) (code int, err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = append(os.Environ(), stageVariable+"="+stageInit, dirVariable+"="+dir, "TMPDIR="+dir)
+	// At the end of a program with the race detector comes a second's sleep.
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"), stageVariable+"="+stageInit, dirVariable+"="+dir, "TMPDIR="+dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID,

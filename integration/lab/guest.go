@@ -63,7 +63,8 @@ func (l *Libvirt) Define(ctx context.Context, o GuestOptions) (*Guest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("define guest %s: %w", o.Name, err)
 	}
-	return g, ctx.Err()
+	// Only now libvirt has asked QEMU.
+	return g, errors.Join(saveCapabilities(), ctx.Err())
 }
 
 // Boot makes a guest, starts it, and returns when its agent answers: its

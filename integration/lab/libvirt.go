@@ -77,10 +77,7 @@ func (l *Libvirt) boot(ctx context.Context) error {
 	if err := l.logd.until(ctx, exists("/run/libvirt/virtlogd-sock")); err != nil {
 		return err
 	}
-	if err := l.Start(ctx); err != nil {
-		return err
-	}
-	return saveCapabilities()
+	return l.Start(ctx)
 }
 
 func (l *Libvirt) path(name string) string { return filepath.Join(l.dir, name) }
