@@ -143,21 +143,25 @@ func newObject(key objectKey, r *record) *object {
 // Run reconciles until ctx ends, and returns when every worker has stopped.
 // The data path goes on without it.
 func (a *Agent) Run(ctx context.Context) error {
-	// Networks first, so that the shares' first look meets adopted gateways.
 	a.mu.Lock()
 	a.run = ctx
-	var first []*group
-	for _, networks := range []bool{true, false} {
-		for key, o := range a.objects {
-			if (key.kind == kindNetwork) == networks {
-				first = append(first, a.joinLocked(o))
-			}
-		}
-	}
 	a.mu.Unlock()
 	defer a.workers.Wait()
 
-	for _, g := range first {
+	// Networks first, so that the shares' first look meets adopted gateways.
+	// One that takes longer, or cannot be had, does not hold up the others.
+	networks := a.join(func(k objectKey) bool { return k.kind == kindNetwork })
+	adopted := time.After(adoptionPatience)
+	for _, g := range networks {
+		select {
+		case <-g.settled:
+		case <-adopted:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	shares := a.join(func(k objectKey) bool { return k.kind != kindNetwork })
+	for _, g := range append(networks, shares...) {
 		select {
 		case <-g.looked:
 		case <-ctx.Done():
@@ -167,7 +171,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Lock()
 	a.synced = true
 	a.mu.Unlock()
-	a.log.Info("agent is in sync", "objects", len(first), "dur", time.Since(a.start))
+	a.log.Info("agent is in sync", "groups", len(networks)+len(shares), "dur", time.Since(a.start))
 
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -181,6 +185,22 @@ func (a *Agent) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// adoptionPatience is how long the shares' first look waits for the networks.
+const adoptionPatience = 3 * time.Second
+
+// join puts the objects that were in the ledger into their groups.
+func (a *Agent) join(which func(objectKey) bool) []*group {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var gs []*group
+	for key, o := range a.objects {
+		if which(key) {
+			gs = append(gs, a.joinLocked(o))
+		}
+	}
+	return gs
 }
 
 // Pulse is when the reconciler last showed that it is alive.

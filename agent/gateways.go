@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/causeway-project/causeway/agent/reconcile"
@@ -96,4 +97,13 @@ func (a *Agent) gatewayChangedLocked(o *object) {
 			a.wakeLocked(e.rec.group(key.id), lookAgain)
 		}
 	}
+}
+
+// gatewayErrorLocked says why an export waits for its network's gateway.
+func (a *Agent) gatewayErrorLocked(network string) *Error {
+	e := &Error{Kind: Unavailable, Reason: GatewayDown, Message: fmt.Sprintf("waits for the gateway of network %s", network)}
+	if o := a.objects[objectKey{kindNetwork, network}]; o != nil && o.failure != nil {
+		e.Message += ": " + o.failure.Error()
+	}
+	return e
 }

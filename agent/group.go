@@ -14,9 +14,10 @@ import (
 // on it, or a network with its gateway. Groups go on beside each other, so that
 // a backend that hangs holds up its own share alone.
 type group struct {
-	key    string
-	wake   chan struct{} // capacity 1
-	looked chan struct{} // closed when the worker has seen the host once
+	key     string
+	wake    chan struct{} // capacity 1
+	looked  chan struct{} // closed when the worker has seen the host once
+	settled chan struct{} // closed when it has taken its first steps too
 
 	// Guarded by Agent.mu.
 	members  map[objectKey]bool
@@ -55,7 +56,7 @@ func (a *Agent) joinLocked(o *object) *group {
 	g := a.groups[key]
 	if g == nil {
 		g = &group{
-			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), look: true,
+			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
 			members: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*failure{}, watching: map[reconcile.Key]bool{},
 		}
 		a.groups[key] = g
@@ -100,6 +101,7 @@ func (a *Agent) work(ctx context.Context, g *group) {
 			a.mu.Unlock()
 		}
 		next, empty := a.settle(ctx, g)
+		once(g.settled)
 		if empty {
 			return
 		}
@@ -118,11 +120,7 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 	for ctx.Err() == nil {
 		members := a.members(g)
 		w := a.world(ctx, g, members, instances)
-		select {
-		case <-g.looked:
-		default:
-			close(g.looked)
-		}
+		once(g.looked)
 		plan := reconcile.NextPlan(w, a.held(g, w))
 		a.publish(g, members, w, plan, instances)
 		if a.finalise(g, members, w) {
@@ -151,6 +149,15 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 		return next, true
 	}
 	return next, false
+}
+
+// once closes a channel of the calling worker's that may be closed already.
+func once(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+		close(c)
+	}
 }
 
 // A member is one object of a group, as it was when a pass began.

@@ -103,7 +103,7 @@ func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s Status, w reconcile.
 		s.Phase = Pending
 		e := &Error{Reason: Waiting, Message: fmt.Sprintf("waits for %v", cause)}
 		if cause.Kind == reconcile.Gateway {
-			e = &Error{Reason: GatewayDown, Message: fmt.Sprintf("waits for the gateway of network %s: see its status", cause.Name)}
+			e = a.gatewayErrorLocked(cause.Name)
 		}
 		return s.because(e, 0), nil, true
 	}

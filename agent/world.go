@@ -224,9 +224,10 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 		return here, sight.Mounted, err
 	case reconcile.Namespace:
 		st, err := a.o.Namespaces.Observe(ctx, a.networkOf(m))
-		if len(st.Drift) > 0 {
+		if st.Exists && len(st.Drift) > 0 {
 			a.log.Warn("network drifted and will be repaired", "network", m.key.id, "drift", st.Drift)
-			return drifted, st.Exists, err
+			a.metrics.drift.Inc()
+			return drifted, true, err
 		}
 		return here, st.Exists, err
 	case reconcile.Gateway:
@@ -271,7 +272,9 @@ func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version,
 	case down:
 		return here, false, nil
 	case unseen:
-		return here, false, &Error{Kind: Unavailable, Reason: GatewayDown, Message: fmt.Sprintf("waits for the gateway of network %s: see its status", m.rec.Export.Network)}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return here, false, a.gatewayErrorLocked(m.rec.Export.Network)
 	}
 	s := a.existingServer(m.rec.Export.Network)
 	match, err := s.Look(ctx, a.exportOf(m))
