@@ -1,0 +1,459 @@
+package process
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// status is /proc/PID/status as a map.
+func status(t testing.TB, pid int) map[string]string {
+	t.Helper()
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	m := map[string]string{}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if k, v, ok := strings.Cut(s.Text(), ":"); ok {
+			m[k] = strings.TrimSpace(v)
+		}
+	}
+	return m
+}
+
+// pick returns the values of keys.
+func pick(m map[string]string, keys ...string) map[string]string {
+	some := map[string]string{}
+	for _, k := range keys {
+		some[k] = m[k]
+	}
+	return some
+}
+
+// names lists a directory as the process sees it.
+func names(t testing.TB, pid int, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(inside(pid, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// inside is the path of a file as the process sees it.
+func inside(pid int, path string) string { return fmt.Sprintf("/proc/%d/root%s", pid, path) }
+
+func mountInfo(t testing.TB, pid int) string {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// system is what a dynamically linked program needs.
+var system = []string{"/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache"}
+
+func TestPrivileges(t *testing.T) {
+	own := status(t, os.Getpid())
+	for _, c := range []struct {
+		name string
+		caps []string
+		want string
+	}{
+		{"all", nil, own["CapEff"]},
+		{"none", []string{}, "0000000000000000"},
+		{"ganesha", []string{"chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setgid", "setuid"}, "00000000000000df"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			spec := sleeper(t.TempDir())
+			spec.Caps = c.caps
+			p := start(t, starter(t), spec)
+			got := pick(status(t, p.id.PID), "Uid", "CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb", "NoNewPrivs", "SigBlk", "SigIgn", "Umask")
+			want := map[string]string{
+				"Uid": "0\t0\t0\t0", "CapPrm": c.want, "CapEff": c.want, "CapBnd": c.want,
+				"CapInh": "0000000000000000", "CapAmb": "0000000000000000", "NoNewPrivs": "1",
+				"SigBlk": "0000000000000000", "SigIgn": "0000000000000000", "Umask": "0022",
+			}
+			if d := cmp.Diff(want, got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+func TestInherits(t *testing.T) {
+	dir := t.TempDir()
+	// What the agent left open by mistake, without close-on-exec.
+	fd, err := unix.Open("/etc/passwd", unix.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	spec := sleeper(dir)
+	spec.Env = []string{"A=1", "B=two words"}
+	p := start(t, starter(t), spec)
+
+	got := map[string]string{}
+	for _, name := range names(t, p.id.PID, fmt.Sprintf("/proc/%d/fd", p.id.PID)) {
+		to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", p.id.PID, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name > "2" {
+			name = "beyond"
+		}
+		if _, twice := got[name]; twice {
+			t.Errorf("also open: %s", to)
+		}
+		got[name] = to
+	}
+	output := filepath.Join(dir, "output")
+	want := map[string]string{"0": "/dev/null", "1": output, "2": output, "beyond": filepath.Join(dir, "lock")}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.id.PID))
+	if want := "A=1\x00B=two words\x00"; err != nil || string(env) != want {
+		t.Errorf("environment %q, %v; want %q", env, err, want)
+	}
+	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", p.id.PID))
+	if err != nil || cwd != "/" {
+		t.Errorf("working directory %q, %v", cwd, err)
+	}
+	s, err := readStat(p.id.PID)
+	if err != nil || s.session != p.id.PID {
+		t.Errorf("session %d, %v; want its own, %d", s.session, err, p.id.PID)
+	}
+}
+
+func TestOpenFiles(t *testing.T) {
+	needRoot(t)
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name      string
+		ask       uint64
+		least, at uint64 // the limit lies between
+	}{
+		{"fewer", 100, 100, 100},
+		{"more than any host allows", 1 << 40, own.Max, 1 << 40},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			spec := sleeper(t.TempDir())
+			spec.NoFile = c.ask
+			p := start(t, starter(t), spec)
+			var got unix.Rlimit
+			if err := unix.Prlimit(p.id.PID, unix.RLIMIT_NOFILE, nil, &got); err != nil {
+				t.Fatal(err)
+			}
+			if got.Cur != got.Max || got.Cur < c.least || got.Cur > c.at {
+				t.Errorf("limit %+v, want %d to %d", got, c.least, c.at)
+			}
+		})
+	}
+}
+
+// newNetNS pins a new network namespace to a file.
+func newNetNS(t *testing.T) string {
+	t.Helper()
+	needRoot(t)
+	file := filepath.Join(t.TempDir(), "netns")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	made := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends here
+		err := unix.Unshare(unix.CLONE_NEWNET)
+		if err == nil {
+			err = unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), file, "", unix.MS_BIND, "")
+		}
+		made <- err
+	}()
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(file, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return file
+}
+
+func TestNetNS(t *testing.T) {
+	file := newNetNS(t)
+	for _, root := range []*Root{nil, {ReadOnly: system}} {
+		spec := sleeper(t.TempDir())
+		spec.NetNS, spec.Root, spec.Caps = file, root, []string{}
+		p := start(t, starter(t), spec)
+		want, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", p.id.PID))
+		if err != nil || !os.SameFile(got, want) {
+			t.Errorf("root %+v: network namespace %v, %v; want %v", root, got, err, want)
+		}
+	}
+}
+
+// report is what the program of TestRoot finds out about its root.
+type report struct {
+	Root, Dev, Etc, Tmp []string
+	Wrote               map[string]string // by file, "" for success
+	Hidden              string
+	Mtab                bool
+}
+
+func lookAround(files []string) report {
+	r := report{Wrote: map[string]string{}}
+	list := func(dir string) []string {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return []string{err.Error()}
+		}
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
+	}
+	r.Root, r.Dev, r.Etc, r.Tmp = list("/"), list("/dev"), list("/etc"), list("/tmp")
+	for _, f := range files {
+		err := os.WriteFile(f, []byte("x"), 0o600)
+		r.Wrote[f] = ""
+		if err != nil {
+			r.Wrote[f] = err.(*os.PathError).Err.Error()
+		}
+	}
+	b, err := os.ReadFile(os.Getenv("HIDDEN"))
+	r.Hidden = fmt.Sprintf("%q %v", b, err)
+	b, err = os.ReadFile("/etc/mtab")
+	r.Mtab = err == nil && strings.Contains(string(b), " / tmpfs ro,")
+	return r
+}
+
+func TestRoot(t *testing.T) {
+	s := starter(t)
+	base := t.TempDir()
+	at := func(parts ...string) string { return filepath.Join(append([]string{base}, parts...)...) }
+	for _, dir := range []string{"run", "ro", "ro/rw", "other", "linked"} {
+		if err := os.Mkdir(at(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, file := range []string{"ro/file", "ro/secret", "other/file", "linked/file", "single"} {
+		if err := os.WriteFile(at(file), []byte("host"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("linked", at("link")); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := []string{
+		"/new", "/etc/new", "/dev/new", "/dev/null", "/tmp/new", "/usr/new", "/proc/sys/kernel/core_pattern",
+		at("ro/file"), at("ro/new"), at("ro/rw/new"), at("other/file"), at("link/file"), at("single"),
+	}
+	spec := Spec{
+		Dir: at("run"), Path: self, Args: append([]string{"as-program", "look-around"}, files...),
+		Env:  []string{"HIDDEN=" + at("ro/secret")},
+		Caps: []string{"dac_override"},
+		Root: &Root{
+			ReadOnly:  append([]string{self, at("ro"), at("link"), at("single"), "/etc/passwd", "/etc/absent"}, system...),
+			ReadWrite: []string{at("ro/rw")},
+			Hide:      []string{at("ro/secret"), at("ro/absent"), "/absent/file"},
+		},
+	}
+	before := mountInfo(t, os.Getpid())
+	p := start(t, s, spec)
+	ends(t, p)
+	var got report
+	if err := json.Unmarshal([]byte(Tail(spec.Dir, 1<<16)), &got); err != nil {
+		t.Fatalf("%v: %s", err, Tail(spec.Dir, 1000))
+	}
+	top := map[string]bool{"dev": true, "etc": true, "proc": true, "tmp": true}
+	for _, path := range append(system, base, self) {
+		if _, err := os.Stat(path); err == nil {
+			top[strings.Split(path, "/")[1]] = true
+		}
+	}
+	var roots []string
+	for _, name := range got.Root {
+		if !top[name] {
+			t.Errorf("/%s is in the root", name)
+		}
+		roots = append(roots, name)
+	}
+	if len(roots) != len(top) {
+		t.Errorf("root holds %v, want %v", roots, top)
+	}
+	const ro, absent, denied = "read-only file system", "no such file or directory", "permission denied"
+	want := report{
+		Root:   got.Root,
+		Dev:    []string{"fd", "full", "null", "random", "stderr", "stdin", "stdout", "urandom", "zero"},
+		Etc:    []string{"ld.so.cache", "mtab", "passwd"},
+		Tmp:    got.Tmp,
+		Hidden: `"" <nil>`,
+		Mtab:   true,
+		Wrote: map[string]string{
+			"/new": ro, "/etc/new": ro, "/dev/new": ro, "/dev/null": "", "/tmp/new": "", "/usr/new": ro, "/proc/sys/kernel/core_pattern": ro,
+			at("ro/file"): ro, at("ro/new"): ro, at("ro/rw/new"): "", at("other/file"): absent, at("link/file"): ro, at("single"): ro,
+		},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	if b, err := os.ReadFile(at("ro/rw/new")); err != nil || string(b) != "x" {
+		t.Errorf("what it wrote is %q, %v", b, err)
+	}
+	if after := mountInfo(t, os.Getpid()); after != before {
+		t.Errorf("the host's mounts changed:\n%s", cmp.Diff(before, after))
+	}
+}
+
+func TestRootRefused(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		root Root
+		want string
+	}{
+		{"no writable piece", Root{ReadWrite: []string{"/absent"}}, "/absent: no such file"},
+		{"no slave", Root{Slave: []string{"/absent"}}, "/absent: no such file"},
+		{"relative", Root{ReadOnly: []string{"usr"}}, `"usr": want an absolute path`},
+		{"not clean", Root{ReadOnly: []string{"/usr/../etc"}}, "want an absolute path, clean"},
+		{"everything", Root{ReadOnly: []string{"/"}}, "not the whole root"},
+		{"twice", Root{ReadOnly: []string{"/usr"}, ReadWrite: []string{"/usr"}}, "/usr is asked for in two ways"},
+		{"hidden directory", Root{ReadOnly: []string{"/usr"}, Hide: []string{"/usr/bin"}}, "hide /usr/bin: it is a directory"},
+		{"program outside", Root{ReadOnly: []string{"/etc"}}, "exec /bin/sleep: no such file"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			spec := sleeper(t.TempDir())
+			spec.Root = &c.root
+			p, err := starter(t).Start(t.Context(), spec)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("Start = %v, %v; want %q", p, err, c.want)
+			}
+		})
+	}
+}
+
+// sharedMount mounts a tmpfs that is shared, as the agent's exports directory.
+func sharedMount(t *testing.T) string {
+	t.Helper()
+	needRoot(t)
+	dir := t.TempDir()
+	if err := unix.Mount("shared", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestSlave(t *testing.T) {
+	s, shared := starter(t), sharedMount(t)
+	source := t.TempDir()
+	if err := os.WriteFile(filepath.Join(source, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bind := func(name string) string {
+		target := filepath.Join(shared, name)
+		if err := os.Mkdir(target, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		return target
+	}
+	early := bind("early")
+	spec := sleeper(t.TempDir())
+	spec.Root = &Root{ReadOnly: system, Slave: []string{shared}}
+	p := start(t, s, spec)
+	late := bind("late")
+	for _, target := range []string{early, late} {
+		if _, err := os.Stat(inside(p.id.PID, target+"/file")); err != nil {
+			t.Errorf("not seen inside: %v", err)
+		}
+		// Without MNT_DETACH: it fails where the jail holds the mount.
+		if err := unix.Unmount(target, 0); err != nil {
+			t.Errorf("unmount on the host: %v", err)
+		}
+		if _, err := os.Stat(inside(p.id.PID, target+"/file")); err == nil {
+			t.Errorf("%s is still seen inside", target)
+		}
+		if strings.Contains(mountInfo(t, p.id.PID), target) {
+			t.Errorf("%s is still mounted inside", target)
+		}
+	}
+	// The way back is closed: all that the jail has is a slave or private.
+	if info := mountInfo(t, p.id.PID); strings.Contains(info, "shared:") || !strings.Contains(info, "master:") {
+		t.Errorf("mounts inside:\n%s", info)
+	}
+	// Nothing else of the host's mounts is inside, where it would keep them busy.
+	for _, line := range strings.Split(strings.TrimSpace(mountInfo(t, p.id.PID)), "\n") {
+		f := strings.Fields(line)
+		switch target := f[4]; {
+		case target == "/", target == "/proc", target == "/tmp", target == shared:
+		case around([]piece{{path: "/usr"}, {path: "/bin"}, {path: "/lib"}, {path: "/lib64"}, {path: "/etc/ld.so.cache"}}, target) != nil:
+		default:
+			t.Errorf("inside is also mounted %s", line)
+		}
+	}
+}
+
+func TestHolding(t *testing.T) {
+	// A jailed process does not keep the host from unmounting what it mounted
+	// before the start and the jail does not use.
+	s, shared := starter(t), sharedMount(t)
+	other := filepath.Join(t.TempDir(), "other")
+	if err := os.Mkdir(other, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("other", other, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	var at syscall.Stat_t
+	if err := syscall.Stat(other, &at); err != nil {
+		t.Fatal(err)
+	}
+	spec := sleeper(t.TempDir())
+	spec.Root = &Root{ReadOnly: system, Slave: []string{shared}}
+	p := start(t, s, spec)
+	if err := unix.Unmount(other, 0); err != nil {
+		t.Error(err)
+	}
+	if info := mountInfo(t, p.id.PID); strings.Contains(info, fmt.Sprintf(" %d:%d ", unix.Major(at.Dev), unix.Minor(at.Dev))) {
+		t.Errorf("the jail still has it:\n%s", info)
+	}
+}
