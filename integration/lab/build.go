@@ -32,7 +32,7 @@ func Build(ctx context.Context, o BuildOptions) (*Programs, error) {
 	if err != nil {
 		return nil, err
 	}
-	agent := []string{"go", "-C", root, "build", "-o", dir + "/"}
+	agent := []string{"go", "-C", root, "build", "-buildvcs=false", "-o", dir + "/"}
 	if o.CrashPoints {
 		agent = append(agent, "-tags", "crashpoints")
 	}
@@ -41,8 +41,8 @@ func Build(ctx context.Context, o BuildOptions) (*Programs, error) {
 	}
 	for _, build := range [][]string{
 		append(agent, "./cmd/causeway-agent"),
-		{"go", "-C", root, "build", "-o", dir + "/", "./cmd/causeway"},
-		{"env", "CGO_ENABLED=0", "go", "-C", root, "build", "-o", dir + "/", "./cmd/causeway-launch"},
+		{"go", "-C", root, "build", "-buildvcs=false", "-o", dir + "/", "./cmd/causeway"},
+		{"env", "CGO_ENABLED=0", "go", "-C", root, "build", "-buildvcs=false", "-o", dir + "/", "./cmd/causeway-launch"},
 	} {
 		if _, err := command(ctx, build...); err != nil {
 			return nil, err

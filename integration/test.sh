@@ -1,0 +1,18 @@
+#!/bin/bash
+# Runs all tests with the race detector and prints their events as JSON, for
+# gotestsum: first the packages' own, two at a time, then those of integration/
+# one after the other, since they measure stalls and boot guests.
+#
+#   test.sh RUN      RUN is the program of ./lab/run
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit
+
+run=$1
+module=$(go list -m)
+mapfile -t units < <(go list ./... | grep -v "^$module/integration")
+mapfile -t integration < <(go list ./integration/...)
+
+status=0
+go test -json -race -count=1 -p 2 -timeout 10m -exec "$run" "${units[@]}" || status=1
+go test -json -race -count=1 -p 1 -timeout 25m -exec "$run" "${integration[@]}" || status=1
+exit "$status"
