@@ -145,12 +145,18 @@ func (g *Gateway) anchor(ctx context.Context, c *client, d device, e Export) err
 	if g.anchors.served[d] {
 		return nil
 	}
-	block, err := renderExport(a)
+	now, err := c.show(ctx, g.limits.look, a.ID)
 	if err != nil {
 		return err
 	}
-	if err := g.tell(ctx, c, a, block); err != nil {
-		return fmt.Errorf("anchor: %w", err)
+	if now == nil {
+		block, err := renderExport(a)
+		if err != nil {
+			return err
+		}
+		if err := g.tell(ctx, c, a, block, nil); err != nil {
+			return fmt.Errorf("anchor: %w", err)
+		}
 	}
 	g.anchors.served[d] = true
 	return nil

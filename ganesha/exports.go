@@ -66,28 +66,22 @@ func (g *Gateway) put(ctx context.Context, c *client, e Export, block string) er
 		if err := g.withdraw(ctx, c, e.ID); err != nil {
 			return err
 		}
+		now = nil
 	}
 	if err := g.anchor(ctx, c, on, e); err != nil {
 		return err
 	}
-	err = g.tell(ctx, c, e, block)
+	err = g.tell(ctx, c, e, block, now)
 	if errors.Is(err, ErrRefused) {
 		return errors.Join(err, g.weigh(context.WithoutCancel(ctx), c))
 	}
 	return err
 }
 
-// tell writes the export's file before it tells Ganesha. A crash between the
-// two leaves a file that says more than is true, and does no harm: the next
-// Put reads back what Ganesha has.
-func (g *Gateway) tell(ctx context.Context, c *client, e Export, block string) error {
-	now, err := c.show(ctx, g.limits.look, e.ID)
-	if err != nil {
-		return err
-	}
-	if now != nil && now.differs(e) == nil {
-		return nil
-	}
+// tell writes the export's file before it tells Ganesha, which has now, or nil.
+// A crash between the two leaves a file that says more than is true, and does
+// no harm: the next Put reads back what Ganesha has.
+func (g *Gateway) tell(ctx context.Context, c *client, e Export, block string, now *shownExport) error {
 	file := g.exportFile(e.ID)
 	if err := replace(file, block); err != nil {
 		return err

@@ -154,7 +154,11 @@ func tellFake(f *fakeExporter, s *site, e Export) error {
 		s.t.Fatal(err)
 	}
 	f.wanted = e
-	return s.g.tell(s.t.Context(), c, e, block)
+	now, err := c.show(s.t.Context(), time.Second, e.ID)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.g.tell(s.t.Context(), c, e, block, now)
 }
 
 // TestBadAnswers: whatever Ganesha answers, either the export is there exactly

@@ -180,7 +180,8 @@ func TestRepair(t *testing.T) {
 				s.t.Errorf("Has of a hung gateway: %v, want ErrNotRunning", err)
 			}
 		}},
-		"configuration lost": {samePID: true, damage: func(s *site) {
+		"nothing": {samePID: true, damage: func(*site) {}},
+		"configuration lost": {damage: func(s *site) {
 			if err := os.RemoveAll(s.g.path(confDir)); err != nil {
 				s.t.Fatal(err)
 			}

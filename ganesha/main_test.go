@@ -80,7 +80,7 @@ func prepare() error {
 }
 
 // need skips a test that cannot run here, and fails it on CI.
-func need(t *testing.T, programs ...string) {
+func need(t testing.TB, programs ...string) {
 	t.Helper()
 	why := ""
 	if os.Getenv(insideEnv) == "" {
@@ -101,7 +101,7 @@ func need(t *testing.T, programs ...string) {
 }
 
 // launcher builds causeway-launch once for all tests.
-func launcher(t *testing.T) string {
+func launcher(t testing.TB) string {
 	t.Helper()
 	file := "/run/causeway-launch"
 	if _, err := os.Stat(file); err == nil {
@@ -131,14 +131,14 @@ func (binds) Unmount(_ context.Context, target string) error {
 
 // A site is one gateway in a namespace of its own.
 type site struct {
-	t *testing.T
+	t testing.TB
 	o Options
 	g *Gateway
 }
 
 var sites atomic.Int64 // names no two sites alike
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	t.Helper()
 	need(t, "ganesha.nfsd", "dbus-daemon", "ip")
 	name := fmt.Sprintf("cwt%d", sites.Add(1))

@@ -98,6 +98,12 @@ func (g *Gateway) fit(ctx context.Context, p *process.Process) error {
 			return errors.New("it runs in another network namespace")
 		}
 	}
+	// Directories that were made anew on the host are not those that it sees.
+	for _, dir := range []string{g.path(confDir), g.o.Exports} {
+		if _, err := seen(p.Identity().PID, dir); err != nil {
+			return err
+		}
+	}
 	age, err := since(p.Identity().Start)
 	if err != nil {
 		return err
