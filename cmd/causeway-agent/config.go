@@ -126,7 +126,11 @@ func findLauncher() string {
 // A problem is a value that cannot be.
 type problem struct{ key, text string }
 
-const maxSocketPath = 107 // bytes, sun_path of unix(7) with its zero byte
+const (
+	maxSocketPath = 107 // bytes, sun_path of unix(7) without its zero byte
+	maxID         = 63  // bytes, of attachments and networks
+	maxRunDir     = maxSocketPath - len("/virtiofs/") - maxID - len("/sock")
+)
 
 func (c config) problems() []problem {
 	var ps []problem
@@ -143,6 +147,7 @@ func (c config) problems() []problem {
 	}
 	path("state_dir", c.StateDir)
 	path("run_dir", c.RunDir)
+	check(len(c.RunDir) <= maxRunDir, "run_dir", "%q is longer than %d bytes, so that the sockets below it would not fit", c.RunDir, maxRunDir)
 	path("launcher", c.Launcher)
 	path("socket.path", c.Socket.Path)
 	check(len(c.Socket.Path)+len(newSuffix) <= maxSocketPath, "socket.path", "%q is too long for a unix socket", c.Socket.Path)

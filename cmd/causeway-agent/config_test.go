@@ -85,6 +85,7 @@ func TestConfigErrorsNameKeyAndLine(t *testing.T) {
 		"socket:\n  allow_uids: [root]\n":                     {"a.yaml", "line 2", "root"},
 		"socket: {group: \"\"}\n":                             {"a.yaml:1: socket.group: is empty"},
 		"state_dir: var/lib\nrun_dir: /run/\n":                {"a.yaml:1: state_dir:", "a.yaml:2: run_dir:", "clean absolute path"},
+		"run_dir: /run/a-very-long-directory-name\n":          {"a.yaml:1: run_dir:", "longer than 29 bytes"},
 		"log: {level: loud}\n":                                {"a.yaml", "loud"},
 		"log:\n  format: xml\n":                               {`a.yaml:2: log.format: "xml" is neither text nor json`},
 		"http:\n  address: 0.0.0.0:9477\n":                    {"a.yaml:2: http.address: 0.0.0.0 is not on loopback", "http.allow_non_loopback"},

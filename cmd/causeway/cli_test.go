@@ -182,6 +182,7 @@ func TestErrors(t *testing.T) {
 		{agentError(codes.PermissionDenied, "caller_not_allowed", "user 7 may not; run as root"), exitNotAllowed, "node show"},
 		{agentError(codes.ResourceExhausted, "export_ids_exhausted", "no export ids left; delete exports"), exitFailed, "attachment repair a"},
 		{agentError(codes.Internal, "internal", "internal error, a bug: report it"), exitFailed, "node preflight"},
+		{agentError(codes.DeadlineExceeded, "deadline", "waits for the bridge: repeat the call"), exitTryAgain, "network create blue --bridge b --address 10.0.0.1/24"},
 		{status.Error(codes.DeadlineExceeded, "context deadline exceeded"), exitTryAgain, "network create blue --bridge b --address 10.0.0.1/24"},
 		{status.Error(codes.DeadlineExceeded, "context deadline exceeded"), exitTryAgain, "network list"},
 		{status.Error(codes.Unavailable, "error reading from server: EOF"), exitTryAgain, "export list"},

@@ -93,8 +93,11 @@ func (c *cli) explain(ctx context.Context, t task, err error) *failure {
 		return &failure{exitInterrupted, message}
 	}
 	message := t.doing + ": " + s.Message()
-	if reason(s) == "" {
+	switch {
+	case reason(s) == "":
 		message = t.doing + ": " + c.plain(t, s)
+	case s.Code() == codes.DeadlineExceeded && t.giveUp != "":
+		message += "; or give it up with '" + t.giveUp + "'"
 	}
 	return &failure{exitCode(s.Code()), message}
 }
