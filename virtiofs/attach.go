@@ -41,19 +41,19 @@ func (h *Host) Devices(ctx context.Context) ([]Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list instances: %w", err)
 	}
-	var ours []Device
+	var devices []Device
 	for _, doc := range docs {
 		i, err := parseInstance(doc)
 		if err != nil {
 			return nil, err
 		}
 		for _, d := range i.Filesystems {
-			if strings.HasPrefix(d.Alias, AliasPrefix) {
-				ours = append(ours, d)
+			if ours(d.Alias) {
+				devices = append(devices, d)
 			}
 		}
 	}
-	return ours, nil
+	return devices, nil
 }
 
 // device returns the one with an alias.
@@ -136,7 +136,7 @@ func plug(v hypervisor, d Device, xml string) (plugged, error) {
 		// libvirt accepts a second device with the same tag; the guest then mounts
 		// whichever it found first.
 		if other.Tag == d.Tag {
-			return 0, fmt.Errorf("%w: %q is the tag of %s", ErrTagTaken, d.Tag, other.Alias)
+			return 0, fmt.Errorf("%w: %q is the tag of device %q", ErrTagTaken, d.Tag, other.Alias)
 		}
 	}
 	if !i.SharedMemory {
@@ -185,7 +185,7 @@ func (h *Host) Detach(ctx context.Context, d Device) error {
 }
 
 func (h *Host) detach(ctx context.Context, d Device) error {
-	if !strings.HasPrefix(d.Alias, AliasPrefix) {
+	if !ours(d.Alias) {
 		return fmt.Errorf("alias %q is not ours", d.Alias)
 	}
 	woken, stop := h.watch(d.Instance)
@@ -237,7 +237,7 @@ func (h *Host) there(ctx context.Context, d Device) (bool, error) {
 // unplug asks the guest once.
 func (h *Host) unplug(ctx context.Context, d Device) error {
 	_, err := call(ctx, h, h.calls, func(v hypervisor) (struct{}, error) {
-		err := v.detach(d.Instance, d.Alias)
+		err := v.detach(d.Instance, libvirtAlias(d.Alias))
 		crashpoint.Hit(crashpoint.DeviceUnplug)
 		return struct{}{}, err
 	})

@@ -42,8 +42,8 @@ func (d Device) validate() error {
 	if err := ValidateTag(d.Tag); err != nil {
 		return err
 	}
-	if !strings.HasPrefix(d.Alias, AliasPrefix) || !plain(d.Alias) {
-		return fmt.Errorf("alias %q: want %s and then letters, digits, - and _", d.Alias, AliasPrefix)
+	if !ours(d.Alias) {
+		return fmt.Errorf("alias %q: want %s and then letters, digits and . _ -", d.Alias, AliasPrefix)
 	}
 	if !strings.HasPrefix(d.Socket, "/") {
 		return fmt.Errorf("socket %q: not an absolute path", d.Socket)
@@ -56,17 +56,41 @@ func (d Device) validate() error {
 	return nil
 }
 
-// plain tells whether libvirt takes s in an alias: it refuses all but
-// these (virDomainDefPostParse, USER_ALIAS_CHARS).
-func plain(s string) bool {
-	for _, c := range s {
+// ours tells whether an alias is one that Attach takes: AliasPrefix and then
+// letters, digits and . _ -.
+func ours(alias string) bool {
+	id, ok := strings.CutPrefix(alias, AliasPrefix)
+	for _, c := range id {
 		switch {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_':
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '_', c == '.':
 		default:
 			return false
 		}
 	}
-	return s != ""
+	return ok && id != ""
+}
+
+// libvirt takes letters, digits, - and _ in a user's alias (USER_ALIAS_CHARS
+// of domain_conf.c). One with a dot it ignores without a word, and then gives
+// the device an alias of its own, by which nobody would find it again. So a
+// dot is "_d" there, and "_" is "__".
+var (
+	toLibvirt   = strings.NewReplacer("_", "__", ".", "_d")
+	fromLibvirt = strings.NewReplacer("__", "_", "_d", ".")
+)
+
+func libvirtAlias(alias string) string { return toLibvirt.Replace(alias) }
+
+// parseAlias undoes libvirtAlias. One with our prefix that it cannot have made
+// is nobody's: empty.
+func parseAlias(s string) string {
+	if !strings.HasPrefix(s, AliasPrefix) {
+		return s
+	}
+	if a := fromLibvirt.Replace(s); ours(a) && libvirtAlias(a) == s {
+		return a
+	}
+	return ""
 }
 
 // XML of the device for virDomainAttachDeviceFlags.
@@ -84,7 +108,7 @@ func (d Device) XML() (string, error) {
 			Mount: &libvirtxml.DomainFilesystemSourceMount{Socket: d.Socket},
 		},
 		Target: &libvirtxml.DomainFilesystemTarget{Dir: d.Tag},
-		Alias:  &libvirtxml.DomainAlias{Name: d.Alias},
+		Alias:  &libvirtxml.DomainAlias{Name: libvirtAlias(d.Alias)},
 	}
 	return fs.Marshal()
 }

@@ -33,6 +33,7 @@ func TestDeviceXML(t *testing.T) {
 		name string
 		dev  Device
 	}{
+		{"dots", Device{"", AliasPrefix + "docs.vm_1", "docs", "/run/causeway/virtiofs/docs.vm_1/sock"}},
 		{"plain", Device{"", AliasPrefix + "docs-vm1", "docs", "/run/causeway/virtiofs/docs-vm1/sock"}},
 		{"hostile", Device{"", AliasPrefix + "x", `'"><readonly/>&amp;]]>`, `/run/a"b'c<d>&e/sock`}},
 	} {
@@ -59,10 +60,33 @@ func TestValidateTag(t *testing.T) {
 	}
 }
 
+func TestAliases(t *testing.T) {
+	for alias, want := range map[string]string{
+		"ua-cw-a":     "ua-cw-a",
+		"ua-cw-a.b":   "ua-cw-a_db",
+		"ua-cw-a_b":   "ua-cw-a__b",
+		"ua-cw-a_db":  "ua-cw-a__db",
+		"ua-cw-_.._d": "ua-cw-___d_d__d",
+	} {
+		if got := libvirtAlias(alias); got != want {
+			t.Errorf("%s is %s to libvirt, want %s", alias, got, want)
+		}
+		if got := parseAlias(want); got != alias {
+			t.Errorf("%s is read as %s, want %s", want, got, alias)
+		}
+	}
+	for other, want := range map[string]string{"fs0": "fs0", "ua-x_d": "ua-x_d", "ua-cw-a_b": "", "ua-cw-": "", "ua-cw-a_": ""} {
+		if got := parseAlias(other); got != want {
+			t.Errorf("%s is read as %q, want %q", other, got, want)
+		}
+	}
+}
+
 // Nothing that passes the checks may come out of the XML as anything else.
 func FuzzDeviceXML(f *testing.F) {
 	f.Add("ua-cw-a", "docs", "/run/sock")
 	f.Add("ua-cw-a", `"/><x y='`, "/run/]]>&lt;")
+	f.Add("ua-cw-a._d__", "a", "/run/sock")
 	f.Add("ua-cw-a'", "\t", "/\x00")
 	f.Fuzz(func(t *testing.T, alias, tag, socket string) {
 		d := Device{Alias: alias, Tag: tag, Socket: socket}
@@ -76,6 +100,9 @@ func FuzzDeviceXML(f *testing.F) {
 		}
 		if diff := cmp.Diff([]Device{d}, i.Filesystems); diff != "" {
 			t.Error(diff)
+		}
+		if strings.Trim(libvirtAlias(alias), "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "" {
+			t.Errorf("libvirt would ignore the alias of %q", alias)
 		}
 		var fs libvirtxml.DomainFilesystem
 		if err := fs.Unmarshal(doc); err != nil {

@@ -42,7 +42,7 @@ func parseInstance(doc string) (Instance, error) {
 		}
 		dev := Device{Instance: d.UUID}
 		if f.Alias != nil {
-			dev.Alias = f.Alias.Name
+			dev.Alias = parseAlias(f.Alias.Name)
 		}
 		if f.Target != nil {
 			dev.Tag = f.Target.Dir

@@ -62,7 +62,7 @@ func TestAttachMountDetach(t *testing.T) {
 	ctx := limited(t, 2*time.Minute)
 	share := t.TempDir()
 	write(t, filepath.Join(share, "from-host"), "host")
-	d := w.device(t, "round", "round", share)
+	d := w.device(t, "round.trip_1", "round", share)
 	m := GuestMount{Instance: guestUUID, Tag: d.Tag, Path: "/mnt/a dir/'quoted' $(x)"}
 	before := w.seen.count(func(e Event) bool { return e.Instance == guestUUID })
 

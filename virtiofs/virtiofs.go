@@ -53,7 +53,7 @@ type Instance struct {
 // A Device is a virtiofs device in a running domain.
 type Device struct {
 	Instance string // UUID
-	Alias    string // begins with AliasPrefix if it is ours
+	Alias    string // AliasPrefix and then letters, digits and . _ - if it is ours; libvirt sees it without dots
 	Tag      string
 	Socket   string // of its virtiofsd; empty where libvirt started that itself
 }
