@@ -18,7 +18,7 @@ PROTOC_GEN_GO_GRPC := $(TOOLS)/protoc-gen-go-grpc-v1.6.2
 # The programs know their version from git, where git can be asked.
 VCS = $(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
 BUILD = go build -trimpath -ldflags '-s -w' -buildvcs=$(VCS) -o bin/
-PROTO := api/node/v1/node.proto
+PROTO := node/v1/node.proto
 SCRIPTS = $(shell find . -name '*.sh' -not -path './.cache/*') .ci/run
 
 .PHONY: help deps build check check-format check-vet check-lint check-proto check-scripts test demo bench proto clean
@@ -55,7 +55,7 @@ check-proto: $(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC)
 	fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(call protoc,$$fresh); \
 	for f in "$$fresh"/$(dir $(PROTO))*; do \
-		diff -u "$(dir $(PROTO))$$(basename "$$f")" "$$f" || { echo "make proto is needed"; exit 1; }; \
+		diff -u "api/$(dir $(PROTO))$$(basename "$$f")" "$$f" || { echo "make proto is needed"; exit 1; }; \
 	done
 
 check-scripts:
@@ -79,9 +79,9 @@ bench: deps build ## measure against the raw operations; writes bench.json
 	$(TOOLS)/bench
 
 proto: $(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC) ## generate code from the .proto files
-	$(call protoc,.)
+	$(call protoc,api)
 
-protoc = protoc --plugin=protoc-gen-go=$(PROTOC_GEN_GO) --plugin=protoc-gen-go-grpc=$(PROTOC_GEN_GO_GRPC) \
+protoc = protoc -I api --plugin=protoc-gen-go=$(PROTOC_GEN_GO) --plugin=protoc-gen-go-grpc=$(PROTOC_GEN_GO_GRPC) \
 	--go_out=$(1) --go_opt=paths=source_relative --go-grpc_out=$(1) --go-grpc_opt=paths=source_relative $(PROTO)
 
 clean: ## remove what was built and downloaded
