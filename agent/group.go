@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"path/filepath"
 	"time"
@@ -25,7 +26,8 @@ type group struct {
 	there    map[reconcile.Key]bool // what was last seen, for others to read
 	gone     map[reconcile.Key]bool // mounts whose share was deleted at the backend
 	fails    map[reconcile.Key]*failure
-	watching map[reconcile.Key]bool // a goroutine waits for the process's end
+	watching map[reconcile.Key]<-chan struct{} // the processes whose end somebody waits for
+	tried    map[reconcile.Key]int             // steps in a row that said they worked, and the host did not show it
 
 	// The worker's own.
 	is      map[reconcile.Key]reconcile.Version
@@ -57,7 +59,7 @@ func (a *Agent) joinLocked(o *object) *group {
 	if g == nil {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
-			members: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*failure{}, watching: map[reconcile.Key]bool{},
+			members: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
 		}
 		a.groups[key] = g
 		a.workers.Go(func() { a.work(a.run, g) })
@@ -213,6 +215,10 @@ func (a *Agent) due(g *group, steps []reconcile.Step) []reconcile.Step {
 	return due
 }
 
+// mostTries is how often a step may work without effect before it counts as
+// failed and has to wait.
+const mostTries = 3
+
 // take does one step and notes how it went. What it touched is looked at again
 // whatever it says.
 func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []member) {
@@ -225,8 +231,11 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 	defer a.mu.Unlock()
 	if err == nil {
 		a.log.Debug("step done", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "dur", time.Since(begin))
-		delete(g.fails, s.Key)
-		return
+		if g.tried[s.Key]++; g.tried[s.Key] <= mostTries {
+			delete(g.fails, s.Key)
+			return
+		}
+		err = errors.New("it says that it worked, and the host does not show it")
 	}
 	if ctx.Err() != nil {
 		return
@@ -307,6 +316,7 @@ func (a *Agent) forget(g *group, m member) bool {
 			delete(g.is, k)
 			delete(g.seen, k)
 			delete(g.cleaned, k)
+			delete(g.tried, k)
 		}
 	}
 	delete(a.objects, m.key)
@@ -323,25 +333,24 @@ func (a *Agent) forget(g *group, m member) bool {
 }
 
 // watchEnd looks at the group again when a process of it ends.
-func (a *Agent) watchEnd(g *group, k reconcile.Key, done <-chan struct{}, ended func()) {
+func (a *Agent) watchEnd(g *group, k reconcile.Key, done <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if done == nil || g.watching[k] {
+	if done == nil || g.watching[k] == done {
 		return
 	}
-	g.watching[k] = true
+	g.watching[k] = done
 	a.workers.Go(func() {
 		select {
 		case <-a.run.Done():
 			return
 		case <-done:
 		}
-		if ended != nil {
-			ended()
-		}
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		delete(g.watching, k)
+		if g.watching[k] == done { // and not its successor already
+			delete(g.watching, k)
+		}
 		a.wakeLocked(g.key, lookAgain)
 	})
 }

@@ -40,7 +40,6 @@ const (
 	AddressTaken   Reason = "address_taken"
 	PseudoTaken    Reason = "pseudo_path_taken"
 	TagTaken       Reason = "tag_taken"
-	SecretDiffers  Reason = "secret_differs"
 	NoExportIDs    Reason = "export_ids_exhausted"
 
 	// Of the world.

@@ -20,6 +20,11 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 			delete(g.fails, k) // a caller asked for a new try
 		}
 	}
+	for k := range g.tried {
+		if settled(k, w) {
+			delete(g.tried, k)
+		}
+	}
 	for _, m := range members {
 		o := a.objects[m.key]
 		if o == nil || o.rec != m.rec {

@@ -186,15 +186,14 @@ func (a *Agent) startGateway(ctx context.Context, g *group, k reconcile.Key, m m
 	if err != nil {
 		return err
 	}
-	done := server.Done()
-	if !st.Running || done == nil {
+	if !st.Running {
 		return ganesha.ErrNotRunning
 	}
 	if err := a.dropUnknownExports(ctx, m.key.id, server); err != nil {
 		return err
 	}
 	a.gatewayServes(m.key.id, st)
-	a.watchEnd(g, k, done, nil) // the look that follows notes the end and its cause
+	a.watchEnd(g, k, server.Done()) // the look that follows its end notes it, with the cause
 	return nil
 }
 

@@ -239,7 +239,7 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 		if err != nil || done == nil {
 			return here, false, err
 		}
-		a.watchEnd(g, k, done, nil)
+		a.watchEnd(g, k, done)
 		return here, true, nil
 	case reconcile.Device:
 		return a.observeDevice(ctx, m, instances)
@@ -264,6 +264,7 @@ func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m
 	if a.servingOf(m.key.id) != up {
 		return drifted, true, nil
 	}
+	a.watchEnd(g, k, s.Done())
 	return here, true, nil
 }
 

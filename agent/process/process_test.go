@@ -20,6 +20,8 @@ func program(args []string) {
 			fmt.Println(err)
 		}
 		fmt.Println(string(text))
+	case "start":
+		starterProcess(args[1], args[2])
 	default:
 		fmt.Println("unknown program", args)
 		os.Exit(1)
