@@ -145,6 +145,11 @@ func (c *client) owned(ctx context.Context) error {
 	if err := c.conn.AddMatchSignalContext(ctx, match...); err != nil {
 		return err
 	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = c.conn.RemoveMatchSignalContext(ctx, match...) // a bus that is gone has forgotten it
+	}()
 	for {
 		// Asked after the match is in place, so that no change is missed.
 		var has bool

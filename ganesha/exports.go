@@ -14,8 +14,8 @@ import (
 
 // Put adds the export, or changes its rules, and reads the result back. An
 // export whose path, pseudo path or file system id differs is removed and
-// added; its clients then open their files again. Where it is so already
-// nothing happens. What Ganesha took in another way than it was meant is
+// added; its clients then open their files again. So is one whose path another
+// file system was mounted on since. Where it is so already nothing happens. What Ganesha took in another way than it was meant is
 // withdrawn, so that nobody is let in by half a rule.
 //
 // ErrRefused and ErrPath are final until e or the host changes; with
@@ -48,9 +48,6 @@ func (g *Gateway) put(ctx context.Context, c *client, e Export, block string) er
 	if err != nil {
 		return err
 	}
-	if now != nil && now.differs(e) == nil {
-		return nil
-	}
 	p, err := g.find()
 	if err != nil {
 		return err
@@ -62,7 +59,14 @@ func (g *Gateway) put(ctx context.Context, c *client, e Export, block string) er
 	if err != nil {
 		return err
 	}
-	if now != nil && !now.sameTree(e) {
+	// Ganesha goes on serving what was mounted there when it was told.
+	was, known := g.anchors.devices[e.ID]
+	moved := known && was != on
+	if now != nil && !moved && now.differs(e) == nil {
+		return nil
+	}
+	again := now != nil && (moved || !now.sameTree(e))
+	if again {
 		if err := g.withdraw(ctx, c, e.ID); err != nil {
 			return err
 		}
@@ -72,10 +76,18 @@ func (g *Gateway) put(ctx context.Context, c *client, e Export, block string) er
 		return err
 	}
 	err = g.tell(ctx, c, e, block, now)
-	if errors.Is(err, ErrRefused) {
-		return errors.Join(err, g.weigh(context.WithoutCancel(ctx), c))
+	if !again && !errors.Is(err, ErrRefused) {
+		return err
 	}
-	return err
+	// An anchor may have lost its last export.
+	ctx, cancel := g.cleanup(ctx)
+	defer cancel()
+	return errors.Join(err, g.weigh(ctx, c))
+}
+
+// cleanup goes on where the caller has given up, but not for long.
+func (g *Gateway) cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), g.limits.change)
 }
 
 // tell writes the export's file before it tells Ganesha, which has now, or nil.
@@ -121,7 +133,9 @@ func (g *Gateway) settle(ctx context.Context, c *client, e Export, before *shown
 	if before != nil && after != nil && sameExport(before, after) {
 		return told
 	}
-	return errors.Join(told, g.withdraw(context.WithoutCancel(ctx), c, e.ID))
+	ctx, cancel := g.cleanup(ctx)
+	defer cancel()
+	return errors.Join(told, g.withdraw(ctx, c, e.ID))
 }
 
 func sameExport(a, b *shownExport) bool {

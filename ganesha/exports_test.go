@@ -182,6 +182,25 @@ func TestPutChanges(t *testing.T) {
 	if _, err := s.client(identity{}).Stat(ctx, moved.Pseudo+"/other"); err != nil {
 		t.Errorf("at the new path: %v", err)
 	}
+	// Another file system on the same path.
+	s.mount("over", moved.Path, "tmpfs", 0)
+	if err := os.WriteFile(filepath.Join(moved.Path, "over"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.put(moved)
+	if _, err := s.client(identity{}).Stat(ctx, moved.Pseudo+"/over"); err != nil {
+		t.Errorf("mounted over: %v", err)
+	}
+	if dirs, err := filepath.Glob(s.o.Exports + "/" + anchorPrefix + "*"); err != nil || len(dirs) != 1 {
+		t.Errorf("anchors: %q, %v; want one", dirs, err)
+	}
+	if err := s.g.Remove(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Unmount(moved.Path, 0); err != nil {
+		t.Errorf("unmount what was mounted over: %v", err)
+	}
+	s.put(moved)
 	// The old tree must be free now.
 	if err := unix.Unmount(e.Path, 0); err != nil {
 		t.Errorf("unmount what is no longer exported: %v", err)

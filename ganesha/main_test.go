@@ -119,7 +119,9 @@ func launcher(t testing.TB) string {
 type binds struct{}
 
 func (binds) Bind(source, target string) error {
-	return unix.Mount(source, target, "", unix.MS_BIND, "")
+	return errors.Join(
+		unix.Mount(source, target, "", unix.MS_BIND, ""),
+		unix.Mount("", target, "", unix.MS_PRIVATE, ""))
 }
 
 func (binds) Unmount(_ context.Context, target string) error {
