@@ -258,7 +258,7 @@ func TestFindWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	q, err := Find(dir)
-	if want := fmt.Sprint("processes [", p.Identity().PID, "]"); !errors.Is(err, ErrHeld) || !strings.Contains(err.Error(), want) {
+	if want := fmt.Sprint("but [", p.Identity().PID, "] have its lock"); !errors.Is(err, ErrHeld) || !strings.Contains(err.Error(), want) {
 		t.Errorf("Find = %v, %v; want ErrHeld and %q", q, err, want)
 	}
 	q, err = s.Start(t.Context(), sleeper(dir))
@@ -387,9 +387,25 @@ func TestStartCancelled(t *testing.T) {
 	}
 	spec := sleeper(dir)
 	spec.NetNS = fifo
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
+	looked := make(chan struct{})
+	go func() {
+		defer close(looked)
+		defer cancel()
+		await(t, "the identity is written", func() bool {
+			id, launching, err := readIdentity(dir)
+			return err == nil && launching && id.PID > 0
+		})
+		// Alive it is, but not yet the process.
+		ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+		defer cancel()
+		if p, err := find(ctx, dir); !errors.Is(err, ErrHeld) {
+			t.Errorf("find while the launcher hangs = %v, %v; want ErrHeld", p, err)
+		}
+	}()
 	p, err := s.Start(ctx, spec)
+	<-looked
 	if err == nil || !errors.Is(err, ctx.Err()) {
 		t.Errorf("Start = %v, %v; want the context's error", p, err)
 	}

@@ -56,6 +56,6 @@ func find(ctx context.Context, dir string) (*Process, error) {
 		for i, h := range by {
 			pids[i] = h.PID
 		}
-		return nil, fmt.Errorf("find process in %s: it ended, processes %v: %w", dir, pids, ErrHeld)
+		return nil, fmt.Errorf("find process in %s: none runs, but %v have its lock: %w", dir, pids, ErrHeld)
 	}
 }

@@ -2,10 +2,12 @@ package process
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -80,6 +82,41 @@ func TestStartersAtOnce(t *testing.T) {
 		if id != ids[0] {
 			t.Errorf("start %d returned %+v, start 0 %+v", i, id, ids[0])
 		}
+	}
+}
+
+// The same without Find in front: of launchers, one gets the lock.
+func TestLaunchersAtOnce(t *testing.T) {
+	s, dir := starter(t), t.TempDir()
+	end(t, dir)
+	text, err := json.Marshal(sleeper(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var won, lost atomic.Int32
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			_, err := s.launch(t.Context(), dir, text)
+			switch {
+			case err == nil:
+				won.Add(1)
+			case errors.Is(err, errRunning):
+				lost.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+		// One who merely looks makes no launcher give up.
+		wg.Go(func() {
+			if _, err := held(dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() != 1 || lost.Load() != 49 {
+		t.Errorf("%d launchers became the program and %d gave way", won.Load(), lost.Load())
 	}
 }
 
