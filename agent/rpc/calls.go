@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -114,13 +115,32 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	return resp, err
 }
 
-// stream is around every stream: Watch, reflection and the watch of health.
+var errStopping = errors.New("agent is stopping")
+
+// stream is around every stream: Watch, reflection and the watch of health. It
+// ends when the caller goes, and when the server stops: a watcher would
+// otherwise hold up the draining of calls to its end.
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx := withRequestID(ss.Context())
 	begun := time.Now()
+	ctx, cancel := context.WithCancelCause(withRequestID(ss.Context()))
+	waited := make(chan struct{})
+	go func() {
+		defer close(waited)
+		select {
+		case <-s.stopping:
+			cancel(errStopping)
+		case <-ctx.Done():
+		}
+	}()
 	_, err := s.answer(ctx, nil, func(ctx context.Context) (any, error) {
-		return nil, handler(srv, contextStream{ServerStream: ss, ctx: ctx})
+		err := handler(srv, contextStream{ServerStream: ss, ctx: ctx})
+		if errors.Is(context.Cause(ctx), errStopping) {
+			err = &agent.Error{Kind: agent.Unavailable, Reason: ShuttingDown, Message: "the agent stops; watch again"}
+		}
+		return nil, err
 	})
+	cancel(nil)
+	<-waited
 	s.audit(ctx, info.FullMethod, nil, begun, err)
 	return err
 }

@@ -97,7 +97,7 @@ type Server struct {
 	drain       time.Duration
 	grpc        *grpc.Server
 	health      *health.Server
-	stopping    chan struct{} // closed by Serve: ends watchers
+	stopping    chan struct{} // closed by Serve: ends streams
 }
 
 // New makes a server that says NOT_SERVING until MarkServing.
@@ -131,7 +131,7 @@ func New(o Options) *Server {
 	nodev1.RegisterAttachmentsServer(s.grpc, attachments{agent: s.agent})
 	nodev1.RegisterNetworksServer(s.grpc, networks{agent: s.agent})
 	nodev1.RegisterExportsServer(s.grpc, exports{agent: s.agent})
-	nodev1.RegisterNodeServer(s.grpc, node{agent: s.agent, stopping: s.stopping})
+	nodev1.RegisterNodeServer(s.grpc, node{agent: s.agent})
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	s.MarkNotServing()
@@ -162,7 +162,7 @@ func (s *Server) mark(status healthv1.HealthCheckResponse_ServingStatus) {
 }
 
 // Serve answers on l, which must be a unix socket, until ctx ends; then it
-// accepts nothing new, ends watchers, lets calls go on for Options.Drain, and
+// accepts nothing new, ends streams, lets calls go on for Options.Drain, and
 // returns nil when the last has returned. It closes l and can be called once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	served := make(chan error, 1)

@@ -240,9 +240,16 @@ func TestWatch(t *testing.T) {
 		{Synced: true},
 		{Deleted: true, Export: &agent.Export{ID: "e"}},
 	}}
-	s := serveFake(t, Options{Agent: f})
+	s := serveFake(t, Options{Agent: f, Drain: time.Hour})
 	stream, err := nodev1.NewNodeClient(s).Watch(t.Context(), &nodev1.WatchRequest{})
 	if err != nil {
+		t.Fatal(err)
+	}
+	healthWatch, err := healthv1.NewHealthClient(s).Watch(t.Context(), &healthv1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := healthWatch.Recv(); err != nil {
 		t.Fatal(err)
 	}
 	var got []string
@@ -257,7 +264,7 @@ func TestWatch(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
-	s.stop() // must not wait for the watcher to go
+	s.stop() // must not wait for the watchers to go
 	_, err = stream.Recv()
 	if status.Code(err) != codes.Unavailable || info(err).GetReason() != "shutting_down" {
 		t.Errorf("at the stop: %v, %v", err, info(err))

@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"errors"
 
 	"google.golang.org/grpc"
 
@@ -161,8 +160,7 @@ func (s exports) List(ctx context.Context, r *nodev1.ListExportsRequest) (*nodev
 
 type node struct {
 	nodev1.UnsafeNodeServer
-	agent    Node
-	stopping <-chan struct{}
+	agent Node
 }
 
 func (s node) Get(ctx context.Context, _ *nodev1.GetNodeRequest) (*nodev1.GetNodeResponse, error) {
@@ -181,29 +179,8 @@ func (s node) Preflight(ctx context.Context, _ *nodev1.PreflightRequest) (*nodev
 	return &nodev1.PreflightResponse{Checks: each(got, checkTo)}, nil
 }
 
-var errStopping = errors.New("agent is stopping")
-
-// Watch ends when the caller goes, and when the server stops: a watcher would
-// otherwise hold up the draining of calls to its end.
 func (s node) Watch(_ *nodev1.WatchRequest, stream grpc.ServerStreamingServer[nodev1.WatchResponse]) error {
-	ctx, cancel := context.WithCancelCause(stream.Context())
-	waited := make(chan struct{})
-	go func() {
-		defer close(waited)
-		select {
-		case <-s.stopping:
-			cancel(errStopping)
-		case <-ctx.Done():
-		}
-	}()
-	err := s.agent.Watch(ctx, func(e agent.Event) error { return stream.Send(eventTo(e)) })
-	stopped := errors.Is(context.Cause(ctx), errStopping)
-	cancel(nil)
-	<-waited
-	if stopped {
-		return &agent.Error{Kind: agent.Unavailable, Reason: ShuttingDown, Message: "the agent stops; watch again"}
-	}
-	return err
+	return s.agent.Watch(stream.Context(), func(e agent.Event) error { return stream.Send(eventTo(e)) })
 }
 
 func each[A, B any](as []A, f func(A) B) []B {

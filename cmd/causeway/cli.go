@@ -14,7 +14,9 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
@@ -136,7 +138,7 @@ func (c *cli) with(ctx context.Context, t task, f func(context.Context, remote) 
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
 	}
-	dialed := make(chan error, 1) // the last failure to connect
+	dialed := make(chan error, 1) // the first failure to connect
 	conn, err := grpc.NewClient("passthrough:///agent",
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithAuthority("localhost"),
@@ -164,12 +166,16 @@ func (c *cli) with(ctx context.Context, t task, f func(context.Context, remote) 
 	if err == nil {
 		return nil
 	}
-	select {
-	case refused := <-dialed:
-		return c.unreachable(t, path, refused)
-	default:
-		return c.explain(ctx, t, err)
+	// gRPC tells the failure in words alone. It also connects again by itself
+	// after an agent that stopped has said so: that failure is not the cause.
+	if s := status.Convert(err); s.Code() == codes.Unavailable && reason(s) == "" {
+		select {
+		case refused := <-dialed:
+			return c.unreachable(t, path, refused)
+		default:
+		}
 	}
+	return c.explain(ctx, t, err)
 }
 
 // group makes the command of a noun. Cobra shows help, and succeeds, for a

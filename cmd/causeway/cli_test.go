@@ -306,7 +306,7 @@ func TestWatch(t *testing.T) {
 		{"watch.yaml", "export watch -o yaml", 30},
 	} {
 		// Cut off once after an event, which is seen again.
-		f.watches = [][]*nodev1.WatchResponse{events[:1], events}
+		f.watching(nil, events[:1], events)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		out := &enough{left: c.lines, call: cancel}
 		var errs bytes.Buffer
@@ -317,7 +317,7 @@ func TestWatch(t *testing.T) {
 		cancel()
 		golden(t, c.golden, out.String())
 	}
-	f.watches, f.err = [][]*nodev1.WatchResponse{nil}, agentError(codes.Unavailable, "shutting_down", "the agent stops; watch again")
+	f.watching(agentError(codes.Unavailable, "shutting_down", "the agent stops; watch again"), nil)
 	if got := runCLI(t.Context(), socket, "", "watch"); got.code != exitTryAgain || !strings.Contains(got.err, "watch again") {
 		t.Errorf("%+v", got)
 	}

@@ -104,6 +104,13 @@ func newFakeAgent() *fakeAgent {
 	}
 }
 
+// watching sets what is watched next, and how the last watch ends.
+func (f *fakeAgent) watching(err error, turns ...[]*nodev1.WatchResponse) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watches, f.err = turns, err
+}
+
 func (f *fakeAgent) change(ctx context.Context, what string, m proto.Message) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -219,7 +226,7 @@ func (s nodeServer) Watch(_ *nodev1.WatchRequest, stream grpc.ServerStreamingSer
 	s.mu.Lock()
 	turn := s.watches[0]
 	s.watches = s.watches[1:]
-	last := len(s.watches) == 0
+	last, failure := len(s.watches) == 0, s.err
 	s.mu.Unlock()
 	for _, r := range turn {
 		if err := stream.Send(r); err != nil {
@@ -229,8 +236,8 @@ func (s nodeServer) Watch(_ *nodev1.WatchRequest, stream grpc.ServerStreamingSer
 	if !last {
 		return agentError(codes.Aborted, "watch_overrun", "too slow; watch again")
 	}
-	if s.err != nil {
-		return s.err
+	if failure != nil {
+		return failure
 	}
 	<-stream.Context().Done()
 	return nil
