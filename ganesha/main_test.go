@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/integration/nfs41"
 )
 
@@ -115,21 +116,14 @@ func launcher(t testing.TB) string {
 	return file
 }
 
-// binds is Mounts for the test.
+// binds is Mounts as the agent has it.
 type binds struct{}
 
 func (binds) Bind(source, target string) error {
-	return errors.Join(
-		unix.Mount(source, target, "", unix.MS_BIND, ""),
-		unix.Mount("", target, "", unix.MS_PRIVATE, ""))
+	return mounts.BindPath(source, target, mounts.BindOptions{})
 }
 
-func (binds) Unmount(_ context.Context, target string) error {
-	if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	return nil
-}
+func (binds) Unmount(ctx context.Context, target string) error { return mounts.Unmount(ctx, target) }
 
 // A site is one gateway in a namespace of its own.
 type site struct {
@@ -160,12 +154,8 @@ func newSite(t testing.TB) *site {
 	if err := os.MkdirAll(s.o.Exports, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.mount(s.o.Exports, s.o.Exports, "", unix.MS_BIND)
-	// A peer group of its own, as drivers/mounts makes it.
-	for _, how := range []uintptr{unix.MS_PRIVATE, unix.MS_SHARED} {
-		if err := unix.Mount("", s.o.Exports, "", how, ""); err != nil {
-			t.Fatal(err)
-		}
+	if err := mounts.Shared(s.o.Exports); err != nil {
+		t.Fatal(err)
 	}
 	s.g = New(s.o)
 	t.Cleanup(func() {
