@@ -3,10 +3,12 @@ package main
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -140,17 +142,73 @@ func TestSocketGroup(t *testing.T) {
 	}
 }
 
-// systemd passes sockets from descriptor 3 on, which the test's program has
-// for its own ends: what can be tested here is that garbage is refused.
-func TestActivationGarbage(t *testing.T) {
+const childListens = "CAUSEWAY_TEST_LISTEN"
+
+// TestChildListens is the agent that systemd started: it greets one caller.
+func TestChildListens(t *testing.T) {
+	if os.Getenv(childListens) == "" {
+		return // not a test of its own
+	}
+	l, err := listen(socketConfig{Path: "/nonexistent/s"}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = conn.Write([]byte("LISTEN_FDS=" + os.Getenv("LISTEN_FDS")))
+	if err := errors.Join(err, conn.Close(), l.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSocketFromSystemd(t *testing.T) {
+	path := filepath.Join(socketDir(t), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	passed, err := l.File() // is descriptor 3 there, as systemd has it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = passed.Close() }()
+	// Only the shell knows the process's number before it is the agent.
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", os.Args[0], "-test.run=^TestChildListens$")
+	cmd.Env = append(os.Environ(), childListens+"=1", "LISTEN_FDS=1", "GORACE=atexit_sleep_ms=0")
+	cmd.ExtraFiles = []*os.File{passed}
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// An end without a greeting, too: the child was the only other owner.
+	_ = l.Close()
+	_ = passed.Close()
+	greeting, err := io.ReadAll(conn)
+	if waitErr := cmd.Wait(); err != nil || waitErr != nil || string(greeting) != "LISTEN_FDS=" {
+		t.Errorf("greeting %q, %v, %v\n%s", greeting, err, waitErr, &said)
+	}
+}
+
+func TestSocketForAnotherProcess(t *testing.T) {
 	t.Setenv("LISTEN_PID", "1")
 	t.Setenv("LISTEN_FDS", "1")
 	path := filepath.Join(socketDir(t), "s")
 	l, err := listen(socketConfig{Path: path, Mode: 0o600}, uint32(os.Getgid()))
 	if err != nil {
-		t.Fatalf("sockets of another process: %v", err)
+		t.Fatal(err)
 	}
-	if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("no socket of its own: %v", err)
+	}
+	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 }

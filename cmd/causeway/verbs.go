@@ -79,8 +79,7 @@ func (n noun[T]) remove(c *cli, del func(ctx context.Context, r remote, id strin
 	}
 }
 
-// create puts with the flag --no-wait: then the time that the agent needs to
-// write the intent down is all that it gets.
+// A creation is what create needs to know of one object.
 type creation[T any] struct {
 	id     string
 	noWait bool
@@ -89,6 +88,8 @@ type creation[T any] struct {
 
 const noWaitTime = 2 * time.Second
 
+// create puts and prints the object. With --no-wait the agent gets the time to
+// write the intent down, and then the object is shown as far as it has come.
 func (n noun[T]) create(ctx context.Context, c *cli, o creation[T]) error {
 	t := task{
 		doing:  fmt.Sprintf("create %s %s", n.name, o.id),
