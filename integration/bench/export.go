@@ -303,14 +303,11 @@ func (b *bench) restart(ctx context.Context) ([]Result, error) {
 	}
 	var samples []time.Duration
 	for range b.runs {
-		if err := b.world.kill(); err != nil {
+		if err := b.world.agent.Kill(); err != nil {
 			return nil, err
 		}
 		start := time.Now()
-		if err := b.world.start(ctx); err != nil {
-			return nil, err
-		}
-		if err := b.world.inSync(ctx); err != nil {
+		if err := b.world.launch(ctx); err != nil {
 			return nil, err
 		}
 		samples = append(samples, time.Since(start))

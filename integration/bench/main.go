@@ -125,7 +125,7 @@ func (o options) run(ctx context.Context) (err error) {
 		return err
 	}
 	needsGuest := slices.ContainsFunc(chosen, func(m measure) bool { return m.name == "attach" })
-	w, err := newWorld(ctx, dir, needsGuest)
+	w, err := newWorld(ctx, worldOptions{Guest: needsGuest})
 	if err != nil {
 		return err
 	}
@@ -148,6 +148,9 @@ func (o options) run(ctx context.Context) (err error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", m.name, err))
 		}
+	}
+	if len(errs) > 0 {
+		errs = append(errs, fmt.Errorf("the agent's log ends:\n%s", w.agent.Log()))
 	}
 	return errors.Join(append(errs, b.clear(cleanup), o.report(os.Stdout, results))...)
 }
@@ -198,7 +201,7 @@ func (o options) report(w io.Writer, results []Result) error {
 func (b *bench) residentMemory(ctx context.Context) (float64, error) {
 	var samples []float64
 	for range max(b.runs, 10) {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.world.pid()))
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.world.agent.PID()))
 		if err != nil {
 			return 0, err
 		}
