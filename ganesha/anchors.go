@@ -197,11 +197,11 @@ func (g *Gateway) weigh(ctx context.Context, c *client) error {
 	if g.o.Mounts == nil {
 		return nil
 	}
-	devices, err := g.exportDevices(ctx, c)
-	if err != nil {
+	ids, err := g.knownAnchors()
+	if err != nil || len(ids) == 0 {
 		return err
 	}
-	ids, err := g.knownAnchors()
+	devices, err := g.exportDevices(ctx, c)
 	if err != nil {
 		return err
 	}

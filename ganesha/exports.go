@@ -12,11 +12,12 @@ import (
 	"github.com/causeway-project/causeway/agent/crashpoint"
 )
 
-// Put adds the export, or changes its rules, and reads the result back. An
-// export whose path, pseudo path or file system id differs is removed and
-// added; its clients then open their files again. So is one whose path another
-// file system was mounted on since. Where it is so already nothing happens. What Ganesha took in another way than it was meant is
-// withdrawn, so that nobody is let in by half a rule.
+// Put adds the export, or changes its rules, and reads the result back. Where
+// it is so already nothing happens. An export whose path, pseudo path or file
+// system id differs, or on whose path another file system was mounted since,
+// is removed and added; its clients then open their files again. What Ganesha
+// took in another way than it was meant is withdrawn, so that nobody is let in
+// by half a rule.
 //
 // ErrRefused and ErrPath are final until e or the host changes; with
 // ErrNotRunning, Start and Put again.

@@ -37,6 +37,7 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 	if p != nil {
 		unfit := g.fit(ctx, p)
 		if unfit == nil {
+			g.tidy(ctx)
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -76,6 +77,18 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 	}
 	g.log.Info("gateway started", "pid", p.Identity().PID)
 	return nil
+}
+
+// tidy takes away what a crash in the middle of Remove left of an adopted
+// gateway's anchors. One that resists is tried again with the next Remove.
+func (g *Gateway) tidy(ctx context.Context) {
+	c, err := g.client(ctx)
+	if err == nil {
+		err = g.weigh(ctx, c)
+	}
+	if err != nil {
+		g.log.Warn("anchor left behind", "err", err)
+	}
 }
 
 // fit says why a running Ganesha cannot be kept, or nil. One that is still
