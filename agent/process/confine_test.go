@@ -345,6 +345,45 @@ func TestRoot(t *testing.T) {
 	}
 }
 
+func TestOwnPIDs(t *testing.T) {
+	s, dir := starter(t), t.TempDir()
+	spec := leaver(dir)
+	spec.Root, spec.OwnPIDs, spec.Caps = &Root{ReadOnly: system}, true, []string{}
+	p := start(t, s, spec)
+	id, err := identify(p.Identity().PID)
+	if err != nil || id != p.Identity() {
+		t.Errorf("identity %+v, %v; want %+v", p.Identity(), err, id)
+	}
+	if got := strings.Fields(status(t, id.PID)["NSpid"]); len(got) < 2 || got[len(got)-1] != "1" {
+		t.Errorf("process numbers %v, want 1 inside", got)
+	}
+	var inner int
+	await(t, "the child runs", func() bool {
+		_, err := fmt.Sscanf(Tail(dir, 1000), "child %d", &inner)
+		return err == nil
+	})
+	var seen []string
+	for _, name := range names(t, id.PID, "/proc") {
+		if name[0] >= '0' && name[0] <= '9' {
+			seen = append(seen, name)
+		}
+	}
+	if d := cmp.Diff([]string{"1", fmt.Sprint(inner)}, seen); d != "" {
+		t.Errorf("processes that it sees: %s", d)
+	}
+	again, err := s.Start(t.Context(), spec)
+	if err != nil || again.Identity() != id {
+		t.Errorf("second start %+v, %v; want %+v", again, err, id)
+	}
+	// SIGTERM, which the shell does not handle, would not end a process 1.
+	if err := p.Stop(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+	if taken, err := held(dir); taken || err != nil {
+		t.Errorf("its child lives on: %v, %v", taken, err)
+	}
+}
+
 func TestRootRefused(t *testing.T) {
 	for _, c := range []struct {
 		name string

@@ -24,21 +24,23 @@ import (
 func TestLauncherKilled(t *testing.T) {
 	s := crasher(t)
 	for _, at := range []crashpoint.Point{crashpoint.LaunchLocked, crashpoint.LaunchIdentified, crashpoint.LaunchConfined} {
-		t.Run(string(at), func(t *testing.T) {
-			dir := t.TempDir()
-			spec := sleeper(dir)
-			spec.Root = &Root{ReadOnly: system}
-			t.Setenv("CAUSEWAY_CRASH_AT", string(at))
-			p, err := s.Start(t.Context(), spec)
-			if want := "the launcher was killed"; err == nil || !strings.Contains(err.Error(), want) {
-				t.Fatalf("Start = %v, %v; want %q", p, err, want)
-			}
-			if p, err := Find(dir); p != nil || err != nil {
-				t.Errorf("Find = %v, %v", p, err)
-			}
-			t.Setenv("CAUSEWAY_CRASH_AT", "")
-			start(t, s, spec)
-		})
+		for _, own := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, own pids %t", at, own), func(t *testing.T) {
+				dir := t.TempDir()
+				spec := sleeper(dir)
+				spec.Root, spec.OwnPIDs = &Root{ReadOnly: system}, own
+				t.Setenv("CAUSEWAY_CRASH_AT", string(at))
+				p, err := s.Start(t.Context(), spec)
+				if want := "the launcher was killed"; err == nil || !strings.Contains(err.Error(), want) {
+					t.Fatalf("Start = %v, %v; want %q", p, err, want)
+				}
+				if p, err := Find(dir); p != nil || err != nil {
+					t.Errorf("Find = %v, %v", p, err)
+				}
+				t.Setenv("CAUSEWAY_CRASH_AT", "")
+				start(t, s, spec)
+			})
+		}
 	}
 }
 
@@ -53,7 +55,7 @@ func TestLauncherKilledAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 40 {
-		c, err := fork(s.Launcher)
+		c, err := fork(s.Launcher, Spec{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,7 +153,7 @@ func TestZombie(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := fork(s.Launcher)
+	c, err := fork(s.Launcher, Spec{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +287,7 @@ func TestLockGivenAway(t *testing.T) {
 		t.Errorf("Start made %+v beside %+v", q.Identity(), p.Identity())
 	}
 	// Not even a launcher that nobody asked Find before.
-	q, err := s.launch(t.Context(), dir, fmt.Appendf(nil, `{"Dir":%q,"Path":"/bin/sleep"}`, dir))
+	q, err := s.launch(t.Context(), spec, fmt.Appendf(nil, `{"Dir":%q,"Path":"/bin/sleep"}`, dir))
 	if !errors.Is(err, errRunning) {
 		t.Errorf("launch = %v, %v", q, err)
 	}

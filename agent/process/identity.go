@@ -98,6 +98,16 @@ func (id Identity) running() (bool, error) {
 	return boot == id.BootID, nil
 }
 
+// ownPID is this process's number where /proc is from: in a process namespace
+// of its own, os.Getpid returns 1.
+func ownPID() (int, error) {
+	to, err := os.Readlink("/proc/self")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(to)
+}
+
 func bootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(b)), err

@@ -54,7 +54,11 @@ func become(stdin io.Reader, status io.Writer) error {
 	if alive, err := id.running(); err != nil || alive {
 		return errors.Join(err, errRunning)
 	}
-	if id, err = identify(os.Getpid()); err != nil {
+	pid, err := ownPID()
+	if err != nil {
+		return fmt.Errorf("identify: %w", err)
+	}
+	if id, err = identify(pid); err != nil {
 		return fmt.Errorf("identify: %w", err)
 	}
 	f, err := writeIdentity(s.Dir, id)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -73,7 +74,7 @@ func flock(fd int) error {
 			return os.NewSyscallError("flock", err)
 		}
 		// Different for each of several launchers, so that they part.
-		time.Sleep(time.Duration(20+os.Getpid()%100) * time.Microsecond)
+		time.Sleep(time.Duration(20+rand.IntN(100)) * time.Microsecond)
 	}
 }
 

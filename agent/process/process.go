@@ -32,6 +32,14 @@ var ErrHeld = errors.New("locked by another process")
 
 // A Spec describes one process. causeway-launch reads it as JSON from its
 // standard input.
+//
+// With OwnPIDs the program is process 1 of a new namespace. Without, uid 0 lets
+// it kill every process of root on the host, capabilities or not, and enter by
+// /proc/PID/root every jail with the same capabilities. Its children end with
+// it. The kernel gives a process 1 only signals that it handles or blocks, and
+// SIGKILL from outside, so a program without a handler for SIGTERM ends after
+// the whole grace of Stop. Use it with a Root, or /proc still shows the host's
+// processes.
 type Spec struct {
 	Dir     string   // required: the run directory, which exists; holds "lock", "identity" and "output"
 	Path    string   // required: absolute path of the program, inside Root
@@ -39,6 +47,7 @@ type Spec struct {
 	Env     []string // the whole environment, "K=V"
 	NetNS   string   // path of a network namespace; empty stays in the host's
 	Root    *Root    // nil stays in the host's mount namespace
+	OwnPIDs bool     // a process namespace of its own, see above
 	Caps    []string // capabilities to keep, in the bounding set too, "chown"; nil keeps all, empty keeps none
 	NoFile  uint64   // RLIMIT_NOFILE, soft and hard, lowered to what the host allows; 0 leaves it
 	Output  string   // file name in Dir for standard output and error; "output" by default, appended and cut at a start above 1 MiB

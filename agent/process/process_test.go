@@ -97,7 +97,7 @@ func TestLaunchersAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			_, err := s.launch(t.Context(), dir, text)
+			_, err := s.launch(t.Context(), sleeper(dir), text)
 			switch {
 			case err == nil:
 				won.Add(1)

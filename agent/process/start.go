@@ -70,7 +70,7 @@ func (s *Starter) start(ctx context.Context, spec Spec) (*Process, error) {
 		case err != nil:
 			return nil, err
 		}
-		p, err = s.launch(ctx, spec.Dir, text)
+		p, err = s.launch(ctx, spec, text)
 		if errors.Is(err, errRunning) {
 			// Somebody else's launcher came first. It may fail, and then it is
 			// our turn.
@@ -86,38 +86,38 @@ func (s *Starter) settled(ctx context.Context, dir string) (*Process, error) {
 	return find(ctx, dir)
 }
 
-// launch runs the launcher once.
-func (s *Starter) launch(ctx context.Context, dir string, spec []byte) (*Process, error) {
-	c, err := fork(s.Launcher)
+// launch runs the launcher once. The text is spec as JSON.
+func (s *Starter) launch(ctx context.Context, spec Spec, text []byte) (*Process, error) {
+	c, err := fork(s.Launcher, spec)
 	if err != nil {
 		return nil, err
 	}
 	crashpoint.Hit(crashpoint.ProcessForked)
-	answer, err := c.talk(ctx, spec)
+	answer, err := c.talk(ctx, text)
 	if err != nil {
 		c.kill()
 		return nil, err
 	}
-	text, began := bytes.CutPrefix(answer, []byte(ready))
-	if !began || len(text) > 0 {
+	failure, began := bytes.CutPrefix(answer, []byte(ready))
+	if !began || len(failure) > 0 {
 		c.kill()
 		switch {
-		case string(text) == errRunning.Error():
+		case string(failure) == errRunning.Error():
 			return nil, errRunning
-		case len(text) == 0:
+		case len(failure) == 0:
 			return nil, errors.New("the launcher was killed")
 		}
-		return nil, errors.New(string(text))
+		return nil, errors.New(string(failure))
 	}
-	id, _, err := readIdentity(dir)
+	id, _, err := readIdentity(spec.Dir)
 	if err == nil && id.PID != c.pid {
-		err = fmt.Errorf("the identity in %s names process %d, not %d", dir, id.PID, c.pid)
+		err = fmt.Errorf("the identity in %s names process %d, not %d", spec.Dir, id.PID, c.pid)
 	}
 	if err != nil {
 		c.kill()
 		return nil, err
 	}
-	return &Process{id: id, dir: dir, watch: watchChild(id, c.pidfd)}, nil
+	return &Process{id: id, dir: spec.Dir, watch: watchChild(id, c.pidfd)}, nil
 }
 
 // A child is a launcher that runs, or the program that it became.
@@ -128,7 +128,7 @@ type child struct {
 	status *os.File // read end of its status pipe
 }
 
-func fork(launcher string) (_ *child, err error) {
+func fork(launcher string, s Spec) (*child, error) {
 	var open []*os.File
 	defer func() {
 		for _, f := range open {
@@ -151,11 +151,17 @@ func fork(launcher string) (_ *child, err error) {
 		return nil, err
 	}
 	open = append(open, theirs)
+	// A session of its own: what ends the agent's does not end this one.
+	sys := &syscall.SysProcAttr{Setsid: true}
+	if s.OwnPIDs {
+		// Here, because a process cannot change its own: only its children
+		// would be in the new one.
+		sys.Cloneflags = syscall.CLONE_NEWPID
+	}
 	proc, err := os.StartProcess(launcher, []string{launcher}, &os.ProcAttr{
 		Dir:   "/",
 		Files: []*os.File{stdin, null, null, theirs},
-		// A session of its own: what ends the agent's does not end this one.
-		Sys: &syscall.SysProcAttr{Setsid: true},
+		Sys:   sys,
 	})
 	if err != nil {
 		spec.Close()
