@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,7 @@ type driver = drivers.Bound
 // Options of an Agent.
 type Options struct {
 	StateDir    string                        // required: survives a reboot
-	RunDir      string                        // required: on the host's /run; at most 40 bytes, for the sockets below it
+	RunDir      string                        // required: on the host's /run; at most 29 bytes, for the sockets below it
 	Drivers     *drivers.Registry             // required
 	Mounts      Mounts                        // required
 	Namespaces  Namespaces                    // required
@@ -102,7 +103,7 @@ func New(o Options) (*Agent, error) {
 	}
 	a.metrics = newMetrics(a)
 	// A unix socket's path has at most 107 bytes, and an id 63.
-	if n := len(a.at.socket("")) + 63; n > 107 {
+	if n := len(a.at.socket(strings.Repeat("x", 63))); n > 107 {
 		return nil, fmt.Errorf("run directory %s is too long by %d bytes for the sockets below it", o.RunDir, n-107)
 	}
 	for _, dir := range []string{o.RunDir, a.at.mounts(), a.at.gatewayRun(""), a.at.exports(""), a.at.daemon(""), a.at.gatewayState("")} {

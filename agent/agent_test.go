@@ -619,6 +619,35 @@ func TestFiftyAtOnce(t *testing.T) {
 	eventually(t, "the gateway to go with its last export", func() bool { return h.String() == "namespace cw-blue" })
 }
 
+// TestStepWithoutEffect: what claims to work and does not is not tried as fast
+// as the machine can.
+func TestStepWithoutEffect(t *testing.T) {
+	h := newHost(t)
+	h.amnesia = true
+	a := h.boot(shortDir(t))
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	_, err := a.PutExport(ctx, docs())
+	reasonOf(t, err, Deadline, CallTimeout)
+	e, err := a.Export(t.Context(), "docs")
+	if err != nil || e.Status.Phase != Failed || e.Status.Reason != StepFailed {
+		t.Errorf("status %+v, %v", e.Status, err)
+	}
+	h.mu.Lock()
+	calls := h.calls
+	h.amnesia = false
+	h.mu.Unlock()
+	if calls > 30 {
+		t.Errorf("%d calls in 300 ms", calls)
+	}
+	if _, err := a.PutExport(t.Context(), docs()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSameCallTwiceAtOnce(t *testing.T) {
 	h := newHost(t)
 	a := h.boot(shortDir(t))
