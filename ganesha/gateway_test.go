@@ -240,6 +240,17 @@ func TestMustNotStart(t *testing.T) {
 	if err := New(o).Start(t.Context(), func() []Export { return nil }); err == nil {
 		t.Error("started in no namespace")
 	}
+	// A name that is missing is no reason to end a gateway that serves.
+	s.start()
+	before := s.pid()
+	o = s.o
+	o.NetNS = "/run/netns/none"
+	if err := New(o).Start(t.Context(), func() []Export { return nil }); err == nil {
+		t.Error("adopted in no namespace")
+	}
+	if after := s.pid(); after != before {
+		t.Errorf("pid %d after %d", after, before)
+	}
 	o = s.o
 	o.RunDir = "/run/" + strings.Repeat("x", 100)
 	if err := New(o).Start(t.Context(), func() []Export { return nil }); err == nil || !strings.Contains(err.Error(), "socket") {

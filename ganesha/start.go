@@ -35,13 +35,15 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 		return err
 	}
 	if p != nil {
-		unfit := g.fit(ctx, p)
-		if unfit == nil {
+		unfit, err := g.fit(ctx, p)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return fmt.Errorf("look at gateway: %w", err)
+		case unfit == nil:
 			g.tidy(ctx)
 			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
 		}
 		g.log.Warn("gateway replaced", "err", unfit)
 		if err := p.Stop(ctx, 0); err != nil {
@@ -91,41 +93,46 @@ func (g *Gateway) tidy(ctx context.Context) {
 	}
 }
 
-// fit says why a running Ganesha cannot be kept, or nil. One that is still
-// starting, because the agent died during the start, is given the time that a
-// start may take.
-func (g *Gateway) fit(ctx context.Context, p *process.Process) error {
+// fit says why a running Ganesha cannot be kept, or nil. An error means that
+// nobody knows, and one that may be serving is then left alone. One that is
+// still starting, because the agent died during the start, is given the time
+// that a start may take.
+func (g *Gateway) fit(ctx context.Context, p *process.Process) (unfit, err error) {
 	bus, err := process.Find(g.path(busDir))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if bus == nil {
-		return errors.New("its bus is gone")
+		return errors.New("its bus is gone"), nil
 	}
 	for _, id := range []process.Identity{p.Identity(), bus.Identity()} {
 		there, err := inNetNS(id.PID, g.o.NetNS)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if !there {
-			return errors.New("it runs in another network namespace")
+			return errors.New("it runs in another network namespace"), nil
 		}
 	}
 	// Directories that were made anew on the host are not those that it sees.
 	for _, dir := range []string{g.path(confDir), g.o.Exports} {
-		if _, err := seen(p.Identity().PID, dir); err != nil {
-			return err
+		_, err := seen(p.Identity().PID, dir)
+		if errors.Is(err, os.ErrPermission) {
+			return nil, err
+		}
+		if err != nil {
+			return err, nil
 		}
 	}
 	age, err := since(p.Identity().Start)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c, err := g.client(ctx)
 	if err != nil {
-		return err
+		return err, nil
 	}
-	return g.ready(ctx, c, p, max(g.limits.start-age, g.limits.look))
+	return g.ready(ctx, c, p, max(g.limits.start-age, g.limits.look)), nil
 }
 
 // ready returns when Ganesha serves, or why it does not within limit. It owns
