@@ -58,7 +58,9 @@ var ErrRefused = errors.New("ganesha refused the export")
 // gateway does not see what the host sees there.
 var ErrPath = errors.New("path cannot be exported")
 
-// An Export is one tree as Ganesha serves it.
+// An Export is one tree as Ganesha serves it. What a client may write is in the
+// rules alone: a read-only mount at Path does not bind Ganesha, which may reach
+// the file system by another mount of it.
 type Export struct {
 	ID     uint16 // required: 1..65279, unique in the gateway; the gateway itself uses the rest
 	Path   string // required: absolute, below the gateway's Exports directory
