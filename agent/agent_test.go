@@ -298,6 +298,7 @@ func TestRefusals(t *testing.T) {
 		{"export with another source", export(func(e *Export) { e.ID = "docs"; e.Pseudo = "/docs" }), Conflict, OtherSettings},
 		{"rule without client", rule(func(r *Rule) { r.Client = netip.Prefix{} }), Invalid, BadRule},
 		{"rule with host bits", rule(func(r *Rule) { r.Client = prefix("10.77.0.9/24") }), Invalid, BadRule},
+		{"rule of an IPv6 prefix that Ganesha misreads", rule(func(r *Rule) { r.Client = prefix("fd77::10/124") }), Invalid, BadRule},
 		{"rule without level", rule(func(r *Rule) { r.Level = "" }), Invalid, BadRule},
 		{"rule of unknown squash", rule(func(r *Rule) { r.Squash = "some" }), Invalid, BadRule},
 		{"two rules for one client", rule(func(r *Rule) { r.Client = prefix("10.77.0.5/32") }), Invalid, BadRule},
@@ -351,6 +352,24 @@ func TestUnknownIDsAreRemovedAlready(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestReadOnlyExport: the rules say so, since one mount of a file system serves
+// all its exports.
+func TestReadOnlyExport(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	e := docs()
+	e.ReadOnly = true
+	if _, err := a.PutExport(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if got := seen(h, dir); strings.Contains(got, " rw ") || !strings.Contains(got, "10.77.0.5/32 ro") {
+		t.Errorf("somebody may write:\n%s", got)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/causeway-project/causeway/drivers"
+	"github.com/causeway-project/causeway/ganesha"
 )
 
 // PutExport publishes a share through a network's gateway, or replaces the
@@ -111,7 +112,7 @@ func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, err
 	}
 	return &record{Generation: 1, Export: &exportIntent{
 		Network: e.Network, Connection: c, Rules: rules, Pseudo: e.Pseudo, ReadOnly: e.ReadOnly,
-		Mount: c.mountName(e.ReadOnly), ExportID: id, FSID: rand.Uint64()>>1 | 1,
+		Mount: c.mountName(false), ExportID: id, FSID: rand.Uint64()>>1 | 1,
 	}}, nil
 }
 
@@ -132,12 +133,12 @@ func (a *Agent) freeExportID(used map[uint16]bool) (uint16, error) {
 			Message: fmt.Sprintf("ledger files of exports are damaged (%s), so no export id is safe to give out: restore or remove them, and restart the agent", strings.Join(damaged, ", ")),
 		}
 	}
-	for id := uint16(1); id != 0; id++ {
+	for id := uint16(1); id <= ganesha.MaxExportID; id++ {
 		if !used[id] {
 			return id, nil
 		}
 	}
-	return 0, &Error{Kind: Exhausted, Reason: NoExportIDs, Message: "the gateway has 65535 exports: use another network"}
+	return 0, &Error{Kind: Exhausted, Reason: NoExportIDs, Message: fmt.Sprintf("the gateway has %d exports: use another network", ganesha.MaxExportID)}
 }
 
 // DeleteExport withdraws an export. An unknown id is success.

@@ -63,7 +63,7 @@ func (a *Agent) mountsLocked() []Mount {
 		m := byName[name]
 		if m == nil {
 			c := o.rec.connection()
-			m = &Mount{Name: name, Kind: c.Kind, Source: c.Source, Path: a.at.mount(name), ReadOnly: o.rec.readOnly()}
+			m = &Mount{Name: name, Kind: c.Kind, Source: c.Source, Path: a.at.mount(name), ReadOnly: o.rec.mountReadOnly()}
 			m.Status = a.mountStatusLocked(reconcile.Key{Kind: reconcile.Mount, Name: name}, a.groups[o.rec.group(key.id)])
 			byName[name] = m
 		}

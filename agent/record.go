@@ -114,8 +114,8 @@ func (c connectionIntent) share() string {
 	return hex.EncodeToString(h.Sum(nil)[:10])
 }
 
-// mountName names a share's mount. Read-only users have a mount of their own:
-// the host, not the guest, keeps them from writing.
+// mountName names a share's mount. Read-only attachments have a mount of their
+// own: the host, not the guest, keeps them from writing.
 func (c connectionIntent) mountName(readOnly bool) string {
 	if readOnly {
 		return hostPrefix + "-" + c.share() + "-ro"
@@ -186,12 +186,9 @@ func (r *record) mountName() string {
 	return r.Export.Mount
 }
 
-func (r *record) readOnly() bool {
-	if r.Attachment != nil {
-		return r.Attachment.ReadOnly
-	}
-	return r.Export.ReadOnly
-}
+// mountReadOnly says whether the share's mount of this record is read-only. An
+// export's is not: its rules decide.
+func (r *record) mountReadOnly() bool { return r.Attachment != nil && r.Attachment.ReadOnly }
 
 // next is a copy of r as the next generation.
 func (r *record) next() *record {

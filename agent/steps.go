@@ -126,7 +126,7 @@ func (a *Agent) mount(ctx context.Context, m member) error {
 	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return d.Mount(ctx, drivers.MountRequest{Connection: conn, Target: target, ReadOnly: m.rec.readOnly()})
+	return d.Mount(ctx, drivers.MountRequest{Connection: conn, Target: target, ReadOnly: m.rec.mountReadOnly()})
 }
 
 func (a *Agent) unmount(ctx context.Context, m member) error {
@@ -163,7 +163,7 @@ func (a *Agent) makeView(ctx context.Context, m member) error {
 	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return a.o.Mounts.BindPath(a.at.mount(m.rec.Export.Mount), target, mounts.BindOptions{ReadOnly: m.rec.Export.ReadOnly})
+	return a.o.Mounts.BindPath(a.at.mount(m.rec.Export.Mount), target, mounts.BindOptions{})
 }
 
 func (a *Agent) shareDir(dir string) error {

@@ -111,6 +111,9 @@ func checkRules(rules []Rule) error {
 		case r.Client != r.Client.Masked():
 			return invalid(BadRule, "access rule for %v has bits behind its prefix: did you mean %v or %v?",
 				r.Client, r.Client.Masked(), r.Client.Addr())
+		case r.Client.Addr().Is6() && r.Client.Bits() >= 100 && r.Client.Bits() < 128:
+			// Ganesha 4.3 reads two digits of an IPv6 prefix length.
+			return invalid(BadRule, "access rule for %v: Ganesha takes IPv6 prefixes up to /99, and single addresses", r.Client)
 		case r.Level != LevelRO && r.Level != LevelRW:
 			return invalid(BadRule, "access rule for %v: level %s must be ro or rw", r.Client, quote(string(r.Level)))
 		case !slices.Contains([]Squash{SquashNone, SquashRoot, SquashRootID, SquashAll}, r.Squash):

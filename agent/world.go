@@ -351,6 +351,11 @@ func (a *Agent) exportOf(m member) ganesha.Export {
 		ID: e.ExportID, Path: filepath.Clean(a.at.view(e.Network, m.key.id)), Pseudo: e.Pseudo, FSID: e.FSID,
 	}
 	for _, r := range orderRules(e.Rules) {
+		if e.ReadOnly {
+			// Not by a read-only mount: Ganesha reaches all exports of one
+			// file system through one mount of it.
+			r.Level = LevelRO
+		}
 		out.Rules = append(out.Rules, ganesha.Rule{
 			Client: r.Client, Level: ganesha.Level(r.Level), Squash: ganesha.Squash(r.Squash), AnonUID: r.AnonUID, AnonGID: r.AnonGID,
 		})

@@ -38,8 +38,11 @@ type Mounts interface {
 // the anchor is mounted.
 type device struct{ major, minor uint32 }
 
-// Anchors have the ids from firstAnchor on.
-const firstAnchor = 0xff00
+// Anchors have the ids from firstAnchor on, exports those up to MaxExportID.
+const (
+	firstAnchor = 0xff00
+	MaxExportID = firstAnchor - 1
+)
 
 const anchorPrefix = ".fs-"
 

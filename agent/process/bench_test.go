@@ -13,16 +13,19 @@ import (
 // the moment when the exec is known to have succeeded.
 func BenchmarkStart(b *testing.B) {
 	s := starter(b)
+	root := &Root{ReadOnly: system, ReadWrite: []string{b.TempDir()}, Slave: []string{b.TempDir()}}
 	for _, c := range []struct {
 		name string
 		root *Root
+		pids bool
 	}{
-		{"launcher", nil},
-		{"jail", &Root{ReadOnly: system, ReadWrite: []string{b.TempDir()}, Slave: []string{b.TempDir()}}},
+		{"launcher", nil, false},
+		{"jail", root, false},
+		{"jail and pids", root, true},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			spec := sleeper(b.TempDir())
-			spec.Root = c.root
+			spec.Root, spec.OwnPIDs = c.root, c.pids
 			if c.root != nil {
 				spec.Caps = []string{"chown", "setuid"}
 			}

@@ -3,8 +3,10 @@ package process
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -396,6 +398,7 @@ func TestRootRefused(t *testing.T) {
 		{"not clean", Root{ReadOnly: []string{"/usr/../etc"}}, "want an absolute path, clean"},
 		{"everything", Root{ReadOnly: []string{"/"}}, "not the whole root"},
 		{"twice", Root{ReadOnly: []string{"/usr"}, ReadWrite: []string{"/usr"}}, "/usr is asked for in two ways"},
+		{"of the kernel", Root{ReadOnly: []string{"/proc/sys"}}, "the root has a /proc of its own"},
 		{"hidden directory", Root{ReadOnly: []string{"/usr"}, Hide: []string{"/usr/bin"}}, "hide /usr/bin: it is a directory"},
 		{"program outside", Root{ReadOnly: []string{"/etc"}}, "exec /bin/sleep: no such file"},
 	} {
@@ -429,6 +432,59 @@ func sharedMount(t *testing.T) string {
 	return dir
 }
 
+// Symbolic links on the way to a piece lead to it inside as well, and nothing
+// is made on the host for that.
+func TestLinks(t *testing.T) {
+	s, base := starter(t), t.TempDir()
+	at := func(parts ...string) string { return filepath.Join(append([]string{base}, parts...)...) }
+	for _, dir := range []string{"run", "real", "real/sub", "real/sub/deep", "var"} {
+		if err := os.Mkdir(at(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(at("real/sub/deep/file"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for link, to := range map[string]string{"var/run": at("real"), "real/inner": "sub", "var/file": at("real/sub/deep/file")} {
+		if err := os.Symlink(to, at(link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		paths []string
+		reach string
+	}{
+		{"a link on the way", []string{at("var/run/sub")}, at("var/run/sub/deep/file")},
+		{"a link, and one below it", []string{at("var/run"), at("var/run/sub")}, at("var/run/sub/deep/file")},
+		{"links in a piece", []string{at("real"), at("real/inner"), at("var/run/inner/deep")}, at("real/inner/deep/file")},
+		{"a file", []string{at("var/file")}, at("var/file")},
+		{"the same twice", []string{at("real"), at("var/run"), at("real"), at("var/run")}, at("var/run/sub/deep/file")},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tree := func() string {
+				out, err := exec.Command("find", base, "-not", "-path", at("run", "*"), "-printf", "%p %y %l\n").Output()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return string(out)
+			}
+			before := tree()
+			spec := sleeper(at("run"))
+			spec.Path, spec.Args = "/bin/cat", []string{c.reach}
+			spec.Output = strings.ReplaceAll(c.name, " ", "-")
+			spec.Root = &Root{ReadOnly: append(c.paths, system...)}
+			ends(t, start(t, s, spec))
+			if b, err := os.ReadFile(at("run", spec.Output)); err != nil || string(b) != "x" {
+				t.Errorf("%s inside: %q, %v", c.reach, b, err)
+			}
+			if d := cmp.Diff(before, tree()); d != "" {
+				t.Errorf("the host's files changed: %s", d)
+			}
+		})
+	}
+}
+
 func TestSlave(t *testing.T) {
 	s, shared := starter(t), sharedMount(t)
 	source := t.TempDir()
@@ -445,14 +501,20 @@ func TestSlave(t *testing.T) {
 		}
 		return target
 	}
+	if err := os.WriteFile(filepath.Join(shared, "own"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	early := bind("early")
 	spec := sleeper(t.TempDir())
 	spec.Root = &Root{ReadOnly: system, Slave: []string{shared}}
 	p := start(t, s, spec)
 	late := bind("late")
 	for _, target := range []string{early, late} {
-		if _, err := os.Stat(inside(p.id.PID, target+"/file")); err != nil {
-			t.Errorf("not seen inside: %v", err)
+		if err := os.WriteFile(inside(p.id.PID, target+"/file"), []byte("x"), 0o600); err != nil {
+			t.Errorf("not seen, or not writable, inside: %v", err)
+		}
+		if err := os.WriteFile(inside(p.id.PID, shared+"/own"), []byte("x"), 0o600); !errors.Is(err, unix.EROFS) {
+			t.Errorf("write to the directory itself: %v, want read-only file system", err)
 		}
 		// Without MNT_DETACH: it fails where the jail holds the mount.
 		if err := unix.Unmount(target, 0); err != nil {

@@ -259,7 +259,7 @@ func TestFindWaits(t *testing.T) {
 	if err := os.Rename(name, name+".away"); err != nil {
 		t.Fatal(err)
 	}
-	q, err := Find(dir)
+	q, err := find(soon(t), dir)
 	if want := fmt.Sprint("but [", p.Identity().PID, "] have its lock"); !errors.Is(err, ErrHeld) || !strings.Contains(err.Error(), want) {
 		t.Errorf("Find = %v, %v; want ErrHeld and %q", q, err, want)
 	}
@@ -270,6 +270,13 @@ func TestFindWaits(t *testing.T) {
 	if err := os.Rename(name+".away", name); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// soon is a context that ends before Find would.
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // A program may close every descriptor that it does not know, our lock too.
@@ -339,12 +346,29 @@ func TestChildrenLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 		ends(t, p)
-		if q, err := Find(dir); !errors.Is(err, ErrHeld) {
+		if q, err := find(soon(t), dir); !errors.Is(err, ErrHeld) {
 			t.Errorf("Find = %v, %v; want ErrHeld", q, err)
 		}
 		start(t, s, sleeper(dir))
 		gone(t, child)
 	})
+}
+
+// Whoever starts in the directory as soon as the process has ended is none of
+// the stopping one's business.
+func TestStopBesideStart(t *testing.T) {
+	s, dir := starter(t), t.TempDir()
+	p := start(t, s, sleeper(dir))
+	if err := p.Stop(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	q := start(t, s, sleeper(dir))
+	if err := p.Stop(t.Context(), time.Minute); err != nil {
+		t.Errorf("Stop of the former process: %v", err)
+	}
+	if alive, err := q.Identity().running(); !alive || err != nil {
+		t.Errorf("the later process: %v, %v", alive, err)
+	}
 }
 
 func TestStopEscalates(t *testing.T) {
@@ -400,10 +424,17 @@ func TestStartCancelled(t *testing.T) {
 			return err == nil && launching && id.PID > 0
 		})
 		// Alive it is, but not yet the process.
-		ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
-		defer cancel()
-		if p, err := find(ctx, dir); !errors.Is(err, ErrHeld) {
+		if p, err := find(soon(t), dir); !errors.Is(err, ErrHeld) {
 			t.Errorf("find while the launcher hangs = %v, %v; want ErrHeld", p, err)
+		}
+		// Nor is it what an ended process left behind.
+		if swept, err := sweepLast(t.Context(), dir); swept || err != nil {
+			t.Errorf("sweep while the launcher hangs = %v, %v", swept, err)
+		}
+		if id, _, err := readIdentity(dir); err != nil {
+			t.Error(err)
+		} else if alive, err := id.running(); !alive || err != nil {
+			t.Errorf("the launcher was killed: %v, %v", alive, err)
 		}
 	}()
 	p, err := s.Start(ctx, spec)

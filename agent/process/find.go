@@ -17,7 +17,11 @@ const settling = 2 * time.Second
 // the directory is locked after two seconds, and by no process that can be
 // returned.
 func Find(dir string) (*Process, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), settling)
+	return settled(context.Background(), dir)
+}
+
+func settled(ctx context.Context, dir string) (*Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, settling)
 	defer cancel()
 	return find(ctx, dir)
 }

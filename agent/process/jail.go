@@ -160,7 +160,15 @@ func (r *Root) pieces() ([]piece, []link, error) {
 		return around(kept, l.path) != nil // the link is in a piece
 	})
 	slices.SortFunc(links, func(a, b link) int { return strings.Compare(a.path, b.path) })
-	return kept, slices.Compact(links), nil
+	var outer []link
+	for _, l := range links {
+		// One below another is reached through that. Made as well, it would be
+		// made on the host, where the other leads to while the root is built.
+		if n := len(outer); n == 0 || !below(l.path, outer[n-1].path) {
+			outer = append(outer, l)
+		}
+	}
+	return kept, outer, nil
 }
 
 // around returns the innermost of pieces that path is or lies below.
@@ -168,13 +176,16 @@ func around(pieces []piece, path string) *piece {
 	var best *piece
 	for i := range pieces {
 		p := &pieces[i]
-		if path == p.path || strings.HasPrefix(path, p.path+"/") {
-			if best == nil || len(p.path) > len(best.path) {
-				best = p
-			}
+		if below(path, p.path) && (best == nil || len(p.path) > len(best.path)) {
+			best = p
 		}
 	}
 	return best
+}
+
+// below tells whether path is dir or lies below it.
+func below(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, dir+"/")
 }
 
 // look finds out what path is on the host.
@@ -185,6 +196,9 @@ func look(path string) (piece, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return piece{}, err
+	}
+	if below(real, staging) {
+		return piece{}, fmt.Errorf("%s: the root has a %s of its own", path, staging)
 	}
 	var st unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, real, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE|unix.STATX_MNT_ID, &st); err != nil {
@@ -210,7 +224,8 @@ func (p *piece) bind() error {
 	case readWrite:
 		m.attr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 	case slave:
-		m.flags |= unix.MS_REC // a copy of a slave is a slave of the same master
+		m.flags |= unix.MS_REC                                                           // a copy of a slave is a slave of the same master
+		m.attr = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV // of this mount, of none below it
 	}
 	return mount(m)
 }
@@ -222,7 +237,7 @@ func (p *piece) makeMountPoint(target string) error {
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(target, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := os.OpenFile(target, os.O_RDONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return err
 	}

@@ -157,39 +157,39 @@ func hasOpen(pid int, file os.FileInfo) bool {
 	return false
 }
 
-// sweep kills what the ended process id of dir left behind, and returns when
-// the lock is free, or ErrHeld where it is not id's children that hold it. The
-// launcher made the process the leader of a session; a pid is not given away
-// again while a session has its number.
-func sweep(ctx context.Context, dir string, id Identity) error {
-	for {
+// sweep kills what the ended process id of dir left behind, its children that
+// have the lock. It tells whether there were any, and returns when there are
+// none. The launcher made the process the leader of a session; the kernel gives
+// a number to no other process or session while one of its members lives.
+func sweep(ctx context.Context, dir string, id Identity) (bool, error) {
+	if alive, err := id.running(); err != nil || alive || id.PID <= 0 {
+		return false, err
+	}
+	for some := false; ; some = true {
 		taken, err := held(dir)
 		if err != nil || !taken {
-			return err
+			return some, err
 		}
 		all, err := holders(dir)
 		if err != nil {
-			return err
+			return some, err
 		}
-		var others []int
+		left := false
 		for _, h := range all {
 			s, err := readStat(h.PID)
-			if err != nil {
-				continue // it ended
+			if err != nil || s.session != id.PID || h.PID == id.PID {
+				continue // it ended; or it is a launcher, or somebody who looks
 			}
-			if s.session != id.PID {
-				others = append(others, h.PID)
-				continue
-			}
+			left = true
 			if err := h.signal(syscall.SIGKILL); err != nil {
-				return err
+				return some, err
 			}
 		}
-		if len(others) > 0 {
-			return fmt.Errorf("run directory %s: processes %v, which are not children of the ended process %d: %w", dir, others, id.PID, ErrHeld)
+		if !left {
+			return some, nil
 		}
 		if err := pause(ctx); err != nil {
-			return fmt.Errorf("run directory %s: children of the ended process %d do not end: %w: %w", dir, id.PID, ErrHeld, err)
+			return some, fmt.Errorf("children of the ended process %d do not end: %w: %w", id.PID, ErrHeld, err)
 		}
 	}
 }

@@ -19,6 +19,8 @@
 // The second lock, on the identity file itself, is closed by exec. The
 // children of the program inherit the first: as long as one of them lives
 // nothing else is started in the directory.
+//
+// It takes Linux 5.12, for mount_setattr(2).
 package process
 
 import (
@@ -31,7 +33,8 @@ import (
 var ErrHeld = errors.New("locked by another process")
 
 // A Spec describes one process. causeway-launch reads it as JSON from its
-// standard input.
+// standard input. The program starts in / with umask 022, no input, a session
+// of its own and no_new_privs, and inherits nothing else.
 //
 // With OwnPIDs the program is process 1 of a new namespace. Without, uid 0 lets
 // it kill every process of root on the host, capabilities or not, and enter by
@@ -63,7 +66,7 @@ type Spec struct {
 type Root struct {
 	ReadOnly  []string // host paths, files or directories, bound read-only at the same path; absent ones are left out
 	ReadWrite []string // host paths bound writable at the same path
-	Slave     []string // host paths bound as slaves: mounts that the host makes below them later appear inside
+	Slave     []string // host paths bound as slaves: mounts that the host makes below them later appear inside, with the host's flags; themselves read-only
 	Hide      []string // files covered with /dev/null where they exist
 }
 

@@ -48,27 +48,18 @@ func (s *Starter) start(ctx context.Context, spec Spec) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	swept := false
 	for {
-		if err := ctx.Err(); err != nil {
+		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		p, err := s.settled(ctx, spec.Dir)
-		switch {
-		case err == nil && p != nil:
-			return p, nil
-		case errors.Is(err, ErrHeld) && !swept:
-			id, _, err := readIdentity(spec.Dir)
-			if err != nil {
-				return nil, err
+		p, err := settled(ctx, spec.Dir)
+		if errors.Is(err, ErrHeld) {
+			if swept, failed := sweepLast(ctx, spec.Dir); failed != nil || swept {
+				err = failed
 			}
-			if err := sweep(ctx, spec.Dir, id); err != nil {
-				return nil, err
-			}
-			swept = true
-			continue
-		case err != nil:
-			return nil, err
+		}
+		if err != nil || p != nil {
+			return p, err
 		}
 		p, err = s.launch(ctx, spec, text)
 		if errors.Is(err, errRunning) {
@@ -80,10 +71,13 @@ func (s *Starter) start(ctx context.Context, spec Spec) (*Process, error) {
 	}
 }
 
-func (s *Starter) settled(ctx context.Context, dir string) (*Process, error) {
-	ctx, cancel := context.WithTimeout(ctx, settling)
-	defer cancel()
-	return find(ctx, dir)
+// sweepLast kills the children that the directory's last process left behind.
+func sweepLast(ctx context.Context, dir string) (bool, error) {
+	id, _, err := readIdentity(dir)
+	if err != nil {
+		return false, err
+	}
+	return sweep(ctx, dir, id)
 }
 
 // launch runs the launcher once. The text is spec as JSON.

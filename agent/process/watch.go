@@ -71,7 +71,8 @@ func (p *Process) stop(ctx context.Context, grace time.Duration) error {
 			return context.Cause(ctx)
 		}
 	}
-	return sweep(ctx, p.dir, p.id)
+	_, err := sweep(ctx, p.dir, p.id)
+	return err
 }
 
 // open returns a pidfd, or errEnded.

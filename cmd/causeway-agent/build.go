@@ -50,7 +50,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 			return ganesha.New(ganesha.Options{
 				RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS,
 				Lease: time.Duration(cfg.Gateway.Lease), Grace: time.Duration(cfg.Gateway.Grace),
-				Starter: starter, Logger: log.With("network", p.Network),
+				Mounts: mountTable{}, Starter: starter, Logger: log.With("network", p.Network),
 			})
 		},
 		Checks:      hostChecks(cfg, daemons),

@@ -22,6 +22,11 @@ func (mountTable) BindPath(source, target string, o mounts.BindOptions) error {
 	return mounts.BindPath(source, target, o)
 }
 
+// Bind serves package ganesha.
+func (mountTable) Bind(source, target string) error {
+	return mounts.BindPath(source, target, mounts.BindOptions{})
+}
+
 // virtiofsDaemons is package virtiofs's daemons as the agent wants them.
 type virtiofsDaemons struct{ d *virtiofs.Daemons }
 
