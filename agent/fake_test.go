@@ -296,7 +296,9 @@ func (s *server) Start(_ context.Context, exports func() []ganesha.Export) error
 	}
 	s.done, s.started = make(chan struct{}), time.Now()
 	for _, e := range es {
-		s.exports[e.ID] = e
+		if !s.amnesia {
+			s.exports[e.ID] = e
+		}
 	}
 	return nil
 }
