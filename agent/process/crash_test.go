@@ -267,6 +267,10 @@ func TestFindWaits(t *testing.T) {
 	if !errors.Is(err, ErrHeld) {
 		t.Errorf("Start = %v, %v; want ErrHeld", q, err)
 	}
+	q, err = s.Start(soon(t), sleeper(dir))
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Start = %v, %v; want the context's error", q, err)
+	}
 	if err := os.Rename(name+".away", name); err != nil {
 		t.Fatal(err)
 	}

@@ -13,17 +13,22 @@ const settling = 2 * time.Second
 
 // Find returns the process of a run directory, or nil where none runs or the
 // directory is not there. A zombie does not run. A launcher that an agent left
-// behind becomes the process in a moment, and Find waits for it. ErrHeld where
-// the directory is locked after two seconds, and by no process that can be
-// returned.
+// behind becomes the process or ends in a moment, and Find waits for that.
+// ErrHeld where the directory is still locked after two seconds, and by no
+// process that can be returned.
 func Find(dir string) (*Process, error) {
 	return settled(context.Background(), dir)
 }
 
+// settled is find with Find's patience, or less where ctx ends first.
 func settled(ctx context.Context, dir string) (*Process, error) {
-	ctx, cancel := context.WithTimeout(ctx, settling)
+	patient, cancel := context.WithTimeout(ctx, settling)
 	defer cancel()
-	return find(ctx, dir)
+	p, err := find(patient, dir)
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return p, err
 }
 
 func find(ctx context.Context, dir string) (*Process, error) {

@@ -25,7 +25,7 @@ var errRunning = errors.New("already running")
 func takeLock(dir string) error {
 	name := filepath.Join(dir, lockFile)
 	for {
-		fd, err := unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
+		fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
 		if err != nil {
 			return &os.PathError{Op: "open", Path: name, Err: err}
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -145,6 +146,14 @@ func TestStartFails(t *testing.T) {
 				t.Errorf("left behind: %v, %v", p, err)
 			}
 		})
+	}
+}
+
+func TestNoLauncher(t *testing.T) {
+	dir := t.TempDir()
+	p, err := (&Starter{Launcher: filepath.Join(dir, "absent")}).Start(t.Context(), sleeper(dir))
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "absent") {
+		t.Errorf("Start = %v, %v", p, err)
 	}
 }
 
