@@ -171,20 +171,24 @@ type guestEntry struct{ source, path, kind string }
 
 func (e *guestEntry) is(tag string) bool { return e.kind == "virtiofs" && e.source == tag }
 
-// mounted returns what is mounted on top at a path, nil where nothing is. The
-// mount table has it without symbolic links.
+// mounted returns what is mounted on top at a path, nil where nothing is.
 func (s *session) mounted(ctx context.Context, p string) (*guestEntry, error) {
-	switch out, err := s.exec(ctx, "readlink", "-f", p); {
-	case err == nil && path.IsAbs(out):
-		p = strings.TrimSuffix(out, "\n")
-	case err != nil && !errors.Is(err, ErrGuestRefused), ctx.Err() != nil:
-		return nil, err
-	} // else some of it does not exist yet, or is a dead mount
 	table, err := s.exec(ctx, "cat", "/proc/self/mounts")
 	if err != nil {
 		return nil, err
 	}
-	return topMount(table, p), nil
+	if top := topMount(table, p); top != nil {
+		return top, nil
+	}
+	// The table has paths without symbolic links.
+	real, err := s.exec(ctx, "readlink", "-f", p)
+	if errors.Is(err, ErrGuestRefused) && ctx.Err() == nil {
+		return nil, nil // some of it does not exist yet
+	}
+	if err != nil {
+		return nil, err
+	}
+	return topMount(table, strings.TrimSuffix(real, "\n")), nil
 }
 
 // topMount finds the last mount on a path in a table like /proc/mounts.

@@ -56,8 +56,8 @@ func (s *session) do(ctx context.Context, program string, args ...string) error 
 // execArguments of guest-exec.
 type execArguments struct {
 	Path    string   `json:"path"`
-	Arg     []string `json:"arg"`
-	Env     []string `json:"env"`
+	Arg     []string `json:"arg,omitempty"` // the agent refuses null
+	Env     []string `json:"env,omitempty"`
 	Capture bool     `json:"capture-output"`
 }
 

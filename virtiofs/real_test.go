@@ -50,7 +50,7 @@ func (w *world) run(t *testing.T, program string, args ...string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := s.exec(t.Context(), program, args...)
+	out, err := s.exec(limited(t, time.Minute), program, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,10 +96,22 @@ func TestAttachMountDetach(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(share, "from-guest")); err != nil || string(got) != "host" {
 		t.Errorf("host reads %q, %v", got, err)
 	}
-	for range 2 {
-		if err := w.host.GuestUnmount(ctx, m); err != nil {
-			t.Fatal(err)
-		}
+	held := &session{h: w.host, uuid: guestUUID}
+	if err := held.ask(ctx, "guest-exec", execArguments{Path: "sh", Arg: []string{"-c", `cd "$1" && exec sleep 1000`, "sh", m.Path}}, &struct{}{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := wait(waiting, func() bool { return held.do(ctx, "pidof", "sleep") == nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.host.GuestUnmount(ctx, m); !errors.Is(err, ErrGuestBusy) {
+		t.Errorf("unmount of what sleep uses = %v, want ErrGuestBusy", err)
+	}
+	w.run(t, "killall", "sleep")
+	if err := wait(waiting, func() bool { return w.host.GuestUnmount(ctx, m) == nil }); err != nil {
+		t.Errorf("unmount when nobody uses it: %v", err)
+	}
+	if err := w.host.GuestUnmount(ctx, m); err != nil {
+		t.Fatal(err)
 	}
 	for range 2 {
 		if err := w.host.Detach(ctx, d); err != nil {
