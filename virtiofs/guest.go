@@ -22,7 +22,7 @@ type GuestMount struct {
 func ValidateGuestPath(p string) error {
 	switch {
 	case !path.IsAbs(p) || path.Clean(p) != p || p == "/":
-		return fmt.Errorf("guest path %q: want an absolute path below /, without . and ..", p)
+		return fmt.Errorf("guest path %q: want an absolute path below / without dot elements", p)
 	case len(p) > 4095:
 		return fmt.Errorf("guest path: it has %d bytes, and Linux allows 4095", len(p))
 	case !utf8.ValidString(p) || strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f }):

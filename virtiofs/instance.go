@@ -110,7 +110,7 @@ func freePorts(doc string, controllers []libvirtxml.DomainController) (int, erro
 	slots := map[uint64]map[uint64]bool{} // by bus
 	for _, dev := range used.Devices.Any {
 		for _, a := range dev.Address {
-			if a.Type != "pci" {
+			if a.Type != "pci" || a.Bus == "" || a.Slot == "" { // libvirt assigns the latter at start
 				continue
 			}
 			bus, err := strconv.ParseUint(a.Bus, 0, 16)
