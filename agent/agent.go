@@ -60,6 +60,8 @@ type Agent struct {
 
 	metrics *metrics
 
+	views sync.Mutex // guards the directories that gateways see, and the making of those below; never held with mu
+
 	mu       sync.Mutex
 	objects  map[objectKey]*object
 	groups   map[string]*group

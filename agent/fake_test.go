@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +34,7 @@ type host struct {
 	log        []string
 	shares     map[string]bool   // at the backend
 	mounted    map[string]string // target -> what
+	sharing    map[string]bool   // directories that are being made shared
 	gone       map[string]bool
 	namespaces map[string]bool
 	drift      bool
@@ -49,7 +51,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	h := &host{
-		t: t, shares: map[string]bool{"docs": true, "music": true}, mounted: map[string]string{}, gone: map[string]bool{},
+		t: t, shares: map[string]bool{"docs": true, "music": true}, mounted: map[string]string{}, sharing: map[string]bool{}, gone: map[string]bool{},
 		namespaces: map[string]bool{}, bridges: map[string]bool{"br-blue": true, "br-red": true}, gateways: map[string]*server{},
 		daemons: map[string]chan struct{}{}, instances: map[string]*Instance{}, guests: map[string]bool{},
 	}
@@ -206,9 +208,18 @@ func (h table) BindPath(source, target string, _ mounts.BindOptions) error {
 	return nil
 }
 
+// Shared stacks a second mount where two call it at once, as the kernel does.
 func (h table) Shared(dir string) error {
 	h.mu.Lock()
+	if h.sharing[dir] {
+		h.t.Errorf("made %s shared twice at once", dir)
+	}
+	h.sharing[dir] = true
+	h.mu.Unlock()
+	runtime.Gosched()
+	h.mu.Lock()
 	defer h.mu.Unlock()
+	delete(h.sharing, dir)
 	h.mounted[dir] = "itself"
 	return nil
 }

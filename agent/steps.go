@@ -155,26 +155,53 @@ func (a *Agent) removeMountpoint(ctx context.Context, target string) error {
 
 // makeView shows a share below the directory that its gateway sees.
 func (a *Agent) makeView(ctx context.Context, m member) error {
-	dir := a.at.exports(m.rec.Export.Network)
-	if err := a.shareDir(dir); err != nil {
-		return err
-	}
 	target := a.at.view(m.rec.Export.Network, m.key.id)
-	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := a.shareDir(m.rec.Export.Network, target); err != nil {
 		return err
 	}
 	return a.o.Mounts.BindPath(a.at.mount(m.rec.Export.Mount), target, mounts.BindOptions{})
 }
 
-func (a *Agent) shareDir(dir string) error {
+// shareDir makes the directory that a network's gateway sees, and the
+// directories of views below it. The groups of the network and of its shares
+// come here at the same time. Without the lock two shared mounts were stacked,
+// and a view below the lower one could neither be seen nor taken away; and a
+// gateway that was being stopped took the mount from under a new view.
+func (a *Agent) shareDir(network string, views ...string) error {
+	a.views.Lock()
+	defer a.views.Unlock()
+	dir := a.at.exports(network)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return a.o.Mounts.Shared(dir)
+	if err := a.o.Mounts.Shared(dir); err != nil {
+		return err
+	}
+	for _, v := range views {
+		if err := os.Mkdir(v, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// unshareDir takes that directory away, unless a new view has come.
+func (a *Agent) unshareDir(ctx context.Context, network string) error {
+	a.views.Lock()
+	defer a.views.Unlock()
+	dir := a.at.exports(network)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("remove %s: there is a view of %s: %w", dir, entries[0].Name(), drivers.ErrBusy)
+	}
+	return a.removeMountpoint(ctx, dir)
 }
 
 func (a *Agent) startGateway(ctx context.Context, g *group, k reconcile.Key, m member) error {
-	if err := a.shareDir(a.at.exports(m.key.id)); err != nil {
+	if err := a.shareDir(m.key.id); err != nil {
 		return err
 	}
 	server := a.server(m.key.id, m.rec.Network)
@@ -251,7 +278,7 @@ func (a *Agent) stopGateway(ctx context.Context, m member) error {
 	if err := a.server(m.key.id, m.rec.Network).Stop(ctx, ganesha.StopOptions{Forget: true}); err != nil {
 		return err
 	}
-	return a.removeMountpoint(ctx, a.at.exports(m.key.id))
+	return a.unshareDir(ctx, m.key.id)
 }
 
 func (a *Agent) deviceOf(m member) Device {

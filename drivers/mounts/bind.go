@@ -164,7 +164,8 @@ func attach(dir, at int, attrs ...unix.MountAttr) error {
 
 // Shared makes dir a mount of itself with shared propagation, so that mounts
 // made below it reach its slaves. Already so is success; a mount there that is
-// not shared yet is made so, and none is ever stacked on it.
+// not shared yet is made so, and none is stacked on it. Two calls for one
+// directory at the same time might, so the caller runs one at a time.
 func Shared(dir string) error {
 	if err := shared(dir); err != nil {
 		return fmt.Errorf("share mounts below %s: %w", dir, err)
