@@ -378,8 +378,9 @@ func (g *Gateway) busSpec() process.Spec {
 			ReadOnly:  append(system(), g.path(confDir)),
 			ReadWrite: []string{g.path(sockDir)},
 		},
-		Caps:   []string{},
-		NoFile: 1024,
+		Caps:    []string{},
+		NoFile:  1024,
+		OwnPIDs: true, // uid 0 could signal every process of the host otherwise
 	}
 }
 
@@ -416,7 +417,8 @@ func (g *Gateway) ganeshaSpec() process.Spec {
 				"/usr/lib64/ganesha/libganesha_rados_urls.so",
 			},
 		},
-		Caps:   []string{"chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setgid", "setuid"},
-		NoFile: 65536,
+		Caps:    []string{"chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setgid", "setuid"},
+		NoFile:  65536,
+		OwnPIDs: true, // uid 0 could signal every process of the host otherwise
 	}
 }
