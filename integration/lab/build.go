@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -16,7 +17,7 @@ type Programs struct {
 
 // BuildOptions of Programs.
 type BuildOptions struct {
-	CrashPoints bool // the agent dies where CAUSEWAY_CRASH_AT says
+	CrashPoints bool // the agent, or its launcher, dies where CAUSEWAY_CRASH_AT says
 	Race        bool // the agent has the race detector
 }
 
@@ -32,19 +33,18 @@ func Build(ctx context.Context, o BuildOptions) (*Programs, error) {
 	if err != nil {
 		return nil, err
 	}
-	agent := []string{"go", "-C", root, "build", "-buildvcs=false", "-o", dir + "/"}
+	build := []string{"go", "-C", root, "build", "-buildvcs=false", "-o", dir + "/"}
+	agent, launch := slices.Clone(build), append([]string{"env", "CGO_ENABLED=0"}, build...)
 	if o.CrashPoints {
-		agent = append(agent, "-tags", "crashpoints")
+		agent, launch = append(agent, "-tags", "crashpoints"), append(launch, "-tags", "crashpoints")
 	}
 	if o.Race {
 		agent = append(agent, "-race")
 	}
-	for _, build := range [][]string{
-		append(agent, "./cmd/causeway-agent"),
-		{"go", "-C", root, "build", "-buildvcs=false", "-o", dir + "/", "./cmd/causeway"},
-		{"env", "CGO_ENABLED=0", "go", "-C", root, "build", "-buildvcs=false", "-o", dir + "/", "./cmd/causeway-launch"},
+	for _, argv := range [][]string{
+		append(agent, "./cmd/causeway-agent"), append(build, "./cmd/causeway"), append(launch, "./cmd/causeway-launch"),
 	} {
-		if _, err := command(ctx, build...); err != nil {
+		if _, err := command(ctx, argv...); err != nil {
 			return nil, err
 		}
 	}
