@@ -281,6 +281,7 @@ func TestRefusals(t *testing.T) {
 		{"tag of 37 bytes", attach(func(at *Attachment) { at.Tag = strings.Repeat("x", 37) }), Invalid, BadTag},
 		{"tag not printable", attach(func(at *Attachment) { at.Tag = "a\x07" }), Invalid, BadTag},
 		{"tag in another script", attach(func(at *Attachment) { at.Tag = "документ" }), Invalid, BadTag},
+		{"tag of a block device", attach(func(at *Attachment) { at.Tag = "UUID=x" }), Invalid, BadTag},
 		{"relative mount path", attach(func(at *Attachment) { at.MountAt = "mnt" }), Invalid, BadMountPath},
 		{"mount path that climbs", attach(func(at *Attachment) { at.MountAt = "/mnt/../etc" }), Invalid, BadMountPath},
 		{"source missing", attach(func(at *Attachment) { at.Connection.Source = "none" }), NotFound, ShareNotFound},

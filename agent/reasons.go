@@ -56,6 +56,7 @@ const (
 	NoSharedMemory     Reason = "no_shared_memory"
 	NoFreePort         Reason = "no_free_port"
 	NoVirtiofsd        Reason = "no_virtiofsd"
+	DaemonEnded        Reason = "virtiofsd_ended"
 	LibvirtUnavailable Reason = "libvirt_unavailable"
 	GuestBusy          Reason = "guest_busy"
 	GuestAgentAbsent   Reason = "guest_agent_absent"

@@ -20,6 +20,8 @@ var (
 	idPattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 	tagPattern    = regexp.MustCompile(`^[!-~]{1,36}$`)
 	bridgePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`)
+	// mount(8) takes such words for the names of block devices.
+	deviceTag     = regexp.MustCompile(`^(?i:LABEL|UUID|PARTLABEL|PARTUUID|ID)=`)
 	pseudoPattern = regexp.MustCompile(`^(/[A-Za-z0-9._@+-]{1,255})+$`)
 )
 
@@ -57,6 +59,9 @@ func (a *Agent) checkAttachment(at Attachment) error {
 	}
 	if !tagPattern.MatchString(at.Tag) {
 		return invalid(BadTag, "tag %s: use 1 to 36 bytes of printable ASCII without spaces", quote(at.Tag))
+	}
+	if deviceTag.MatchString(at.Tag) {
+		return invalid(BadTag, "tag %s: mount would take it for the name of a block device", quote(at.Tag))
 	}
 	if p := at.MountAt; p != "" && (!path.IsAbs(p) || path.Clean(p) != p || p == "/" || len(p) > 1024 || !printable(p)) {
 		return invalid(BadMountPath, "mount path %s: give a clean absolute path in the guest, for example /mnt/docs", quote(p))

@@ -100,6 +100,7 @@ func libvirtError(err error) error {
 		{virtiofs.ErrBadTag, agent.Invalid, agent.BadTag, "the tag cannot be used: choose another"},
 		{virtiofs.ErrTagTaken, agent.Precondition, agent.TagTaken, "the tag is taken in the instance: choose another"},
 		{virtiofs.ErrNoPort, agent.Precondition, agent.NoFreePort, "the instance has no free PCIe root port: detach something, or give its domain more and restart it"},
+		{virtiofs.ErrNoListener, agent.Unavailable, agent.DaemonEnded, "the virtiofsd ended before the instance took it: it will be tried again"},
 		{virtiofs.ErrGuestBusy, agent.Precondition, agent.GuestBusy, "the guest does not let go of the device: end what uses it there, then repeat the call"},
 		{virtiofs.ErrGuestAgent, agent.Precondition, agent.GuestAgentAbsent, "no guest agent answers: start qemu-guest-agent in the guest, or mount the tag there by hand"},
 		{virtiofs.ErrGuestRefused, agent.Precondition, agent.GuestRefused, "the guest could not do it"},
