@@ -278,7 +278,7 @@ func (c *Client) do(ctx context.Context, build func(*encoder), parse func(*decod
 // lost connection leaves open whether the call was executed: only the same
 // call may use its sequence number again (RFC 8881 section 2.10.6.1).
 func (c *Client) doLocked(ctx context.Context, build func(*encoder), parse func(*decoder) error) error {
-	delay := c.o.Timing.Retry
+	delay := time.Duration(0) // a new session is made at once, a second one after a while
 	for {
 		err := c.ready(ctx)
 		if err == nil {
@@ -298,6 +298,7 @@ func (c *Client) doLocked(ctx context.Context, build func(*encoder), parse func(
 			if late := wait(ctx, &delay, c.o.Timing.RetryMax); late != nil {
 				return fmt.Errorf("%w: %w", late, err)
 			}
+			delay = max(delay, c.o.Timing.Retry)
 		default:
 			return err
 		}
