@@ -118,10 +118,22 @@ func (n *node) unchanged(ctx context.Context, want lab.HostState) {
 	}
 }
 
+// settles waits until the host is as want says: a network's gateway goes only
+// after the call that deleted its last export has returned.
+func (n *node) settles(ctx context.Context, want lab.HostState) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	until(ctx, n.t, "the host differs", func() (bool, error) {
+		diff := n.state(ctx).Diff(want)
+		return diff == "", errors.New(diff)
+	})
+}
+
 // finish ends the agent, and fails the test unless the host is as before it.
 func (n *node) finish(ctx context.Context) {
 	n.t.Helper()
-	n.unchanged(ctx, n.before)
+	n.settles(ctx, n.before)
 	if err := n.Stop(); err != nil {
 		n.t.Error(err)
 	}

@@ -1,0 +1,343 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/agent/reconcile"
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/nfs41"
+)
+
+// A verb of the kill matrix. Each of its cases begins where setup and before
+// lead to, and after leads back to where setup led to.
+type verb struct {
+	name            string
+	setup, teardown func(context.Context, *node)
+	before, after   func(context.Context, *node)
+	call            func(context.Context, *node) error // required
+	check           func(context.Context, *node)       // that it did what it should, besides the state of the host
+	maybe           []crashpoint.Point                 // passed in some runs alone; another verb always passes them
+}
+
+func docsVM1() *nodev1.Attachment {
+	a := attached("docs-vm1", "docs")
+	a.MountAt = "/mnt/docs"
+	return a
+}
+
+func readOnlyDocs() *nodev1.Export {
+	e := exported("docs", "docs")
+	e.Rules = []*nodev1.AccessRule{rule("10.77.0.0/24", nodev1.Level_LEVEL_RO)}
+	return e
+}
+
+func verbs() []verb {
+	attach := func(ctx context.Context, n *node) error {
+		_, err := n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: docsVM1()})
+		return err
+	}
+	detach := func(ctx context.Context, n *node) error {
+		_, err := n.attachments.Detach(ctx, &nodev1.DetachRequest{Id: "docs-vm1"})
+		return err
+	}
+	putNetwork := func(ctx context.Context, n *node) error {
+		_, err := n.networks.Put(ctx, &nodev1.PutNetworkRequest{Network: blueNetwork()})
+		return err
+	}
+	deleteNetwork := func(ctx context.Context, n *node) error {
+		_, err := n.networks.Delete(ctx, &nodev1.DeleteNetworkRequest{Id: "blue"})
+		return err
+	}
+	put := func(e *nodev1.Export) func(context.Context, *node) error {
+		return func(ctx context.Context, n *node) error {
+			_, err := n.exports.Put(ctx, &nodev1.PutExportRequest{Export: e})
+			return err
+		}
+	}
+	deleteExport := func(ctx context.Context, n *node) error {
+		_, err := n.exports.Delete(ctx, &nodev1.DeleteExportRequest{Id: "docs"})
+		return err
+	}
+	deleteMusic := func(ctx context.Context, n *node) error {
+		_, err := n.exports.Delete(ctx, &nodev1.DeleteExportRequest{Id: "music"})
+		return err
+	}
+	must := func(calls ...func(context.Context, *node) error) func(context.Context, *node) {
+		return func(ctx context.Context, n *node) {
+			n.t.Helper()
+			for _, call := range calls {
+				n.must(call(ctx, n))
+			}
+		}
+	}
+	return []verb{
+		{name: "network create", call: putNetwork, after: must(deleteNetwork)},
+		{name: "network delete", before: must(putNetwork), call: deleteNetwork},
+		// Its view may come before or after the gateway that it starts, which
+		// takes what is there along.
+		{name: "export create", setup: must(putNetwork), call: put(exported("docs", "docs")), check: servesWritable,
+			after: must(deleteExport), teardown: must(deleteNetwork), maybe: []crashpoint.Point{
+				crashpoint.At(crashpoint.StepBegin, "export", "create"), crashpoint.At(crashpoint.StepEnd, "export", "create"),
+				crashpoint.ExportFile, crashpoint.ExportAdded}},
+		{name: "further export create", setup: must(putNetwork, put(exported("music", "music"))), call: put(exported("docs", "docs")),
+			check: servesBoth, after: must(deleteExport), teardown: must(deleteMusic, deleteNetwork)},
+		{name: "export update", setup: must(putNetwork, put(exported("docs", "docs"))), call: put(readOnlyDocs()), check: servesReadOnly,
+			after: must(put(exported("docs", "docs"))), teardown: must(deleteExport, deleteNetwork)},
+		{name: "export delete", setup: must(putNetwork), before: must(put(exported("docs", "docs"))), call: deleteExport,
+			teardown: must(deleteNetwork)},
+		{name: "attach", call: attach, check: guestReads, after: must(detach)},
+		{name: "detach", before: must(attach), call: detach, check: guestIsFree},
+	}
+}
+
+func servesWritable(ctx context.Context, n *node) { serves(ctx, n, "docs") }
+
+func servesBoth(ctx context.Context, n *node) { serves(ctx, n, "docs music") }
+
+// serves looks at the whole gateway, and writes to docs.
+func serves(ctx context.Context, n *node, want string) {
+	n.t.Helper()
+	c := dial(ctx, n.t, n.client, gateway4)
+	defer closeClient(ctx, n.t, c)
+	if got, err := listing(ctx, c, "/"); err != nil || got != want {
+		n.t.Errorf("the gateway shows %q, %v; want %q", got, err, want)
+	}
+	if err := c.WriteFile(ctx, "/docs/new", []byte("new"), 0o644); err != nil {
+		n.t.Error(err)
+	}
+	if err := c.Remove(ctx, "/docs/new"); err != nil {
+		n.t.Error(err)
+	}
+}
+
+func servesReadOnly(ctx context.Context, n *node) {
+	n.t.Helper()
+	c := dial(ctx, n.t, n.client, gateway4)
+	defer closeClient(ctx, n.t, c)
+	if data, err := c.ReadFile(ctx, "/docs/hello"); err != nil || string(data) != "from docs\n" {
+		n.t.Errorf("hello reads %q, %v", data, err)
+	}
+	if err := c.WriteFile(ctx, "/docs/new", []byte("new"), 0o644); !errors.Is(err, nfs41.ROFS) {
+		n.t.Errorf("write: %v, want %v", err, nfs41.ROFS)
+	}
+}
+
+func guestReads(ctx context.Context, n *node) {
+	n.t.Helper()
+	if got := n.in(ctx, "cat /mnt/docs/hello; grep -c /mnt/docs /proc/mounts"); got != "from docs\n1" {
+		n.t.Errorf("the guest reads %q, want one mount", got)
+	}
+}
+
+func guestIsFree(ctx context.Context, n *node) {
+	n.t.Helper()
+	if got := n.in(ctx, "grep -c virtiofs /proc/mounts || true"); got != "0" {
+		n.t.Errorf("the guest has %s virtiofs mounts", got)
+	}
+}
+
+// TestKillMatrix kills the agent at every crash point that a verb passes, the
+// adoption before it included, and at each passing. Which they are is learned
+// from an undisturbed run. Then an agent that nobody kills starts over the same
+// directories, and the same call has to lead to the same host.
+func TestKillMatrix(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, 8*time.Minute)
+	programs, err := lab.Build(ctx, lab.BuildOptions{CrashPoints: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.share(t, "docs")
+	w.share(t, "music")
+	n := w.started(ctx, t, lab.AgentOptions{Programs: programs})
+	passed := map[crashpoint.Point]bool{}
+	cases := 0
+	for _, v := range verbs() {
+		t.Run(v.name, func(t *testing.T) {
+			n := n.within(t)
+			begin := time.Now()
+			v.do(ctx, n, v.setup)
+			base := n.state(ctx)
+			points, want := v.learn(ctx, n, base)
+			n.settles(ctx, base)
+			for _, p := range points {
+				passed[p.point] = true
+				t.Run(p.String(), func(t *testing.T) {
+					cases++
+					v.kill(ctx, n.within(t), p, want)
+					n.within(t).settles(ctx, base)
+				})
+			}
+			v.do(ctx, n, v.teardown)
+			t.Logf("%d cases in %s", len(points), time.Since(begin).Round(time.Millisecond))
+		})
+	}
+	for _, p := range everyPoint() {
+		if !passed[p] {
+			t.Errorf("no verb passes %s", p)
+		}
+	}
+	t.Logf("%d cases", cases)
+	n.finish(ctx)
+}
+
+// within is the same node in a subtest.
+func (n *node) within(t *testing.T) *node {
+	sub := *n
+	sub.t = t
+	return &sub
+}
+
+func (v verb) do(ctx context.Context, n *node, what func(context.Context, *node)) {
+	n.t.Helper()
+	if what != nil {
+		what(ctx, n)
+	}
+}
+
+// A passing of a crash point.
+type passing struct {
+	point crashpoint.Point
+	nth   int
+}
+
+func (p passing) String() string { return fmt.Sprintf("%s#%d", p.point, p.nth) }
+
+// learn runs a verb undisturbed. It returns the points that it passes, and
+// the host after it.
+func (v verb) learn(ctx context.Context, n *node, base lab.HostState) ([]passing, lab.HostState) {
+	n.t.Helper()
+	v.do(ctx, n, v.before)
+	n.kill()
+	trace := filepath.Join(n.t.TempDir(), "trace")
+	n.must(os.Setenv("CAUSEWAY_CRASH_LOG", trace))
+	defer func() { n.must(os.Unsetenv("CAUSEWAY_CRASH_LOG")) }()
+	n.start(ctx)
+	n.must(v.call(ctx, n))
+	v.do(ctx, n, v.check)
+	want := base
+	if v.after == nil { // it takes back what before did
+		n.settles(ctx, base)
+	} else {
+		want = n.state(ctx)
+	}
+	n.kill()
+	text, err := os.ReadFile(trace)
+	n.must(err)
+	n.must(os.Unsetenv("CAUSEWAY_CRASH_LOG"))
+	n.start(ctx)
+	v.do(ctx, n, v.after)
+	points := slices.DeleteFunc(passings(string(text)), func(p passing) bool { return slices.Contains(v.maybe, p.point) })
+	return points, want
+}
+
+func passings(trace string) []passing {
+	var ps []passing
+	counts := map[crashpoint.Point]int{}
+	add := func(p crashpoint.Point) {
+		counts[p]++
+		ps = append(ps, passing{p, counts[p]})
+	}
+	for _, line := range strings.Fields(trace) {
+		p := crashpoint.Point(line)
+		if strings.HasPrefix(line, "launch.") {
+			// Each launcher counts for itself, and in its jail it sees no log.
+			if counts[p] == 0 && p == crashpoint.LaunchLocked {
+				add(crashpoint.LaunchLocked)
+				add(crashpoint.LaunchIdentified)
+				add(crashpoint.LaunchConfined)
+			}
+			continue
+		}
+		add(p)
+	}
+	return ps
+}
+
+// kill is one case.
+func (v verb) kill(ctx context.Context, n *node, p passing, want lab.HostState) {
+	n.t.Helper()
+	v.do(ctx, n, v.before)
+	n.kill()
+	logged := logSize(n)
+	n.must(n.Launch(p.String()))
+	// It may die on its way up, while it adopts what is there.
+	dying, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	called := n.WaitInSync(dying)
+	if called == nil {
+		if strings.HasPrefix(string(p.point), "launch.") {
+			v.killLauncher(ctx, n, p, logged)
+		} else {
+			called = v.call(dying, n)
+			if err := n.WaitKilled(dying); err != nil {
+				n.t.Errorf("armed and not hit, the call ended with %v: %v", called, err)
+			}
+		}
+	}
+	if n.Running() {
+		n.kill()
+	}
+	n.start(ctx)
+	if err := v.call(ctx, n); err != nil {
+		n.t.Fatalf("the same call again: %v", err)
+	}
+	v.do(ctx, n, v.check)
+	n.settles(ctx, want)
+	v.do(ctx, n, v.after)
+}
+
+// killLauncher lets launchers die until the agent has noticed, and kills the
+// agent then.
+func (v verb) killLauncher(ctx context.Context, n *node, p passing, logged int64) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- v.call(ctx, n) }()
+	until(ctx, n.t, "armed and not hit: "+p.String(), func() (bool, error) {
+		data, err := os.ReadFile(n.LogFile())
+		return err == nil && strings.Contains(string(data[logged:]), "the launcher was killed"), err
+	})
+	n.kill()
+	if err := <-ended; err == nil {
+		n.t.Error("the call succeeded although nothing could be launched")
+	}
+}
+
+func logSize(n *node) int64 {
+	info, err := os.Stat(n.LogFile())
+	n.must(err)
+	return info.Size()
+}
+
+// everyPoint lists what some verb has to pass. A gateway's export is changed
+// in place, and so is a gateway that is adopted; nothing else is.
+func everyPoint() []crashpoint.Point {
+	points := []crashpoint.Point{
+		crashpoint.LedgerPut, crashpoint.LedgerDelete, crashpoint.ProcessForked,
+		crashpoint.LaunchLocked, crashpoint.LaunchIdentified, crashpoint.LaunchConfined,
+		crashpoint.NetnsCreated, crashpoint.NetnsLink, crashpoint.NetnsAddressed,
+		crashpoint.GatewayBus, crashpoint.GatewayStarted, crashpoint.ExportFile, crashpoint.ExportAdded,
+		crashpoint.DeviceAttached, crashpoint.DeviceUnplug,
+	}
+	for _, k := range reconcile.Kinds() {
+		changes := []reconcile.Verb{reconcile.Create, reconcile.Remove}
+		if slices.Contains([]reconcile.Kind{reconcile.Gateway, reconcile.Export}, k) {
+			changes = append(changes, reconcile.Update)
+		}
+		for _, c := range changes {
+			points = append(points, crashpoint.At(crashpoint.StepBegin, k.String(), string(c)), crashpoint.At(crashpoint.StepEnd, k.String(), string(c)))
+		}
+	}
+	return points
+}
