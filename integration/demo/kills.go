@@ -55,6 +55,7 @@ func (d *demo) kills(ctx context.Context) {
 		}
 		return w.WaitMore(ctx, lines)
 	})
+	d.table(d.causeway(ctx, "gateway list"))
 	if d.err != nil {
 		return
 	}

@@ -42,6 +42,10 @@ func run(verbose bool) int {
 	ctx, cancel := context.WithTimeout(signalled, limit)
 	defer cancel()
 
+	if err := lab.Ready(); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		return 1
+	}
 	begin := time.Now()
 	d := &demo{transcript: transcript{out: os.Stdout, verbose: verbose}}
 	err := d.play(ctx)

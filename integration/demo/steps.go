@@ -87,9 +87,6 @@ func (d *demo) machine(ctx context.Context) {
 }
 
 func (d *demo) makePool(ctx context.Context) (err error) {
-	if err := lab.Ready(); err != nil {
-		return err
-	}
 	if d.pool, err = lab.NewPool(ctx, poolSize); err != nil {
 		return err
 	}
@@ -176,19 +173,17 @@ func (d *demo) overVirtiofs(ctx context.Context) {
 
 // silence is how long the other tenant's client waits for an answer of a
 // gateway that must not answer; blue's answers in less than a millisecond.
-const silence = 500 * time.Millisecond
+const silence = 300 * time.Millisecond
 
 // otherTenant has the same addresses on another bridge, and must see nothing.
 func (d *demo) otherTenant(ctx context.Context) {
 	d.heading("Another tenant, with the same addresses")
 	d.causeway(ctx, "network create red --bridge br-red --address "+gateway4+"/24 --address "+gateway6+"/64")
-	d.step(ctx, "red's client asks "+gateway4+" and "+gateway6+" before red has an export", d.nobodyAnswers)
-	d.note("nobody answers")
+	d.step(ctx, "before red has an export, nobody answers "+gateway4+" or "+gateway6, d.nobodyAnswers)
 	d.causeway(ctx, "export create plans --network red --source local:plans --allow 10.77.0.0/24=rw --allow fd77::/64=rw")
-	d.step(ctx, "red's client looks for blue's share, by IPv4 and IPv6", func(ctx context.Context) error {
+	d.step(ctx, "red's client, by IPv4 and IPv6, sees plans and finds no docs", func(ctx context.Context) error {
 		return errors.Join(d.seesOnlyPlans(ctx, gateway4), d.seesOnlyPlans(ctx, gateway6))
 	})
-	d.note("it sees plans; docs: %v", nfs41.NOENT)
 }
 
 func (d *demo) nobodyAnswers(ctx context.Context) error {
@@ -229,12 +224,8 @@ func (d *demo) seesOnlyPlans(ctx context.Context, address string) (err error) {
 	if _, err := c.ReadDir(ctx, "/plans"); err != nil {
 		return err
 	}
-	for _, path := range []string{"/docs", "/docs/hello", "/plans/../docs"} {
-		if _, err := c.Stat(ctx, path); err == nil {
-			return fmt.Errorf("red's client finds blue's %s", path)
-		} else if path == "/docs" && !errors.Is(err, nfs41.NOENT) {
-			return err
-		}
+	if _, err := c.Stat(ctx, "/docs"); !errors.Is(err, nfs41.NOENT) {
+		return fmt.Errorf("red's client asks for blue's /docs, and the answer is %v, want %v", err, nfs41.NOENT)
 	}
 	return nil
 }

@@ -23,12 +23,13 @@ type transcript struct {
 // The layout: a line for a step is as wide as a terminal at least is.
 const (
 	indent    = "  "
-	textWidth = 68 // up to the column of times
-	timeWidth = 10
+	textWidth = 70 // up to the column of times
+	timeWidth = 9
 )
 
-// stepLimit is for each step; only a guest's boot may need more.
-const stepLimit = time.Minute
+// stepLimit is for each step; only a guest's boot may need more. The command
+// line waits a minute, and then says why.
+const stepLimit = 70 * time.Second
 
 // heading of the steps that follow.
 func (t *transcript) heading(text string) {
@@ -80,7 +81,7 @@ func (t *transcript) table(text string) {
 		return
 	}
 	for line := range strings.Lines(text) {
-		fmt.Fprint(t.out, indent+"  ", line)
+		fmt.Fprint(t.out, indent+"     "+line)
 	}
 }
 
