@@ -3,10 +3,14 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -101,11 +105,15 @@ func outside(argv []string) (code int, err error) {
 	if os.Geteuid() != 0 {
 		return 1, errors.New("needs root, for namespaces, mounts and links")
 	}
-	dir, err := os.MkdirTemp("", "cwl")
+	dir, err := shortDir()
 	if err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	// It is the temporary directory of those inside, of other users too.
+	if err := os.Chmod(dir, os.ModeSticky|0o777); err != nil {
+		return 1, err
+	}
 
 	cmd := exec.Command(argv[0], argv[1:]...)
 	// At the end of a program with the race detector comes a second's sleep.
@@ -144,6 +152,18 @@ func outside(argv []string) (code int, err error) {
 		return exitCode(exit.Sys().(syscall.WaitStatus)), nil
 	}
 	return 0, err
+}
+
+// shortDir is os.MkdirTemp with five characters less: tests add their own to
+// it, and the paths of sockets are limited to 107.
+func shortDir() (string, error) {
+	for {
+		name := strconv.FormatUint(uint64(rand.Uint32()), 36)
+		dir := filepath.Join(os.TempDir(), "cw"+name[:min(5, len(name))])
+		if err := os.Mkdir(dir, 0o700); !errors.Is(err, fs.ErrExist) {
+			return dir, err
+		}
+	}
 }
 
 func passedOn() []os.Signal {
