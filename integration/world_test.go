@@ -121,9 +121,14 @@ func (w *world) share(t *testing.T, name string) string {
 // dial connects a client in user space from a namespace.
 func dial(ctx context.Context, t *testing.T, from *lab.Client, server string) *nfs41.Client {
 	t.Helper()
+	return dialAs(ctx, t, from, server, t.Name()+" "+from.Name)
+}
+
+// dialAs is for several clients in one namespace.
+func dialAs(ctx context.Context, t *testing.T, from *lab.Client, server, owner string) *nfs41.Client {
+	t.Helper()
 	c, err := nfs41.Dial(ctx, nfs41.Options{
-		Address: netip.AddrPortFrom(netip.MustParseAddr(server), 2049).String(),
-		Owner:   t.Name() + " " + from.Name, NetNS: from.NetNS,
+		Address: netip.AddrPortFrom(netip.MustParseAddr(server), 2049).String(), Owner: owner, NetNS: from.NetNS,
 	})
 	if err != nil {
 		t.Fatal(err)
