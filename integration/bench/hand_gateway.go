@@ -50,11 +50,14 @@ func readTemplate(path string) (template, error) {
 	if err != nil {
 		return template{}, err
 	}
-	parts := regexp.MustCompile(`(?m)^EXPORT \{$`).Split(string(data), 3)
-	if len(parts) < 2 {
-		return template{}, fmt.Errorf("%s: no export", path)
+	parts := regexp.MustCompile(`(?m)^EXPORT \{$`).Split(string(data), -1)
+	for _, export := range parts[1:] {
+		// What nobody may reach only holds a file system for the others.
+		if strings.Contains(export, "CLIENT {") {
+			return template{server: parts[0], export: "EXPORT {" + export}, nil
+		}
 	}
-	return template{server: parts[0], export: "EXPORT {" + parts[1]}, nil
+	return template{}, fmt.Errorf("%s: no export with a client", path)
 }
 
 // render is the template for a directory and exports. Every setting but the

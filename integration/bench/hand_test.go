@@ -30,6 +30,10 @@ EXPORT_DEFAULTS {
 	Access_Type = None;
 }
 EXPORT {
+	Export_Id = 65280;
+	Access_Type = None;
+}
+EXPORT {
 	Export_Id = 7;
 	Path = '/srv/x';
 	Pseudo = '/x';

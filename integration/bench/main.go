@@ -39,7 +39,7 @@ func main() {
 	}
 	o := options{}
 	flag.StringVar(&o.only, "only", "", "measure only `NAME`: "+strings.Join(names(), ", "))
-	flag.IntVar(&o.runs, "runs", 11, "samples of each median, at least 10 for numbers to be shown to others")
+	flag.IntVar(&o.runs, "runs", 15, "samples of each median, at least 10 for numbers to be shown to others")
 	flag.StringVar(&o.json, "json", "bench.json", "write results to `FILE`, one object a line")
 	flag.Parse()
 
