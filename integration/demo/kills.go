@@ -163,37 +163,3 @@ func (d *demo) checkLog(lines int) error {
 	defer f.Close()
 	return lab.CheckLines(f, lines)
 }
-
-// removal deletes everything again.
-func (d *demo) removal(ctx context.Context) {
-	d.heading("Everything is removed")
-	d.causeway(ctx, "attachment delete docs-vm1")
-	d.step(ctx, "vm1# umount "+overNFS, func(ctx context.Context) error {
-		return d.guest.Unmount(ctx, overNFS)
-	})
-	d.causeway(ctx, "export delete docs")
-	d.causeway(ctx, "export delete plans")
-	d.causeway(ctx, "network delete blue")
-	d.causeway(ctx, "network delete red")
-	d.step(ctx, "the agent stops, and the host is as before", func(ctx context.Context) error {
-		if err := d.nothingLeft(ctx); err != nil {
-			return err
-		}
-		if err := d.agent.Stop(); err != nil {
-			return err
-		}
-		return d.nothingLeft(ctx)
-	})
-}
-
-// nothingLeft fails if the host has what it had not before the first command.
-func (d *demo) nothingLeft(ctx context.Context) error {
-	now, err := d.agent.HostState(ctx, d.libvirt)
-	if err != nil {
-		return err
-	}
-	if diff := now.Diff(d.before); diff != "" {
-		return fmt.Errorf("the host has changed:\n%s", diff)
-	}
-	return nil
-}

@@ -43,8 +43,12 @@ const bootLimit = 2 * time.Minute
 
 // causeway runs a command line, as it is typed, and returns what it printed.
 func (d *demo) causeway(ctx context.Context, line string) (stdout string) {
-	d.step(ctx, "$ causeway "+line, func(ctx context.Context) (err error) {
-		stdout, err = d.agent.Must(ctx, strings.Fields(line)...)
+	d.step(ctx, "$ causeway "+line, func(ctx context.Context) error {
+		r, err := d.agent.CLI(ctx, strings.Fields(line)...)
+		if err == nil && r.Code != 0 {
+			err = fmt.Errorf("exit code %d: %s", r.Code, strings.TrimSpace(r.Stderr))
+		}
+		stdout = r.Stdout
 		return err
 	})
 	return stdout
@@ -226,6 +230,40 @@ func (d *demo) seesOnlyPlans(ctx context.Context, address string) (err error) {
 	}
 	if _, err := c.Stat(ctx, "/docs"); !errors.Is(err, nfs41.NOENT) {
 		return fmt.Errorf("red's client asks for blue's /docs, and the answer is %v, want %v", err, nfs41.NOENT)
+	}
+	return nil
+}
+
+// removal deletes everything again.
+func (d *demo) removal(ctx context.Context) {
+	d.heading("Everything is removed")
+	d.causeway(ctx, "attachment delete docs-vm1")
+	d.step(ctx, "vm1# umount "+overNFS, func(ctx context.Context) error {
+		return d.guest.Unmount(ctx, overNFS)
+	})
+	d.causeway(ctx, "export delete docs")
+	d.causeway(ctx, "export delete plans")
+	d.causeway(ctx, "network delete blue")
+	d.causeway(ctx, "network delete red")
+	d.step(ctx, "the agent stops, and the host is as before", func(ctx context.Context) error {
+		if err := d.nothingLeft(ctx); err != nil {
+			return err
+		}
+		if err := d.agent.Stop(); err != nil {
+			return err
+		}
+		return d.nothingLeft(ctx)
+	})
+}
+
+// nothingLeft fails if the host has what it had not before the first command.
+func (d *demo) nothingLeft(ctx context.Context) error {
+	now, err := d.agent.HostState(ctx, d.libvirt)
+	if err != nil {
+		return err
+	}
+	if diff := now.Diff(d.before); diff != "" {
+		return fmt.Errorf("the host has changed:\n%s", diff)
 	}
 	return nil
 }
