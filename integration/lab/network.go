@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -64,8 +65,11 @@ func (c *Client) Command(ctx context.Context, argv ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + c.NetNS, "--"}, argv...)...)
 }
 
-// Close removes the namespace, and with it the port.
+// Close removes the port and the namespace. The port goes first: the kernel
+// takes what is left in a namespace away some time after the name has gone,
+// and until then no other client can have it.
 func (c *Client) Close(ctx context.Context) error {
-	_, err := command(ctx, "ip", "netns", "delete", c.Name)
-	return err
+	_, port := command(ctx, "ip", "link", "delete", "p-"+c.Name)
+	_, namespace := command(ctx, "ip", "netns", "delete", c.Name)
+	return errors.Join(port, namespace)
 }
