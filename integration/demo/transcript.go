@@ -47,11 +47,7 @@ func (t *transcript) stepWithin(ctx context.Context, limit time.Duration, text s
 	if t.err != nil {
 		return
 	}
-	lines := wrap(text, textWidth-len(indent))
-	for _, l := range lines[:len(lines)-1] {
-		fmt.Fprintln(t.out, indent+l)
-	}
-	fmt.Fprintf(t.out, "%-*s", textWidth, indent+lines[len(lines)-1])
+	t.begin(text)
 	limited, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done after %s", limit))
 	defer cancel()
 	begin := time.Now()
@@ -61,11 +57,29 @@ func (t *transcript) stepWithin(ctx context.Context, limit time.Duration, text s
 		fmt.Fprintf(t.out, "%*s\n", timeWidth, "failed")
 		t.err = fmt.Errorf("%s: %w", text, err)
 	} else {
-		fmt.Fprintf(t.out, "%*d ms\n", timeWidth-len(" ms"), took.Milliseconds())
+		t.end(took)
 	}
 	if t.verbose && t.log != "" {
 		t.err = errors.Join(t.err, t.showLog())
 	}
+}
+
+func (t *transcript) begin(text string) {
+	lines := wrap(text, textWidth-len(indent))
+	for _, l := range lines[:len(lines)-1] {
+		fmt.Fprintln(t.out, indent+l)
+	}
+	fmt.Fprintf(t.out, "%-*s", textWidth, indent+lines[len(lines)-1])
+}
+
+func (t *transcript) end(took time.Duration) {
+	fmt.Fprintf(t.out, "%*d ms\n", timeWidth-len(" ms"), took.Milliseconds())
+}
+
+// line prints what took so long.
+func (t *transcript) line(text string, took time.Duration) {
+	t.begin(text)
+	t.end(took)
 }
 
 // note prints what a step brought to light.
