@@ -1,8 +1,8 @@
 #!/bin/bash
 # Brings what building and testing need to a Debian 12 machine: packages, Go
-# where it is missing or too old, the modules, and the guest of the tests in
-# .cache/guest. It installs and downloads only what is missing, and starts and
-# enables nothing.
+# where it is missing or too old, the modules, the guest of the tests in
+# .cache/guest, and a root of Debian 13 with its Ganesha in .cache/trixie. It
+# installs and downloads only what is missing, and starts and enables nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,8 +10,9 @@ packages=(
 	ca-certificates git make gcc libc6-dev pkg-config libvirt-dev
 	qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
 	nfs-ganesha nfs-ganesha-vfs dbus-daemon nftables iproute2 btrfs-progs busybox-static
-	protobuf-compiler libprotobuf-dev shellcheck
+	protobuf-compiler libprotobuf-dev shellcheck mmdebstrap
 )
+trixie_packages=nfs-ganesha,nfs-ganesha-vfs,dbus-daemon # of the root of Debian 13
 go_version=1.26.8 # brought where the machine has none that fits go.mod
 cache=$PWD/.cache
 export PATH=$cache/go/bin:$PATH:/usr/local/go/bin:/usr/sbin:/sbin
@@ -124,6 +125,13 @@ build_guest() {
 	rm -rf "$work"
 }
 
+# bring_trixie makes the root beside the old one, which tests may be using.
+bring_trixie() {
+	need_root "make a root of Debian 13"
+	rm -rf "$cache/trixie.new"
+	mmdebstrap --quiet --variant=minbase --include="$trixie_packages" trixie "$cache/trixie.new" >"$cache/trixie.log" 2>&1
+}
+
 mkdir -p "$cache"
 exec 9>"$cache/lock"
 flock 9
@@ -148,4 +156,15 @@ if [ "$(cat "$cache/guest/stamp" 2>/dev/null)" != "$guest" ]; then
 	say "building the guest of the tests"
 	build_guest
 	echo "$guest" >"$cache/guest/stamp"
+fi
+
+if [ "$(cat "$cache/trixie.stamp" 2>/dev/null)" != "$trixie_packages" ] || [ ! -d "$cache/trixie" ]; then
+	say "making a root of Debian 13"
+	if ! again bring_trixie; then
+		tail -n 30 "$cache/trixie.log" >&2
+		die "cannot make a root of Debian 13"
+	fi
+	rm -rf "$cache/trixie"
+	mv "$cache/trixie.new" "$cache/trixie"
+	echo "$trixie_packages" >"$cache/trixie.stamp"
 fi
