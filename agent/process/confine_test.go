@@ -400,6 +400,8 @@ func TestRootRefused(t *testing.T) {
 		{"twice", Root{ReadOnly: []string{"/usr"}, ReadWrite: []string{"/usr"}}, "/usr is asked for in two ways"},
 		{"of the kernel", Root{ReadOnly: []string{"/proc/sys"}}, "the root has a /proc of its own"},
 		{"hidden directory", Root{ReadOnly: []string{"/usr"}, Hide: []string{"/usr/bin"}}, "hide /usr/bin: it is a directory"},
+		{"system that is not there", Root{SystemDir: "/absent", System: []string{"/usr"}}, "system directory: lstat /absent: no such file"},
+		{"relative system", Root{SystemDir: "usr", System: []string{"/bin"}}, `system directory "usr": want an absolute path`},
 		{"program outside", Root{ReadOnly: []string{"/etc"}}, "exec /bin/sleep: no such file"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -482,6 +484,49 @@ func TestLinks(t *testing.T) {
 				t.Errorf("the host's files changed: %s", d)
 			}
 		})
+	}
+}
+
+// Pieces of another system have its own symbolic links, and the host's pieces
+// lie beside them.
+func TestSystemDir(t *testing.T) {
+	s, base := starter(t), t.TempDir()
+	at := func(parts ...string) string { return filepath.Join(append([]string{base}, parts...)...) }
+	for _, dir := range []string{"run", "other/usr/bin", "other/usr/lib", "other/etc", "mine"} {
+		if err := os.MkdirAll(at(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for file, text := range map[string]string{"other/usr/lib/zone": "theirs", "other/etc/passwd": "theirs", "mine/file": "ours"} {
+		if err := os.WriteFile(at(file), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// It runs nothing but busybox, which needs no library.
+	busybox, err := os.ReadFile("/bin/busybox")
+	if err != nil && os.Getenv("CI") != "true" {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(at("other/usr/bin/cat"), busybox, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for link, to := range map[string]string{"other/bin": "usr/bin", "other/etc/localtime": "/usr/lib/zone", "system": "other"} {
+		if err := os.Symlink(to, at(link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec := sleeper(at("run"))
+	spec.Path, spec.Args = "/bin/cat", []string{"/etc/passwd", "/etc/localtime", at("mine/file")}
+	spec.Root = &Root{
+		System: []string{"/usr", "/bin", "/etc/passwd", "/etc/localtime", "/etc/absent"}, SystemDir: at("system"),
+		ReadOnly: []string{at("mine")},
+	}
+	ends(t, start(t, s, spec))
+	if b, err := os.ReadFile(at("run", "output")); err != nil || string(b) != "theirstheirsours" {
+		t.Errorf("read %q, %v", b, err)
 	}
 }
 

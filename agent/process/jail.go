@@ -107,10 +107,10 @@ const (
 	slave
 )
 
-// A piece is part of the host's tree, by its path without symbolic links. It
-// is bound at the same path inside.
+// A piece is part of the host's tree, by its paths without symbolic links.
 type piece struct {
-	path   string
+	path   string // inside
+	source string // on the host: the same, but for pieces of another system
 	access access
 	dir    bool
 	mount  uint64 // id of the mount that it is on
@@ -127,9 +127,10 @@ func (r *Root) pieces() ([]piece, []link, error) {
 	for _, list := range []struct {
 		access access
 		paths  []string
-	}{{readOnly, r.ReadOnly}, {readWrite, r.ReadWrite}, {slave, r.Slave}} {
+		from   string
+	}{{readOnly, r.System, r.SystemDir}, {readOnly, r.ReadOnly, ""}, {readWrite, r.ReadWrite, ""}, {slave, r.Slave, ""}} {
 		for _, path := range list.paths {
-			p, err := look(path)
+			p, err := look(path, list.from)
 			if list.access == readOnly && errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
@@ -147,7 +148,7 @@ func (r *Root) pieces() ([]piece, []link, error) {
 	var kept []piece
 	for _, p := range pieces {
 		over := around(kept, p.path)
-		if over != nil && over.access == p.access && over.mount == p.mount {
+		if over != nil && over.access == p.access && over.mount == p.mount && over.source+p.path[len(over.path):] == p.source {
 			continue // it is part of that one: /usr/lib of /usr
 		}
 		if over != nil && over.path == p.path {
@@ -188,23 +189,57 @@ func below(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, dir+"/")
 }
 
-// look finds out what path is on the host.
-func look(path string) (piece, error) {
+// look finds out what path is on the host, or below the root directory from.
+func look(path, from string) (piece, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
 		return piece{}, fmt.Errorf("%q: want an absolute path, clean, and not the whole root", path)
 	}
-	real, err := filepath.EvalSymlinks(path)
+	inside, source, err := resolve(path, from)
 	if err != nil {
 		return piece{}, err
 	}
-	if below(real, staging) {
+	if below(inside, staging) {
 		return piece{}, fmt.Errorf("%s: the root has a %s of its own", path, staging)
 	}
 	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, real, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE|unix.STATX_MNT_ID, &st); err != nil {
-		return piece{}, &os.PathError{Op: "statx", Path: real, Err: err}
+	if err := unix.Statx(unix.AT_FDCWD, source, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE|unix.STATX_MNT_ID, &st); err != nil {
+		return piece{}, &os.PathError{Op: "statx", Path: source, Err: err}
 	}
-	return piece{path: real, dir: st.Mode&unix.S_IFMT == unix.S_IFDIR, mount: st.Mnt_id}, nil
+	return piece{path: inside, source: source, dir: st.Mode&unix.S_IFMT == unix.S_IFDIR, mount: st.Mnt_id}, nil
+}
+
+// resolve follows the symbolic links in path, which are those of the root
+// directory from, or the host's where that is empty.
+func resolve(path, from string) (inside, source string, err error) {
+	if from == "" {
+		real, err := filepath.EvalSymlinks(path)
+		return real, real, err
+	}
+	if !filepath.IsAbs(from) {
+		return "", "", fmt.Errorf("system directory %q: want an absolute path", from)
+	}
+	if from, err = filepath.EvalSymlinks(from); err != nil {
+		return "", "", fmt.Errorf("system directory: %v", err) // not wrapped: only what is missing in it may be left out
+	}
+	root, err := os.OpenFile(from, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return "", "", fmt.Errorf("system directory: %v", err)
+	}
+	defer root.Close()
+	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return "", "", &os.PathError{Op: "openat2", Path: from + path, Err: err}
+	}
+	defer unix.Close(fd)
+	source, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return "", "", err
+	}
+	inside, ok := strings.CutPrefix(source, strings.TrimSuffix(from, "/"))
+	if !ok || !strings.HasPrefix(inside, "/") {
+		return "", "", fmt.Errorf("%s is %s, which is not below %s", path, source, from)
+	}
+	return inside, source, nil
 }
 
 // bind makes p part of the new root. It is one mount(2), not open_tree and
@@ -217,7 +252,7 @@ func (p *piece) bind() error {
 			return err
 		}
 	}
-	m := unixMount{source: p.path, target: target, flags: unix.MS_BIND}
+	m := unixMount{source: p.source, target: target, flags: unix.MS_BIND}
 	switch p.access {
 	case readOnly:
 		m.attr = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV

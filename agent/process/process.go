@@ -63,7 +63,13 @@ type Spec struct {
 // outside, except below those of Slave. Pieces may lie within one another.
 // Besides there are /proc, read-only, a /dev of null, zero, full, random and
 // urandom, an empty writable /tmp, and /etc/mtab.
+//
+// The pieces of System may come from another distribution's root directory,
+// so that its programs run beside the host's. Symbolic links in it, absolute
+// ones too, are then those of that root.
 type Root struct {
+	System    []string // as ReadOnly, but taken from SystemDir where that is set
+	SystemDir string   // an absolute host path; empty takes System from the host
 	ReadOnly  []string // host paths, files or directories, bound read-only at the same path; absent ones are left out
 	ReadWrite []string // host paths bound writable at the same path
 	Slave     []string // host paths bound as slaves: mounts that the host makes below them later appear inside, with the host's flags; themselves read-only
