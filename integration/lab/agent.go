@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -169,8 +170,14 @@ func (a *Agent) PID() int {
 	return a.d.cmd.Process.Pid
 }
 
-// Kill ends the agent with SIGKILL, and returns when it has ended.
-func (a *Agent) Kill() error { return a.d.kill() }
+// Kill ends the agent with SIGKILL, and returns when it has ended. One that
+// has ended already is success.
+func (a *Agent) Kill() error {
+	if a.d == nil {
+		return nil
+	}
+	return a.d.kill()
+}
 
 // WaitKilled returns when the agent has killed itself at a crash point. That it
 // ended otherwise, or not at all before ctx does, is an error.
@@ -190,6 +197,9 @@ func (a *Agent) WaitKilled(ctx context.Context) error {
 // Stop ends the agent by SIGTERM. That it fails then, takes over 15 s or has
 // raced is an error.
 func (a *Agent) Stop() error {
+	if a.d == nil {
+		return nil
+	}
 	if err := a.d.stop(agentStop); err != nil {
 		return fmt.Errorf("%w; its log ends:\n%s", err, a.Log())
 	}
@@ -216,14 +226,23 @@ func (a *Agent) Log() string { return tail(a.log) }
 // LogFile is the path of the whole log.
 func (a *Agent) LogFile() string { return a.log }
 
-// Close ends the agent if it runs, and removes its directories. What it left
-// below the run directory, a mount for example, is an error.
+// Close ends the agent if it runs, and removes its directories. Mounts below
+// the run directory are an error, and nothing is removed then: it would be
+// what the shares hold.
 func (a *Agent) Close() error {
-	var err error
 	if a.Running() {
-		err = a.Stop()
+		if err := a.Stop(); err != nil {
+			return err
+		}
 	}
-	return errors.Join(err, os.RemoveAll(a.RunDir), os.RemoveAll(filepath.Dir(a.Config)))
+	left, err := mounts(HostScope{RunDir: a.RunDir})
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("the agent left %s", strings.Join(left, ", "))
+	}
+	return errors.Join(os.RemoveAll(a.RunDir), os.RemoveAll(filepath.Dir(a.Config)))
 }
 
 // Connect returns a connection to the node API. It survives restarts of the

@@ -47,5 +47,7 @@
 // Close them in the reverse order. All are usable without package testing; an
 // error holds the end of the log of the component that failed.
 //
-// A guest boots in 4 s under software emulation, and costs about 200 MB.
+// A guest boots in 4 s under software emulation, and costs about 200 MB. KVM is
+// used where the processor has it; CAUSEWAY_LAB_KVM=0 or 1 decides otherwise.
+// CAUSEWAY_GUEST_DIR holds the guest's image; .cache/guest by default.
 package lab

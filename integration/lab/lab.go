@@ -61,6 +61,11 @@ func Ready() error {
 			missing = append(missing, err)
 		}
 	}
+	if daemons, _ := filepath.Glob("/usr/lib*/qemu/virtiofsd"); len(daemons) == 0 {
+		if _, err := os.Stat("/usr/libexec/virtiofsd"); err != nil {
+			missing = append(missing, errors.New("virtiofsd is not installed"))
+		}
+	}
 	if _, _, err := GuestImage(); err != nil {
 		missing = append(missing, err)
 	}
