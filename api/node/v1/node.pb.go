@@ -885,7 +885,7 @@ type Gateway struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Running bool                   `protobuf:"varint,1,opt,name=running,proto3" json:"running,omitempty"`
 	Pid     int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`
-	// Times it was started again after it ended by itself.
+	// Times it was started again after it ended by itself, since the agent began.
 	Restarts  int64                  `protobuf:"varint,3,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	Exports   int32                  `protobuf:"varint,5,opt,name=exports,proto3" json:"exports,omitempty"`
