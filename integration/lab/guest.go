@@ -252,6 +252,8 @@ func (o GuestOptions) xml(console string) (string, error) {
 		ports++
 		devices += fmt.Sprintf("<interface type='bridge'><source bridge='%s'/><model type='virtio'/></interface>\n    ", o.Bridge)
 	}
+	// A shell is on the socket beside the console's log. A pty would need a
+	// /dev/pts that works, which containers may not have.
 	return fmt.Sprintf(`<domain type='%s'>
   <name>%s</name>
   <memory unit='MiB'>%d</memory>
@@ -270,9 +272,9 @@ func (o GuestOptions) xml(console string) (string, error) {
     <controller type='pci' model='pcie-root'/>
     %s
     <controller type='usb' model='none'/>
-    %s<serial type='pty'><log file='%s' append='off'/><target port='0'/></serial>
+    %s<serial type='unix'><source mode='bind' path='%s.sock'/><log file='%s' append='off'/><target port='0'/></serial>
     <memballoon model='none'/>
   </devices>
 </domain>`, kind, o.Name, o.Memory, memory, kernel, initramfs, strings.Join(parameters, " "),
-		strings.Repeat("<controller type='pci' model='pcie-root-port'/>", ports), devices, console), nil
+		strings.Repeat("<controller type='pci' model='pcie-root-port'/>", ports), devices, console, console), nil
 }
