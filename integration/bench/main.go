@@ -1,7 +1,7 @@
 // Command bench measures Causeway's agent, each thing beside the raw operation
 // in the same run, on the same file system and with the same client.
 //
-//	bench [-only NAME] [-runs N] [-json FILE]
+//	bench [-only NAME] [-runs N] [-json FILE] [-log FILE]
 //
 // It needs root and what the demo needs, and runs in namespaces of its own. It prints a table, and writes a line
 // of JSON for each result.
@@ -41,6 +41,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "measure only `NAME`: "+strings.Join(names(), ", "))
 	flag.IntVar(&o.runs, "runs", 15, "samples of each median, at least 10 for numbers to be shown to others")
 	flag.StringVar(&o.json, "json", "bench.json", "write results to `FILE`, one object a line")
+	flag.StringVar(&o.log, "log", "", "copy the agent's log to `FILE`")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
@@ -56,6 +57,7 @@ type options struct {
 	only string
 	runs int
 	json string
+	log  string
 }
 
 // A measure takes seconds to a minute, and can be had alone.
@@ -152,7 +154,12 @@ func (o options) run(ctx context.Context) (err error) {
 	if len(errs) > 0 {
 		errs = append(errs, fmt.Errorf("the agent's log ends:\n%s", w.agent.Log()))
 	}
-	return errors.Join(append(errs, b.clear(cleanup), o.report(os.Stdout, results))...)
+	errs = append(errs, b.clear(cleanup), o.report(os.Stdout, results))
+	if o.log != "" {
+		log, err := os.ReadFile(w.agent.LogFile())
+		errs = append(errs, err, os.WriteFile(o.log, log, 0o644))
+	}
+	return errors.Join(errs...)
 }
 
 // clear takes back what the measures left with the agent.

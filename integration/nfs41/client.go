@@ -51,7 +51,7 @@ type Options struct {
 type Timing struct {
 	Retry    time.Duration // first wait after GRACE or DELAY; doubles
 	RetryMax time.Duration // longest such wait
-	Refused  time.Duration // first wait after a connection refused; doubles up to ten times
+	Refused  time.Duration // first wait after a connection refused, or reset before it brought an answer; doubles up to ten times
 	Connect  time.Duration // limit of one attempt to connect; 0 leaves it to the kernel's SYN timer, whose first interval is 1 s
 	Reply    time.Duration // limit of one call; then the connection is made anew
 }
@@ -63,7 +63,8 @@ func Quick() Timing {
 }
 
 // Linux waits as the kernel's client does (NFS4_POLL_RETRY_MIN and _MAX of
-// fs/nfs/nfs4proc.c, XS_TCP_INIT_REEST_TO of net/sunrpc/xprtsock.c, 6.1).
+// fs/nfs/nfs4proc.c; XS_TCP_INIT_REEST_TO of net/sunrpc/xprtsock.c, which
+// xs_data_ready alone takes back; 6.1).
 func Linux() Timing {
 	return Timing{Retry: 100 * time.Millisecond, RetryMax: 15 * time.Second,
 		Refused: 3 * time.Second, Reply: 60 * time.Second}
@@ -88,8 +89,13 @@ type Client struct {
 
 	slot chan struct{} // holds one token: whoever has it owns all below
 
-	conn     net.Conn // nil: not connected
-	refused  time.Duration
+	conn net.Conn // nil: not connected
+	// fruitless: the last connection, if it came about, has brought no answer
+	// yet. A server that dies may still take a connection, only to reset it.
+	fruitless bool
+	refused   time.Duration // next wait after a fruitless one
+	refusal   error         // of the last attempt; may be nil
+
 	xid      uint32
 	clientID uint64
 	known    bool // the server has said RECLAIM_COMPLETE to clientID

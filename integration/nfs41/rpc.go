@@ -97,6 +97,7 @@ func (c *Client) call(ctx context.Context, build func(*encoder)) (*decoder, erro
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errLost, err)
 		}
+		c.fruitless = false
 		if d := (&decoder{b: record}); d.u32() == c.xid {
 			return results(d)
 		}

@@ -2,10 +2,10 @@ package nfs41
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"syscall"
 )
@@ -32,27 +32,30 @@ func (c *Client) ready(ctx context.Context) error {
 
 func (c *Client) establish(ctx context.Context) error {
 	for c.conn == nil {
+		if c.fruitless {
+			if late := wait(ctx, &c.refused, 10*c.o.Timing.Refused); late != nil {
+				return fmt.Errorf("%w: %w", late, cmp.Or(c.refusal, errLost))
+			}
+		} else {
+			c.refused = c.o.Timing.Refused
+		}
 		conn, err := connect(ctx, c.o)
+		c.fruitless, c.refusal = true, err
 		if err == nil {
 			c.conn = conn
 			c.stats.Connects++
-			c.refused = c.o.Timing.Refused
 			break
 		}
 		if ctx.Err() != nil {
 			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
+		c.o.Log.Debug("not connected", "err", err)
 		var timeout net.Error
 		switch {
-		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF),
+		case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET),
 			errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-			if c.refused == 0 {
-				c.refused = c.o.Timing.Refused
-			}
-			if late := wait(ctx, &c.refused, 10*c.o.Timing.Refused); late != nil {
-				return fmt.Errorf("%w: %w", late, err)
-			}
 		case errors.As(err, &timeout) && timeout.Timeout():
+			c.fruitless = false // it took its time already
 		default:
 			return err // no such namespace, no such source address
 		}
