@@ -49,6 +49,10 @@ func furnish(dir string) error {
 	if err := addAccount("/etc"); err != nil {
 		return err
 	}
+	// Ganesha reads it, and the smallest of Debian's systems do not have it.
+	if err := os.Symlink("/proc/self/mounts", "/etc/mtab"); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
 	if err := os.MkdirAll("/etc/libvirt", 0o755); err != nil {
 		return err
 	}
