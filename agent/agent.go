@@ -154,14 +154,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	// Networks first, so that the shares' first look meets adopted gateways.
 	// One that takes longer, or cannot be had, does not hold up the others.
 	networks := a.join(func(k objectKey) bool { return k.kind == kindNetwork })
-	adopted := time.After(adoptionPatience)
+	patience, cancel := context.WithTimeout(ctx, adoptionPatience)
+	defer cancel()
 	for _, g := range networks {
 		select {
 		case <-g.settled:
-		case <-adopted:
-		case <-ctx.Done():
-			return nil
+		case <-patience.Done():
 		}
+	}
+	if ctx.Err() != nil {
+		return nil
 	}
 	shares := a.join(func(k objectKey) bool { return k.kind != kindNetwork })
 	for _, g := range append(networks, shares...) {
@@ -224,22 +226,28 @@ func (a *Agent) InstanceChanged(e InstanceEvent) {
 		if o.rec == nil || o.rec.Attachment == nil || e.UUID != "" && o.rec.Attachment.InstanceUUID != e.UUID {
 			continue
 		}
-		if e.Rebooted {
+		if e.Rebooted || e.UUID == "" {
+			// Where libvirt was away nobody saw whether the guest started anew.
 			o.guest = GuestUnknown
+			a.wakeLocked(o.rec.group(o.key.id), lookAgain)
+			a.retryLocked(o)
+			continue
 		}
-		a.wakeLocked(o.rec.group(o.key.id), lookAgain)
-		a.retryLocked(o)
+		a.soonerLocked(o)
 	}
 }
 
-// NetworksChanged makes every network be looked at again.
+// NetworksChanged makes every network be looked at again. One that waits for
+// its bridge is tried at once.
 func (a *Agent) NetworksChanged() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key, o := range a.objects {
 		if key.kind == kindNetwork && o.rec != nil {
 			a.wakeLocked(networkGroup(key.id), lookAgain)
-			a.retryLocked(o)
+			if o.failure != nil && o.failure.Reason == NoBridge {
+				a.retryLocked(o)
+			}
 		}
 	}
 }

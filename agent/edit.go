@@ -118,6 +118,10 @@ func (a *Agent) retryLocked(o *object) {
 		}
 	}
 	failed := false
+	if f := g.kept[o.key]; f != nil {
+		f.next = time.Time{}
+		failed = true
+	}
 	for _, k := range keysOf(o.key.id, o.rec) {
 		if f := g.fails[k]; f != nil {
 			f.next = time.Time{}
@@ -129,6 +133,24 @@ func (a *Agent) retryLocked(o *object) {
 		return
 	}
 	a.wakeLocked(key, lookOn)
+}
+
+// soonerLocked looks at the object again, and brings its failed steps forward.
+// They are not due at once and keep their number of tries, since a step that
+// fails may itself cause the event that this is called for.
+func (a *Agent) soonerLocked(o *object) {
+	key := o.rec.group(o.key.id)
+	g := a.groups[key]
+	if g == nil {
+		return
+	}
+	soon := time.Now().Add(eventPatience)
+	for _, k := range keysOf(o.key.id, o.rec) {
+		if f := g.fails[k]; f != nil && f.next.After(soon) {
+			f.next = soon
+		}
+	}
+	a.wakeLocked(key, lookAgain)
 }
 
 // await waits until a put object has settled. An object that this call created
@@ -166,7 +188,7 @@ func (a *Agent) await(ctx context.Context, key objectKey, created bool) error {
 func (a *Agent) withdraw(ctx context.Context, key objectKey) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if err := a.remove(ctx, key, func(*record) error { return nil }); err != nil {
+	if err := a.remove(ctx, key, func(*record) error { return a.unusedLocked(key) }); err != nil {
 		a.log.Error("object that was refused could not be withdrawn, delete it", key.kind, key.id, "err", err)
 	}
 }

@@ -30,7 +30,9 @@ type host struct {
 	calls      int
 	failAt     int // this changing call fails; 0 fails none
 	failed     bool
-	onCall     func(n int) // runs before the n-th changing call
+	onCall     func(n int)  // runs before the n-th changing call
+	before     func(string) // runs before slow calls, without mu; set before an agent is booted
+	looks      int          // at instances
 	log        []string
 	shares     map[string]bool   // at the backend
 	mounted    map[string]string // target -> what
@@ -76,6 +78,12 @@ func (h *host) changing(format string, args ...any) error {
 		return errors.New("simulated")
 	}
 	return nil
+}
+
+func (h *host) slow(what string) {
+	if h.before != nil {
+		h.before(what)
+	}
 }
 
 // String lists what is on the host, without temporary directories.
@@ -237,10 +245,14 @@ func (h networks) Check(_ context.Context, n netns.Network) error {
 }
 
 func (h networks) Ensure(_ context.Context, n netns.Network) error {
+	h.slow("ensure " + n.Namespace)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.changing("ensure %s", n.Namespace); err != nil {
 		return err
+	}
+	if !h.bridges[n.Bridge] {
+		return netns.ErrNoBridge
 	}
 	if n.Bridge == "br-red" && n.Addresses[0].Addr().String() == "10.77.0.66" {
 		return netns.ErrAddressInUse
@@ -294,6 +306,7 @@ func (h *host) server(p ServerPlace) Server {
 
 func (s *server) Start(_ context.Context, exports func() []ganesha.Export) error {
 	es := exports()
+	s.slow("start " + s.place.Network)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done != nil {
@@ -408,6 +421,7 @@ type libvirt struct{ *host }
 func (h libvirt) Instance(_ context.Context, name string) (Instance, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.looks++
 	if h.libvirtOff {
 		return Instance{}, &Error{Kind: Unavailable, Reason: LibvirtUnavailable, Message: "libvirt is away"}
 	}

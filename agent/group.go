@@ -3,8 +3,10 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/causeway-project/causeway/agent/reconcile"
@@ -28,15 +30,16 @@ type group struct {
 	fails    map[reconcile.Key]*failure
 	watching map[reconcile.Key]<-chan struct{} // the processes whose end somebody waits for
 	tried    map[reconcile.Key]int             // steps in a row that said they worked, and the host did not show it
+	kept     map[objectKey]*failure            // records of which nothing is left, and that could not be removed
 
 	// The worker's own.
 	is      map[reconcile.Key]reconcile.Version
 	seen    map[reconcile.Key]bool
-	unknown map[reconcile.Key]*Error
-	cleaned map[reconcile.Key]bool // removed by this agent, to the last directory
+	unknown map[reconcile.Key]*failure // could not be looked at, and when to look again
+	cleaned map[reconcile.Key]bool     // removed by this agent, to the last directory
 }
 
-// A failure is a step that did not work, and when to try again.
+// A failure is a step or a look that did not work, and when to try again.
 type failure struct {
 	err      *Error
 	attempts int
@@ -60,6 +63,7 @@ func (a *Agent) joinLocked(o *object) *group {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
 			members: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
+			kept: map[objectKey]*failure{}, unknown: map[reconcile.Key]*failure{},
 		}
 		a.groups[key] = g
 		a.workers.Go(func() { a.work(a.run, g) })
@@ -119,16 +123,18 @@ func (a *Agent) work(ctx context.Context, g *group) {
 // empty and its worker at its end.
 func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty bool) {
 	instances := instanceCache{}
+	var now time.Time // of the last pass: what was not due then may be by its end
 	for ctx.Err() == nil {
-		members := a.members(g)
+		now = time.Now()
+		members := a.members(g, now)
 		w := a.world(ctx, g, members, instances)
 		once(g.looked)
-		plan := reconcile.NextPlan(w, a.held(g, w))
+		plan := reconcile.NextPlan(w, a.held(g, w, now))
 		a.publish(g, members, w, plan, instances)
-		if a.finalise(g, members, w) {
+		if a.finalise(g, members, w, now) {
 			continue
 		}
-		steps := a.due(g, plan.Steps)
+		steps := a.due(g, plan.Steps, now)
 		if len(steps) == 0 {
 			break
 		}
@@ -141,8 +147,10 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, f := range g.fails {
-		if next.IsZero() || f.next.Before(next) {
+	// What was due and not done waits for something else, whose change wakes the
+	// group: coming back for it would be a busy loop.
+	for _, f := range slices.Concat(values(g.fails), values(g.unknown), values(g.kept)) {
+		if f.next.After(now) && (next.IsZero() || f.next.Before(next)) {
 			next = f.next
 		}
 	}
@@ -152,6 +160,8 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 	}
 	return next, false
 }
+
+func values[K comparable](m map[K]*failure) []*failure { return slices.Collect(maps.Values(m)) }
 
 // once closes a channel of the calling worker's that may be closed already.
 func once(c chan struct{}) {
@@ -169,16 +179,20 @@ type member struct {
 }
 
 // members lists the group's objects, and forgets what was seen if somebody
-// asked for a new look.
-func (a *Agent) members(g *group) []member {
+// asked for a new look. What could not be seen is looked at again when it is due.
+func (a *Agent) members(g *group, now time.Time) []member {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if g.look {
 		g.look = false
 		g.is = map[reconcile.Key]reconcile.Version{}
 		g.seen = map[reconcile.Key]bool{}
-		g.unknown = map[reconcile.Key]*Error{}
 		g.gone = map[reconcile.Key]bool{}
+	}
+	for k, f := range g.unknown {
+		if !now.Before(f.next) {
+			delete(g.seen, k)
+		}
 	}
 	var ms []member
 	for key := range g.members {
@@ -190,12 +204,12 @@ func (a *Agent) members(g *group) []member {
 }
 
 // held names the removals that were tried and wait for their next try.
-func (a *Agent) held(g *group, w reconcile.World) map[reconcile.Key]bool {
+func (a *Agent) held(g *group, w reconcile.World, now time.Time) map[reconcile.Key]bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	held := map[reconcile.Key]bool{}
 	for k, f := range g.fails {
-		if _, there := w.Is[k]; there && time.Now().Before(f.next) {
+		if _, there := w.Is[k]; there && now.Before(f.next) {
 			held[k] = true
 		}
 	}
@@ -203,12 +217,12 @@ func (a *Agent) held(g *group, w reconcile.World) map[reconcile.Key]bool {
 }
 
 // due leaves out the steps that failed and wait for their next try.
-func (a *Agent) due(g *group, steps []reconcile.Step) []reconcile.Step {
+func (a *Agent) due(g *group, steps []reconcile.Step, now time.Time) []reconcile.Step {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var due []reconcile.Step
 	for _, s := range steps {
-		if f := g.fails[s.Key]; f == nil || !time.Now().Before(f.next) {
+		if f := g.fails[s.Key]; f == nil || !now.Before(f.next) {
 			due = append(due, s)
 		}
 	}
@@ -240,29 +254,31 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 	if ctx.Err() != nil {
 		return
 	}
-	f := g.fails[s.Key]
-	if f == nil {
-		f = &failure{}
-		g.fails[s.Key] = f
-	}
 	e := classify(err)
-	if f.err == nil || f.err.Reason != e.Reason {
+	if f := g.fails[s.Key]; f == nil || f.err.Reason != e.Reason {
 		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(e.Reason), "err", err)
 	}
-	f.err = e
-	f.attempts++
-	f.next = time.Now().Add(backoff(f.attempts))
+	g.fails[s.Key] = g.fails[s.Key].again(e)
+}
+
+// again is the failure after one more.
+func (f *failure) again(e *Error) *failure {
+	attempts := 1
+	if f != nil {
+		attempts = f.attempts + 1
+	}
+	return &failure{err: e, attempts: attempts, next: time.Now().Add(backoff(attempts))}
 }
 
 // finalise removes the records of objects that are to go and of which nothing
 // is left. It reports whether there was one.
-func (a *Agent) finalise(g *group, members []member, w reconcile.World) bool {
+func (a *Agent) finalise(g *group, members []member, w reconcile.World, now time.Time) bool {
 	done := false
 	for _, m := range members {
 		if !m.rec.Removing || a.remains(m, w) {
 			continue
 		}
-		if a.forget(g, m) {
+		if a.forget(g, m, now) {
 			done = true
 		}
 	}
@@ -282,10 +298,11 @@ func (a *Agent) remains(m member, w reconcile.World) bool {
 }
 
 // forget removes one record from the ledger and from memory.
-func (a *Agent) forget(g *group, m member) bool {
+func (a *Agent) forget(g *group, m member, now time.Time) bool {
 	a.mu.Lock()
 	o := a.objects[m.key]
-	if o == nil || o.writing || o.rec != m.rec {
+	f := g.kept[m.key]
+	if o == nil || o.writing || o.rec != m.rec || f != nil && now.Before(f.next) {
 		a.mu.Unlock()
 		return false
 	}
@@ -298,18 +315,15 @@ func (a *Agent) forget(g *group, m member) bool {
 	defer a.mu.Unlock()
 	o.writing = false
 	defer o.broadcast()
-	key := keysOf(m.key.id, m.rec)[0]
 	if err != nil {
 		a.log.Error("record could not be removed", "kind", m.key.kind, "id", m.key.id, "err", err)
-		f := g.fails[key]
-		if f == nil {
-			f = &failure{}
-			g.fails[key] = f
-		}
-		f.err, f.attempts = ledgerError(err), f.attempts+1
-		f.next = time.Now().Add(backoff(f.attempts))
+		f = f.again(keptError(err))
+		g.kept[m.key] = f
+		o.failure = f.err
+		o.status = o.status.because(f.err, f.attempts)
 		return false
 	}
+	delete(g.kept, m.key)
 	for _, k := range keysOf(m.key.id, m.rec) {
 		if k.Kind != reconcile.Mount {
 			delete(g.fails, k)
@@ -327,7 +341,11 @@ func (a *Agent) forget(g *group, m member) bool {
 	a.log.Info("object removed", m.key.kind, m.key.id)
 	a.tellLocked(o, true)
 	if e := m.rec.Export; e != nil {
-		a.wakeLocked(networkGroup(e.Network), lookOn) // its last export takes the gateway along
+		l := lookOn
+		if !a.hasExportsLocked(e.Network) {
+			l = lookAgain // its last export takes the gateway along
+		}
+		a.wakeLocked(networkGroup(e.Network), l)
 	}
 	return true
 }

@@ -104,23 +104,30 @@ func sameAddress(a, b []netip.Prefix) (netip.Addr, bool) {
 // DeleteNetwork removes a network that no export uses. An unknown id is
 // success.
 func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
-	return a.removeByID(ctx, objectKey{kindNetwork, id}, func(*record) error {
-		var users []string
-		for key, o := range a.objects {
-			if r := o.intent(); r != nil && r.Export != nil && r.Export.Network == id {
-				users = append(users, key.id)
-			}
+	key := objectKey{kindNetwork, id}
+	return a.removeByID(ctx, key, func(*record) error { return a.unusedLocked(key) })
+}
+
+// unusedLocked refuses a network that exports use. Nothing else is used.
+func (a *Agent) unusedLocked(key objectKey) error {
+	if key.kind != kindNetwork {
+		return nil
+	}
+	var users []string
+	for other, o := range a.objects {
+		if r := o.intent(); r != nil && r.Export != nil && r.Export.Network == key.id {
+			users = append(users, other.id)
 		}
-		if len(users) == 0 {
-			return nil
-		}
-		slices.Sort(users)
-		shown := users[:min(len(users), 10)]
-		return &Error{
-			Kind: Precondition, Reason: NetworkInUse, Metadata: map[string]string{"exports": strings.Join(shown, ",")},
-			Message: fmt.Sprintf("network %s is used by %d exports (%s): delete them first", id, len(users), strings.Join(shown, ", ")),
-		}
-	})
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	slices.Sort(users)
+	shown := users[:min(len(users), 10)]
+	return &Error{
+		Kind: Precondition, Reason: NetworkInUse, Metadata: map[string]string{"exports": strings.Join(shown, ",")},
+		Message: fmt.Sprintf("network %s is used by %d exports (%s): delete them first", key.id, len(users), strings.Join(shown, ", ")),
+	}
 }
 
 // Network returns one.

@@ -11,11 +11,8 @@ import (
 )
 
 // Node says what this host has and does.
-func (a *Agent) Node(context.Context) (Node, error) {
-	var subsystems []Subsystem
-	if a.o.Subsystems != nil {
-		subsystems = a.o.Subsystems()
-	}
+func (a *Agent) Node(ctx context.Context) (Node, error) {
+	subsystems := a.Subsystems(ctx)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	n := Node{
@@ -25,7 +22,7 @@ func (a *Agent) Node(context.Context) (Node, error) {
 	for _, d := range a.damaged {
 		n.Damaged = append(n.Damaged, d.String())
 	}
-	n.Subsystems = append([]Subsystem{a.ledgerStateLocked(), a.syncStateLocked()}, subsystems...)
+	n.Subsystems = subsystems
 	return n, nil
 }
 
@@ -46,9 +43,14 @@ func (a *Agent) syncStateLocked() Subsystem {
 }
 
 // Subsystems says of each part whether it can serve, without the rest of Node.
-func (a *Agent) Subsystems(ctx context.Context) []Subsystem {
-	n, _ := a.Node(ctx) // it has no error to give
-	return n.Subsystems
+func (a *Agent) Subsystems(context.Context) []Subsystem {
+	var parts []Subsystem
+	if a.o.Subsystems != nil {
+		parts = a.o.Subsystems()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]Subsystem{a.ledgerStateLocked(), a.syncStateLocked()}, parts...)
 }
 
 // mountsLocked lists the mounts that objects ask for, with the status of the

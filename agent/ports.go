@@ -108,6 +108,7 @@ type InstanceEvent struct {
 
 // timings of the reconciler. They are not settings.
 const (
-	backoffFirst = 200 * time.Millisecond
-	backoffMost  = 30 * time.Second
+	backoffFirst  = 200 * time.Millisecond
+	backoffMost   = 30 * time.Second
+	eventPatience = 500 * time.Millisecond // of a failed step, when an event says that the world changed
 )

@@ -122,6 +122,12 @@ func ledgerError(err error) *Error {
 		Message: "the intent could not be written to the state directory and nothing was changed", Err: err}
 }
 
+// keptError is a failure to remove a record of which nothing is left on the host.
+func keptError(err error) *Error {
+	return &Error{Kind: Unavailable, Reason: LedgerFailed,
+		Message: "nothing is left on the host, and the record could not be removed from the state directory: it will be tried again", Err: err}
+}
+
 // permanent tells an error that only the caller or an operator can change from
 // one that trying again may.
 func (e *Error) permanent() bool {

@@ -49,9 +49,12 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 	keys := keysOf(m.key.id, m.rec)
 	if m.rec.Removing {
 		s.Phase = Removing
+		if f := g.kept[m.key]; f != nil {
+			return s.because(f.err, f.attempts), f.err
+		}
 		for _, k := range slices.Backward(keys) {
-			if e := g.unknown[k]; e != nil {
-				return s.because(e, 0), nil
+			if f := g.unknown[k]; f != nil {
+				return s.because(f.err, 0), nil
 			}
 			if f := g.fails[k]; f != nil {
 				if f.err.Reason == GuestBusy {
@@ -78,11 +81,11 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		if _, wanted := w.Want[k]; !wanted {
 			continue
 		}
-		if e := g.unknown[k]; e != nil {
+		if f := g.unknown[k]; f != nil {
 			if s.Phase = Pending; a.objects[m.key].wasReady {
 				s.Phase = Degraded
 			}
-			return s.because(e, 0), nil
+			return s.because(f.err, 0), nil
 		}
 		if s, failure, bad := a.judgeKeyLocked(g, k, s, w, plan); bad {
 			return s, failure

@@ -91,7 +91,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member, instances
 				continue
 			}
 			a.look(ctx, g, k, m, instances)
-			if _, wanted := w.Want[k]; !wanted && litters(k, m.rec) && !g.cleaned[k] && g.unknown[k] == nil {
+			if _, wanted := w.Want[k]; !wanted && litters(k, m.rec) && g.unknown[k] == nil && (!g.cleaned[k] || a.leftDir(k)) {
 				// An agent that was killed in the middle of the removal may
 				// have left a directory: remove once more, which is cheap.
 				g.is[k] = here
@@ -126,6 +126,16 @@ func litters(k reconcile.Key, r *record) bool {
 		return r.Removing
 	}
 	return false
+}
+
+// leftDir says whether the directory that a gateway sees is there: a view
+// brings it too, with or without a gateway.
+func (a *Agent) leftDir(k reconcile.Key) bool {
+	if k.Kind != reconcile.Gateway {
+		return false
+	}
+	sight, err := a.o.Mounts.Peek(a.at.exports(k.Name))
+	return err == nil && sight.Mounted
 }
 
 // pinnedLocked says whether a damaged record may own a mount.
@@ -163,6 +173,10 @@ func (a *Agent) wanted(ctx context.Context, m member, instances instanceCache) [
 func (a *Agent) hasExports(network string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	return a.hasExportsLocked(network)
+}
+
+func (a *Agent) hasExportsLocked(network string) bool {
 	if len(a.damagedOf(kindExport)) > 0 {
 		return true
 	}
@@ -188,11 +202,14 @@ func (a *Agent) damagedOf(kind string) []string {
 func (a *Agent) servingOf(network string) serving {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{kindNetwork, network}]
-	if o == nil {
+	key := objectKey{kindNetwork, network}
+	switch o := a.objects[key]; {
+	case o != nil:
+		return o.serving
+	case a.damageLocked(key) != nil:
 		return unseen
 	}
-	return o.serving
+	return down // a network's record goes after its gateway
 }
 
 // look observes one key and notes what it saw: there, not there, or unknown.
@@ -201,12 +218,14 @@ func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member, i
 	defer cancel()
 	v, there, err := a.observe(ctx, g, k, m, instances)
 	delete(g.is, k)
-	delete(g.unknown, k)
 	switch {
 	case err != nil:
-		g.unknown[k] = classify(err)
-	case there:
-		g.is[k] = v
+		g.unknown[k] = g.unknown[k].again(classify(err))
+	default:
+		delete(g.unknown, k)
+		if there {
+			g.is[k] = v
+		}
 	}
 	g.seen[k] = true
 }
@@ -320,14 +339,18 @@ func (a *Agent) observeDevice(ctx context.Context, m member, instances instanceC
 // mounting what is mounted is success, and so is unmounting what is not, so
 // each is then tried.
 func (a *Agent) guestMounted(g *group, m member) bool {
-	_, device := g.is[reconcile.Key{Kind: reconcile.Device, Name: m.key.id}]
-	if !device {
-		return false
-	}
+	key := reconcile.Key{Kind: reconcile.Device, Name: m.key.id}
+	_, device := g.is[key]
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[m.key]
 	if o == nil {
+		return false
+	}
+	if !device {
+		if g.unknown[key] == nil {
+			o.guest = GuestUnknown // its mount went with the device
+		}
 		return false
 	}
 	return o.guest == GuestMounted || o.guest == GuestUnknown && m.rec.Removing
@@ -375,6 +398,8 @@ func (c instanceCache) get(ctx context.Context, is Instances, uuid string) (Inst
 	if got, ok := c[uuid]; ok {
 		return got.instance, got.err
 	}
+	ctx, cancel := context.WithTimeout(ctx, lookDeadline)
+	defer cancel()
 	i, err := is.Instance(ctx, uuid)
 	got := instanceAnswer{instance: i}
 	if err != nil {

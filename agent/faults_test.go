@@ -1,0 +1,254 @@
+package agent
+
+import (
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestLibvirtGoesInTheMiddle: what waits for libvirt neither asks it as fast
+// as the machine can, nor needs an event to find it back.
+func TestLibvirtGoesInTheMiddle(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	h.mu.Lock()
+	h.onCall = func(n int) {
+		if strings.HasPrefix(h.log[len(h.log)-1], "attach") && !h.failed {
+			h.failAt, h.libvirtOff = n, true
+		}
+	}
+	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+	defer cancel()
+	_, err := a.Attach(ctx, docsVM1())
+	reasonOf(t, err, Deadline, CallTimeout)
+	h.mu.Lock()
+	looks := h.looks
+	h.libvirtOff = false
+	h.mu.Unlock()
+	if looks > 20 {
+		t.Errorf("asked libvirt %d times within 700 ms", looks)
+	}
+	eventually(t, "attached", func() bool {
+		at, err := a.Attachment(t.Context(), "docs-vm1")
+		return err == nil && at.Status.Phase == Ready
+	})
+}
+
+// TestSlowGatewaysDelayNobody: however many they are, the agent is in sync.
+func TestSlowGatewaysDelayNobody(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	for _, id := range []string{"blue", "red", "green"} {
+		n, e := blue(), docs()
+		n.ID, n.Bridge = id, "br-"+id
+		e.ID, e.Network = id, id
+		h.mu.Lock()
+		h.bridges[n.Bridge] = true
+		h.mu.Unlock()
+		if _, err := a.PutNetwork(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.PutExport(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.stop()
+	for _, g := range h.gateways {
+		g.kill()
+	}
+	release := make(chan struct{})
+	h.before = func(what string) {
+		if strings.HasPrefix(what, "start") {
+			<-release
+		}
+	}
+	defer close(release) // before the agent is stopped
+	a = h.boot(dir)
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGuestRestartsUnseen: the device went with the guest, and the mount with
+// the device.
+func TestGuestRestartsUnseen(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	before := h.String()
+	h.mu.Lock()
+	uuid := h.instances["vm1"].UUID
+	h.instances["vm1"].Devices, h.guests = nil, map[string]bool{}
+	h.mu.Unlock()
+	a.InstanceChanged(InstanceEvent{UUID: uuid})
+	eventually(t, "attached and mounted again", func() bool { return h.String() == before })
+
+	// Reset while libvirt was away: the device stays.
+	h.mu.Lock()
+	h.guests = map[string]bool{}
+	h.mu.Unlock()
+	a.InstanceChanged(InstanceEvent{})
+	eventually(t, "mounted again", func() bool { return h.String() == before })
+}
+
+// TestRefusedNetworkWithExport: an export that came before the network was
+// refused keeps it, and both can be removed.
+func TestRefusedNetworkWithExport(t *testing.T) {
+	h := newHost(t)
+	var a *node
+	var early sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var once sync.Once
+	h.before = func(what string) {
+		if what != "ensure cw-red" {
+			return
+		}
+		once.Do(func() {
+			e := docs()
+			e.Network = "red"
+			early.Go(func() { _, _ = a.PutExport(ctx, e) })
+			eventually(t, "export known", func() bool { _, err := a.Export(ctx, "docs"); return err == nil })
+		})
+	}
+	a = h.boot(shortDir(t))
+	_, err := a.PutNetwork(t.Context(), Network{ID: "red", Bridge: "br-red", Addresses: []netip.Prefix{prefix("10.77.0.66/24")}})
+	reasonOf(t, err, Precondition, AddressInUse)
+	cancel()
+	early.Wait()
+	if err := a.DeleteExport(t.Context(), "docs"); err != nil {
+		t.Error(err)
+	}
+	if err := a.DeleteNetwork(t.Context(), "red"); err != nil {
+		t.Error(err)
+	}
+	if got := h.String(); got != "" {
+		t.Errorf("left:\n%s", got)
+	}
+}
+
+// TestExportOfLostNetwork: where the record of a network is gone, its exports
+// can be removed all the same.
+func TestExportOfLostNetwork(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	for _, verb := range life(t.Context(), a.Agent)[:2] {
+		if err := verb(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.stop()
+	h.gateways["blue"].kill()
+	if err := os.Remove(filepath.Join(dir, "state/ledger/network/blue.json")); err != nil {
+		t.Fatal(err)
+	}
+	a = h.boot(dir)
+	if err := a.DeleteExport(t.Context(), "docs"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestEventsKeepTheBackOff: a step that fails may cause the very event that
+// makes the agent look again.
+func TestEventsKeepTheBackOff(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	uuid := h.instances["vm1"].UUID
+	h.mu.Lock()
+	h.drift = true
+	h.instances["vm1"].Devices = nil
+	fails := 0
+	h.onCall = func(n int) {
+		h.failAt = n
+		fails++
+	}
+	h.mu.Unlock()
+	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
+		a.NetworksChanged()
+		a.InstanceChanged(InstanceEvent{UUID: uuid})
+	}
+	h.mu.Lock()
+	n := fails
+	h.onCall, h.failAt = nil, 0
+	h.mu.Unlock()
+	if n < 2 || n > 8 {
+		t.Errorf("%d tries of two steps within 300 ms", n)
+	}
+	eventually(t, "repaired", func() bool {
+		at, err := a.Attachment(t.Context(), "docs-vm1")
+		n, err2 := a.Network(t.Context(), "blue")
+		return err == nil && err2 == nil && at.Status.Phase == Ready && n.Status.Phase == Ready
+	})
+}
+
+// TestBridgeComes: a network that waits for its bridge has it at once.
+func TestBridgeComes(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	h.mu.Lock()
+	h.drift, h.bridges["br-blue"] = true, false
+	h.mu.Unlock()
+	a.NetworksChanged()
+	eventually(t, "failed", func() bool {
+		n, err := a.Network(t.Context(), "blue")
+		return err == nil && n.Status.Reason == NoBridge && n.Status.Attempts > 2
+	})
+	h.mu.Lock()
+	h.bridges["br-blue"] = true
+	h.mu.Unlock()
+	a.NetworksChanged()
+	eventually(t, "ready", func() bool { n, _ := a.Network(t.Context(), "blue"); return n.Status.Phase == Ready })
+}
+
+// TestRecordThatStays: the caller hears why an object does not go, and it goes
+// when its file can.
+func TestRecordThatStays(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "state/ledger/attachment/docs-vm1.json")
+	h.mu.Lock()
+	h.onCall = func(int) {
+		if h.log[len(h.log)-1] == "stop daemon docs-vm1" {
+			if err := os.Remove(file); err != nil {
+				t.Error(err)
+			}
+			if err := os.MkdirAll(filepath.Join(file, "x"), 0o700); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	err := a.Detach(ctx, "docs-vm1")
+	reasonOf(t, err, Deadline, CallTimeout)
+	if e := AsError(err); e.Metadata["waiting_for"] != string(LedgerFailed) {
+		t.Errorf("waits for %q, want %q", e.Metadata["waiting_for"], LedgerFailed)
+	}
+	if err := os.RemoveAll(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Detach(t.Context(), "docs-vm1"); err != nil {
+		t.Error(err)
+	}
+}
