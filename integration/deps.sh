@@ -10,7 +10,7 @@ packages=(
 	ca-certificates git make gcc libc6-dev pkg-config libvirt-dev
 	qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
 	nfs-ganesha nfs-ganesha-vfs dbus-daemon nftables iproute2 btrfs-progs busybox-static
-	procps systemd protobuf-compiler libprotobuf-dev shellcheck mmdebstrap
+	procps iputils-ping systemd protobuf-compiler libprotobuf-dev shellcheck mmdebstrap
 )
 trixie_packages=nfs-ganesha,nfs-ganesha-vfs,dbus-daemon # of the root of Debian 13
 go_version=1.26.8 # brought where the machine has none that fits go.mod
