@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,8 +26,8 @@ type chain struct {
 	rules [][]expr.Any
 }
 
-// firewall is the whole ruleset of a namespace. It is the same for every
-// network.
+// firewall is the whole ruleset of a namespace, whose interface has the given
+// name. It is the same for every network.
 //
 // It keeps no state. Connection tracking would cost each packet a look-up, and
 // a tenant's flood would fill a table that (net.netfilter.nf_conntrack_max)
@@ -46,7 +48,7 @@ type chain struct {
 // again; without an answer it repeats the SYN after 1 s. A reset in a living
 // connection has another sequence number, and the answer to a segment of a
 // forgotten one has no ACK: both pass, so that clients notice at once.
-func firewall() []chain {
+func firewall(inside string) []chain {
 	const (
 		fin, syn, rst, ack = 0x01, 0x02, 0x04, 0x10
 
@@ -55,30 +57,30 @@ func firewall() []chain {
 	echo4, echo6 := byte(8), byte(128)
 	input := [][]expr.Any{
 		rule(accept, iifname("lo")),
-		rule(accept, iifname(Inside), l4proto(unix.IPPROTO_TCP), transport(dport, port(NFSPort))),
+		rule(accept, iifname(inside), l4proto(unix.IPPROTO_TCP), transport(dport, port(NFSPort))),
 	}
 	// Destination unreachable (with "fragmentation needed"), time exceeded,
 	// parameter problem.
 	for _, t := range []byte{3, echo4, 11, 12} {
-		input = append(input, rule(accept, iifname(Inside), ipv4(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{t})))
+		input = append(input, rule(accept, iifname(inside), ipv4(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{t})))
 	}
 	// Destination unreachable, packet too big, time exceeded, parameter problem,
 	// MLD query, neighbour solicitation and advertisement. No router
 	// advertisement and no redirect.
 	for _, t := range []byte{1, 2, 3, 4, echo6, 130, 135, 136} {
-		input = append(input, rule(accept, iifname(Inside), ipv6(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{t})))
+		input = append(input, rule(accept, iifname(inside), ipv6(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{t})))
 	}
 	output := [][]expr.Any{
 		rule(accept, oifname("lo")),
 		rule(drop, l4proto(unix.IPPROTO_TCP), transport(sport, port(NFSPort)),
 			masked(flags, fin|syn|rst|ack, rst|ack), transport(sequence, []byte{0, 0, 0, 0})),
 		rule(drop, l4proto(unix.IPPROTO_TCP), masked(flags, syn|ack, syn)),
-		rule(accept, oifname(Inside), l4proto(unix.IPPROTO_TCP), transport(sport, port(NFSPort))),
-		rule(accept, oifname(Inside), ipv4(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{0})),
+		rule(accept, oifname(inside), l4proto(unix.IPPROTO_TCP), transport(sport, port(NFSPort))),
+		rule(accept, oifname(inside), ipv4(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{0})),
 	}
 	// Echo reply, MLD reports and done, neighbour solicitation and advertisement.
 	for _, t := range []byte{129, 131, 132, 135, 136, 143} {
-		output = append(output, rule(accept, oifname(Inside), ipv6(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{t})))
+		output = append(output, rule(accept, oifname(inside), ipv6(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{t})))
 	}
 	return []chain{
 		{"input", nftables.ChainHookInput, input},
@@ -88,8 +90,8 @@ func firewall() []chain {
 }
 
 // writeFirewall replaces the table of a namespace in one transaction: there is
-// no instant without it.
-func writeFirewall(ns *os.File) error {
+// no instant without it. An owner is written on its first rule.
+func writeFirewall(ns *os.File, inside, owner string) error {
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
@@ -99,13 +101,17 @@ func writeFirewall(ns *os.File) error {
 	c.DelTable(table)
 	c.AddTable(table)
 	policy := nftables.ChainPolicyDrop
-	for _, want := range firewall() {
+	for _, want := range firewall(inside) {
 		ch := c.AddChain(&nftables.Chain{
 			Name: want.name, Table: table, Hooknum: want.hook, Policy: &policy,
 			Priority: nftables.ChainPriorityFilter, Type: nftables.ChainTypeFilter,
 		})
-		for _, exprs := range want.rules {
-			c.AddRule(&nftables.Rule{Table: table, Chain: ch, Exprs: exprs})
+		for i, exprs := range want.rules {
+			r := &nftables.Rule{Table: table, Chain: ch, Exprs: exprs}
+			if i == 0 && owner != "" {
+				r.UserData = userdata.AppendString(nil, userdata.TypeComment, ownerComment+owner)
+			}
+			c.AddRule(r)
 		}
 	}
 	if err := c.Flush(); err != nil {
@@ -114,11 +120,60 @@ func writeFirewall(ns *os.File) error {
 	return nil
 }
 
+// ownerComment begins the comment that names who wrote the table.
+const ownerComment = "causeway network "
+
+// firewallOwner reads who wrote the table of a namespace, if it is there: ""
+// where nobody is named.
+func firewallOwner(ns *os.File) (owner string, there bool, err error) {
+	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(ns.Fd())))
+	if err != nil {
+		return "", false, fmt.Errorf("open nftables: %w", err)
+	}
+	defer c.CloseLasting()
+	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return "", false, fmt.Errorf("read firewall: %w", err)
+	}
+	for _, ch := range chains {
+		if ch.Table.Name != tableName {
+			continue
+		}
+		there = true
+		rules, err := c.GetRules(ch.Table, ch)
+		if err != nil {
+			return "", false, fmt.Errorf("read firewall: %w", err)
+		}
+		for _, r := range rules {
+			words, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+			if o, ok := strings.CutPrefix(words, ownerComment); ok {
+				owner = o
+			}
+		}
+	}
+	return owner, there, nil
+}
+
+// deleteFirewall removes the table of a namespace.
+func deleteFirewall(ns *os.File) error {
+	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	table := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
+	c.AddTable(table) // so that there is one to delete
+	c.DelTable(table)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("remove firewall: %w", err)
+	}
+	return nil
+}
+
 // firewallDrift compares the table of a namespace with the wanted one,
 // expression by expression. It is not for a locked thread: the library waits in
 // the runtime's poller, and each wait would be two changes of thread (measured:
 // 1.6 ms instead of 0.4).
-func firewallDrift(ns *os.File) ([]string, error) {
+func firewallDrift(ns *os.File, inside string) ([]string, error) {
 	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
@@ -152,7 +207,7 @@ func firewallDrift(ns *os.File) ([]string, error) {
 		}
 	}
 	var drift []string
-	for _, want := range firewall() {
+	for _, want := range firewall(inside) {
 		ch := have[want.name]
 		delete(have, want.name)
 		if ch == nil || ch.Type != nftables.ChainTypeFilter || !is(ch.Hooknum, *want.hook) ||

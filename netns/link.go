@@ -1,18 +1,14 @@
 package netns
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 
 	"github.com/vishvananda/netlink"
 	rtnl "github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
-
-	"github.com/causeway-project/causeway/agent/crashpoint"
 )
 
 // newHandle opens a netlink socket in the namespace of the calling thread,
@@ -50,124 +46,7 @@ func bridge(nl *netlink.Handle, name string) (netlink.Link, error) {
 	return l, nil
 }
 
-// outerMAC is the address of the host's end. A bridge without an address of its
-// own takes its ports' lowest, so that a low one would change the host's
-// address on the network: like libvirt we begin with fe.
-func (n Network) outerMAC() net.HardwareAddr {
-	mac := bytes.Clone(n.MAC)
-	mac[0] = 0xfe
-	if bytes.Equal(mac, n.MAC) {
-		mac[5] ^= 1 // both ends alike, and the bridge would keep our frames to itself
-	}
-	return mac
-}
-
-// paired reports whether outer, in the host's namespace, and inner, in ns, are
-// the two ends of one veth pair. The ids of namespaces are nl's.
-func paired(nl *netlink.Handle, ns *os.File, outer, inner netlink.Link) (bool, error) {
-	if outer == nil || inner == nil || outer.Type() != "veth" || inner.Type() != "veth" {
-		return false, nil
-	}
-	id, err := nl.GetNetNsIdByFd(int(ns.Fd()))
-	if err != nil {
-		return false, fmt.Errorf("get id of %s: %w", ns.Name(), err)
-	}
-	o, i := outer.Attrs(), inner.Attrs()
-	// An index alone could be that of another link in another namespace.
-	return o.ParentIndex == i.Index && i.ParentIndex == o.Index && id >= 0 && o.NetNsID == id, nil
-}
-
-// repairPair makes the veth pair unless it is there, and returns the host's end.
-// The peer is made inside at once, so that no half of a pair is ever without its
-// namespace.
-func (n Network) repairPair(nl *netlink.Handle, ns *os.File, br netlink.Link) (netlink.Link, error) {
-	outer, err := link(nl, n.HostLink)
-	if err != nil {
-		return nil, err
-	}
-	ok := false
-	err = inside(ns, func() error {
-		in, err := newHandle()
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		inner, err := link(in, Inside)
-		if err != nil {
-			return err
-		}
-		if ok, err = paired(nl, ns, outer, inner); ok || err != nil {
-			return err
-		}
-		return deleteLink(in, Inside) // and with it its other end, under whatever name
-	})
-	if ok || err != nil {
-		return outer, err
-	}
-	if err := deleteLink(nl, n.HostLink); err != nil {
-		return nil, err
-	}
-	pair := &netlink.Veth{
-		LinkAttrs:        netlink.NewLinkAttrs(),
-		PeerName:         Inside,
-		PeerHardwareAddr: n.MAC,
-		PeerNamespace:    netlink.NsFd(int(ns.Fd())),
-		PeerMTU:          uint32(n.mtu(br)),
-	}
-	pair.Name, pair.MTU, pair.HardwareAddr = n.HostLink, n.outerMTU(br), n.outerMAC()
-	if err := nl.LinkAdd(pair); err != nil {
-		return nil, fmt.Errorf("add veth pair %s: %w", n.HostLink, err)
-	}
-	crashpoint.Hit(crashpoint.NetnsLink)
-	if outer, err = nl.LinkByName(n.HostLink); err != nil {
-		return nil, fmt.Errorf("get link %s: %w", n.HostLink, err)
-	}
-	return outer, nil
-}
-
-// repairOuter makes the host's end a port of the bridge. It does not set it up:
-// that waits for the firewall inside.
-func (n Network) repairOuter(nl *netlink.Handle, outer, br netlink.Link) error {
-	a := outer.Attrs()
-	if a.Alias != n.Namespace {
-		if err := nl.LinkSetAlias(outer, n.Namespace); err != nil {
-			return fmt.Errorf("set alias of %s: %w", n.HostLink, err)
-		}
-	}
-	if mtu := n.outerMTU(br); a.MTU != mtu {
-		if err := nl.LinkSetMTU(outer, mtu); err != nil {
-			return fmt.Errorf("set mtu %d of %s: %w", mtu, n.HostLink, err)
-		}
-	}
-	if mac := n.outerMAC(); !bytes.Equal(a.HardwareAddr, mac) {
-		if err := nl.LinkSetHardwareAddr(outer, mac); err != nil {
-			return fmt.Errorf("set mac %s of %s: %w", mac, n.HostLink, err)
-		}
-	}
-	if err := writeSysctls(n.outerSysctls()); err != nil {
-		return err
-	}
-	if a.MasterIndex != br.Attrs().Index {
-		// From one bridge to the other in one request: the pair stays as it is.
-		if err := nl.LinkSetMaster(outer, br); err != nil {
-			return fmt.Errorf("make %s a port of %s: %w", n.HostLink, n.Bridge, err)
-		}
-	}
-	return nil
-}
-
-// mtu is that of the inner end.
-func (n Network) mtu(br netlink.Link) int {
-	if n.MTU != 0 {
-		return n.MTU
-	}
-	return br.Attrs().MTU
-}
-
-// outerMTU is that of the host's end. It is never below the bridge's: a bridge
-// whose mtu nobody set takes its ports' lowest (br_mtu_auto_adjust), so that one
-// network's wish would reach all others on it.
-func (n Network) outerMTU(br netlink.Link) int { return max(n.MTU, br.Attrs().MTU) }
+const loopback = net.FlagLoopback
 
 func up(l netlink.Link) bool { return l.Attrs().Flags&net.FlagUp != 0 }
 
@@ -260,12 +139,16 @@ func dump[T any](list func() ([]T, error)) (all []T, err error) {
 }
 
 // awaitCarrier returns when frames can leave through the interface inside.
-func awaitCarrier(ctx context.Context, nl *netlink.Handle) error {
+// Links without a carrier of their own, such as VXLAN, are never more than
+// "unknown", but the flag that they can send is theirs too.
+func awaitCarrier(ctx context.Context, nl *netlink.Handle, name string) error {
 	return poll(ctx, kernelWait, func() (bool, error) {
-		l, err := nl.LinkByName(Inside)
+		l, err := nl.LinkByName(name)
 		if err != nil {
-			return false, fmt.Errorf("get link %s: %w", Inside, err)
+			return false, fmt.Errorf("get link %s: %w", name, err)
 		}
-		return l.Attrs().OperState == netlink.OperUp, nil
+		a := l.Attrs()
+		sends := a.RawFlags&unix.IFF_LOWER_UP != 0
+		return a.OperState == netlink.OperUp || a.OperState == netlink.OperUnknown && sends, nil
 	})
 }

@@ -23,7 +23,7 @@ var errNotNamespace = errors.New("not a network namespace")
 // /proc/PID/ns/net has another inode lives in an older one and must be started
 // again. fs.ErrNotExist if there is no such namespace, or only half of one.
 func (h *Host) Inode(namespace string) (uint64, error) {
-	if err := validateNamespace(namespace); err != nil {
+	if err := validateNamespace(namespace); err != nil && !foreignNamespace(namespace) {
 		return 0, err
 	}
 	f, err := openNamespace(namespace)

@@ -14,6 +14,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 // Prefix begins the name of everything that Causeway makes on a host.
@@ -31,24 +33,26 @@ const DefaultProbeWait = 200 * time.Millisecond
 // ErrInvalid: the Network could not be made on any host.
 var ErrInvalid = errors.New("invalid network")
 
-// ErrNoBridge: the bridge is not there, or is not a bridge.
-var ErrNoBridge = errors.New("no such bridge")
-
 // ErrAddressInUse: another machine on the network answers for the address.
 var ErrAddressInUse = errors.New("address already in use on the network")
 
 // A Network is the wanted state of one namespace.
-//
-// Bridge is the only plug so far. VLAN, VXLAN, macvlan and Open vSwitch plugs,
-// and an interface that somebody else provides, will stand beside it.
 type Network struct {
-	Namespace string         // required: a name in /run/netns, begins with Prefix
-	HostLink  string         // required: the host's end of the veth pair, begins with Prefix, at most 15 bytes
-	Bridge    string         // required: a Linux bridge that HostLink becomes a port of
+	Namespace string         // required: a name in /run/netns; begins with Prefix, unless the plug is Provided: then it must not
+	HostLink  string         // required: the host's end of a veth pair, where the plug makes one; begins with Prefix, at most 15 bytes
+	Bridge    string         // stands for Plug: Bridge{Name: Bridge}
+	Plug      Plug           // required, unless Bridge is set
 	Addresses []netip.Prefix // required: at least one
 	Routes    []Route
-	MTU       int              // bytes, 1280 to 65535; 0 takes the bridge's
-	MAC       net.HardwareAddr // required: of the inner end
+	MTU       int              // bytes, 1280 to 65535; 0 takes what the plug's bridge or device carries
+	MAC       net.HardwareAddr // required, unless the plug is Provided: of the interface inside
+}
+
+func (n Network) plug() Plug {
+	if n.Plug == nil {
+		return Bridge{Name: n.Bridge}
+	}
+	return n.Plug
 }
 
 // A Route sends packets for Destination to Via.
@@ -59,7 +63,7 @@ type Route struct {
 
 // A State is what of a Network is on the host.
 type State struct {
-	Exists  bool     // the namespace is there
+	Exists  bool     // the namespace is there; where it is Provided, our firewall in it
 	Remains bool     // something is there, if only a half-made file or a link: Remove has work to do
 	Drift   []string // what differs from what is wanted, in words; empty when all is well
 }
@@ -72,6 +76,9 @@ type Options struct {
 	// address before it is used. 0 means DefaultProbeWait; below 0, nobody is
 	// asked.
 	ProbeWait time.Duration
+
+	VSCtl string // path of ovs-vsctl; "" looks for it in PATH
+	OVSDB string // where Open vSwitch's database listens, as in "unix:/run/openvswitch/db.sock"; "" leaves it to ovs-vsctl
 }
 
 // A Host makes networks on this machine. Its methods may be called at once for
@@ -79,11 +86,17 @@ type Options struct {
 type Host struct {
 	log       *slog.Logger
 	probeWait time.Duration
+	ovs       vsctl
+	vlans     func(*netlink.Handle) portVLANs
+	kinds     linkKinds
 }
 
 // New returns a Host.
 func New(o Options) *Host {
-	h := &Host{log: o.Logger, probeWait: o.ProbeWait}
+	h := &Host{
+		log: o.Logger, probeWait: o.ProbeWait, ovs: vsctl{command: o.VSCtl, db: o.OVSDB},
+		vlans: func(nl *netlink.Handle) portVLANs { return kernelVLANs{nl} }, kinds: kernelKinds{},
+	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
@@ -97,17 +110,18 @@ func New(o Options) *Host {
 func Path(namespace string) string { return runDir + "/" + namespace }
 
 // Check says, changing nothing, whether Ensure could succeed: n is sound
-// (ErrInvalid) and the bridge is there (ErrNoBridge).
+// (ErrInvalid), and the host has what the plug needs (ErrNoBridge and the other
+// errors that stand with it).
 func (h *Host) Check(ctx context.Context, n Network) error {
 	if err := n.validate(); err != nil {
 		return err
 	}
-	nl, err := newHandle()
+	s, err := h.site(n)
 	if err != nil {
 		return err
 	}
-	defer nl.Close()
-	_, err = bridge(nl, n.Bridge)
+	defer s.close()
+	_, err = n.plug().base(ctx, s)
 	return err
 }
 
@@ -116,7 +130,7 @@ func (h *Host) Check(ctx context.Context, n Network) error {
 //
 // What is as wanted is not touched, so that a gateway in it goes on serving; on
 // a healthy network Ensure only reads. Killed half-way, it is finished by the
-// next call. Beside ErrInvalid and ErrNoBridge it returns ErrAddressInUse: then
+// next call. Beside the errors of Check it returns ErrAddressInUse: then the
 // the address is not on the interface, everything else may be.
 //
 // A namespace that somebody removed from /run/netns is made anew even if a

@@ -73,7 +73,7 @@ func TestDuplicateFoundAfterwards(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if err := addAddress(nl, l, netip.MustParsePrefix("fd77::2/64"), 0); err != nil {
+		if err := blue().addAddress(nl, l, netip.MustParsePrefix("fd77::2/64"), 0); err != nil {
 			return err
 		}
 		return poll(t.Context(), answer, func() (bool, error) {

@@ -27,44 +27,45 @@ const (
 // what is as wanted. The order matters: the firewall is there before the
 // interface is up, the interface is up before addresses are asked for.
 func (h *Host) repair(ctx context.Context, n Network) error {
-	nl, err := newHandle()
+	s, err := h.site(n)
 	if err != nil {
 		return err
 	}
-	defer nl.Close()
-
-	ns, err := makeNamespace(n.Namespace)
+	defer s.close()
+	plug := n.plug()
+	b, err := plug.base(ctx, s)
 	if err != nil {
 		return err
 	}
-	defer ns.Close()
-	br, err := bridge(nl, n.Bridge)
+	owner := ""
+	if p, ok := n.provided(); ok {
+		owner = p.Owner
+		s.ns, err = openNamespace(n.Namespace)
+	} else {
+		s.ns, err = makeNamespace(n.Namespace)
+	}
 	if err != nil {
 		return err
 	}
-	outer, err := n.repairPair(nl, ns, br)
-	if err != nil {
+	if err := plug.attach(ctx, s, b); err != nil {
 		return err
 	}
-	if err := n.repairOuter(nl, outer, br); err != nil {
-		return err
-	}
-	drift, err := firewallDrift(ns) // before the interface is up
+	drift, err := firewallDrift(s.ns, n.inside()) // before the interface is up
 	if err != nil {
 		return err
 	}
 	if len(drift) != 0 {
-		if err := writeFirewall(ns); err != nil {
+		if err := writeFirewall(s.ns, n.inside(), owner); err != nil {
 			return err
 		}
 	}
 	var in *netlink.Handle // stays in the namespace, whichever thread uses it
 	var inner netlink.Link
-	err = inside(ns, func() (err error) {
+	err = inside(s.ns, func() (err error) {
 		if in, err = newHandle(); err != nil {
 			return err
 		}
-		inner, err = h.repairInner(in, n, n.mtu(br))
+		inner, err = h.repairInner(in, n, n.mtu(b))
 		return err
 	})
 	if in != nil {
@@ -73,19 +74,19 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err != nil {
 		return err
 	}
-	if err := setUp(nl, outer); err != nil {
+	if err := plug.open(s); err != nil {
 		return err
 	}
 	if err := setUp(in, inner); err != nil {
 		return err
 	}
-	if err := awaitCarrier(ctx, in); err != nil {
-		return fmt.Errorf("wait for the carrier of %s: %w", Inside, err)
+	if err := awaitCarrier(ctx, in, n.inside()); err != nil {
+		return fmt.Errorf("wait for the carrier of %s: %w", n.inside(), err)
 	}
-	if err := awaitForwarding(ctx, n.Bridge, outer); err != nil {
+	if err := plug.await(ctx, s, in, b); err != nil {
 		return err
 	}
-	return inside(ns, func() error {
+	return inside(s.ns, func() error {
 		err := h.repairAddresses(ctx, n, in, inner)
 		if err := errors.Join(err, writeSysctls(n.sysctls())); err != nil {
 			return err
@@ -107,21 +108,25 @@ func (h *Host) repairInner(nl *netlink.Handle, n Network, mtu int) (netlink.Link
 	if err := setUp(nl, lo); err != nil {
 		return nil, err
 	}
-	inner, err := nl.LinkByName(Inside)
+	name := n.inside()
+	inner, err := nl.LinkByName(name)
 	if err != nil {
-		return nil, fmt.Errorf("get link %s: %w", Inside, err)
+		return nil, fmt.Errorf("get link %s: %w", name, err)
 	}
 	a := inner.Attrs()
-	if !bytes.Equal(a.HardwareAddr, n.MAC) {
+	if n.MAC != nil && !bytes.Equal(a.HardwareAddr, n.MAC) {
 		if err := nl.LinkSetHardwareAddr(inner, n.MAC); err != nil {
-			return nil, fmt.Errorf("set mac %s of %s: %w", n.MAC, Inside, err)
+			return nil, fmt.Errorf("set mac %s of %s: %w", n.MAC, name, err)
 		}
 		a.HardwareAddr = n.MAC
 	}
-	if a.MTU != mtu {
+	if mtu != 0 && a.MTU != mtu {
 		if err := nl.LinkSetMTU(inner, mtu); err != nil {
-			return nil, fmt.Errorf("set mtu %d of %s: %w", mtu, Inside, err)
+			return nil, fmt.Errorf("set mtu %d of %s: %w", mtu, name, err)
 		}
+	}
+	if _, ok := n.provided(); ok {
+		return inner, nil // its sysctls are its owner's
 	}
 	if err := writeSysctls(n.sysctls()); err != nil {
 		return nil, err
@@ -141,7 +146,14 @@ func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handl
 	if err != nil {
 		return err
 	}
-	for p, a := range have {
+	foreign := have
+	_, provided := n.provided()
+	if provided {
+		if foreign, err = onlyMarked(inner, have); err != nil {
+			return err
+		}
+	}
+	for p, a := range foreign {
 		if slices.Contains(n.Addresses, p) && a.Flags&unix.IFA_F_DADFAILED == 0 {
 			continue
 		}
@@ -166,7 +178,7 @@ func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handl
 		flags = unix.IFA_F_NODAD
 	}
 	for _, p := range new6 {
-		if err := addAddress(nl, inner, p, flags); err != nil {
+		if err := n.addAddress(nl, inner, p, flags); err != nil {
 			return err
 		}
 	}
@@ -182,7 +194,7 @@ func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handl
 		}
 	}
 	for _, p := range new4 {
-		if err := addAddress(nl, inner, p, 0); err != nil {
+		if err := n.addAddress(nl, inner, p, 0); err != nil {
 			return err
 		}
 	}
@@ -192,6 +204,9 @@ func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handl
 	}
 	for _, a := range used {
 		p, _ := prefix(a.IPNet)
+		if !slices.Contains(n.Addresses, p) {
+			continue // a provided interface has others too
+		}
 		taken = errors.Join(taken, fmt.Errorf("address %s: %w", p.Addr(), ErrAddressInUse))
 		if err := nl.AddrDel(inner, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return fmt.Errorf("remove address %s: %w", p, err)
@@ -200,8 +215,13 @@ func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handl
 	return taken
 }
 
-func addAddress(nl *netlink.Handle, l netlink.Link, p netip.Prefix, flags int) error {
-	if err := nl.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p), Flags: flags}); err != nil {
+func (n Network) addAddress(nl *netlink.Handle, l netlink.Link, p netip.Prefix, flags int) (err error) {
+	if _, ok := n.provided(); ok {
+		err = addMarked(l, p, flags)
+	} else {
+		err = nl.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p), Flags: flags})
+	}
+	if err != nil {
 		return fmt.Errorf("add address %s: %w", p, err)
 	}
 	return nil
@@ -236,28 +256,42 @@ func (h *Host) awaitDetection(ctx context.Context, n Network, nl *netlink.Handle
 // repairRoutes sets the wanted routes before it removes others, so that a new
 // router replaces the old one without a gap.
 func (n Network) repairRoutes(nl *netlink.Handle, inner netlink.Link) error {
-	have, err := routes(nl, inner)
+	have, err := n.routes(nl, inner)
 	if err != nil {
 		return err
 	}
+	_, provided := n.provided()
 	want := make(map[Route]bool)
 	for _, r := range n.Routes {
 		want[r.masked()] = true
 		if _, ok := have[r.masked()]; ok {
 			continue
 		}
-		err := nl.RouteReplace(&netlink.Route{
+		route := &netlink.Route{
 			LinkIndex: inner.Attrs().Index, Dst: ipNet(r.Destination.Masked()), Gw: r.Via.AsSlice(), Protocol: unix.RTPROT_STATIC,
-		})
+		}
+		set := nl.RouteReplace
+		if provided {
+			route.Protocol, set = ownerMark, nl.RouteAdd
+			for other, old := range have { // ours to another router; one of somebody else's stays
+				if other.Destination == r.Destination.Masked() && old.Protocol == ownerMark {
+					set = nl.RouteReplace
+				}
+			}
+		}
+		err := set(route)
+		if provided && errors.Is(err, unix.EEXIST) {
+			err = ErrTaken
+		}
 		if err != nil {
 			return fmt.Errorf("set route to %s via %s: %w", r.Destination, r.Via, err)
 		}
 	}
-	if have, err = routes(nl, inner); err != nil {
+	if have, err = n.routes(nl, inner); err != nil {
 		return err
 	}
 	for key, r := range have {
-		if want[key] {
+		if want[key] || provided && r.Protocol != ownerMark {
 			continue
 		}
 		if err := nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -268,7 +302,8 @@ func (n Network) repairRoutes(nl *netlink.Handle, inner netlink.Link) error {
 }
 
 // Remove removes the namespace and its links. Nothing there is success, and so
-// is what a killed Ensure or Remove left behind.
+// is what a killed Ensure or Remove left behind. Of what the plug leads to,
+// nothing need be there any more.
 func (h *Host) Remove(ctx context.Context, n Network) error {
 	if err := n.validateNames(); err != nil {
 		return err
@@ -276,34 +311,29 @@ func (h *Host) Remove(ctx context.Context, n Network) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	nl, err := newHandle()
+	s, err := h.site(n)
 	if err != nil {
 		return err
 	}
-	defer nl.Close()
-
-	if err := deleteLink(nl, n.HostLink); err != nil {
+	defer s.close()
+	s.ns, err = openNamespace(n.Namespace)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotNamespace) {
 		return err
 	}
-	ns, err := openNamespace(n.Namespace)
-	switch {
-	case err == nil:
+	if err := n.plug().detach(ctx, s); err != nil {
+		return err
+	}
+	if _, ok := n.provided(); ok {
+		h.log.Debug("network removed", "network", n.Namespace)
+		return nil
+	}
+	if s.ns != nil {
 		// A process may keep the namespace alive, and the host's end may have
 		// been renamed: no address of ours stays on the tenant's network.
-		err = inside(ns, func() error {
-			in, err := newHandle()
-			if err != nil {
-				return err
-			}
-			defer in.Close()
-			return deleteLink(in, Inside)
-		})
-		ns.Close()
+		err = s.inside(func(in *netlink.Handle) error { return deleteLink(in, Inside) })
 		if err != nil {
 			return err
 		}
-	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotNamespace):
-		return err
 	}
 	if err := removeNamespace(n.Namespace); err != nil {
 		return err

@@ -27,6 +27,9 @@ const retransPath = "ipv6/neigh/" + Inside + "/retrans_time_ms"
 // many, so that all that matters is set. They are the documented ones of
 // Documentation/networking/ip-sysctl.rst.
 func (n Network) sysctls() []sysctl {
+	if _, ok := n.provided(); ok {
+		return nil
+	}
 	var s []sysctl
 	add := func(optional bool, dir string, pairs ...string) {
 		for i := 0; i < len(pairs); i += 2 {

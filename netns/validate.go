@@ -13,17 +13,16 @@ func (n Network) validate() error {
 	if err := n.validateNames(); err != nil {
 		return err
 	}
-	if !linkName(n.Bridge) {
-		return fmt.Errorf("bridge %q: no name of a link: %w", n.Bridge, ErrInvalid)
-	}
-	if n.Bridge == n.HostLink {
-		return fmt.Errorf("bridge %q: is the host link too: %w", n.Bridge, ErrInvalid)
+	if err := n.plug().validate(n); err != nil {
+		return err
 	}
 	if n.MTU != 0 && (n.MTU < 1280 || n.MTU > 65535) {
 		return fmt.Errorf("mtu %d: not between 1280 and 65535: %w", n.MTU, ErrInvalid)
 	}
-	if err := validateMAC(n.MAC); err != nil {
-		return err
+	if _, ok := n.provided(); !ok || n.MAC != nil {
+		if err := validateMAC(n.MAC); err != nil {
+			return err
+		}
 	}
 	if len(n.Addresses) == 0 {
 		return fmt.Errorf("addresses: none given: %w", ErrInvalid)
@@ -37,6 +36,9 @@ func (n Network) validate() error {
 			return fmt.Errorf("address %s: given twice: %w", p.Addr(), ErrInvalid)
 		}
 		seen[p.Addr()] = true
+	}
+	if a, b, ok := overlap(n.Addresses); ok {
+		return fmt.Errorf("addresses %s and %s: their prefixes overlap, so that it is not known which reaches a machine: give both the same length: %w", a, b, ErrInvalid)
 	}
 	to := make(map[netip.Prefix]bool)
 	for _, r := range n.Routes {
@@ -55,8 +57,14 @@ func (n Network) validate() error {
 // validateNames is all that Remove needs: what is not named as ours is never
 // touched.
 func (n Network) validateNames() error {
-	if err := validateNamespace(n.Namespace); err != nil {
-		return err
+	_, provided := n.provided()
+	switch {
+	case !provided:
+		if err := validateNamespace(n.Namespace); err != nil {
+			return err
+		}
+	case !foreignNamespace(n.Namespace):
+		return fmt.Errorf("namespace %q: not up to 64 letters, digits, - _ or . that do not begin with %s, as ours do: %w", n.Namespace, Prefix, ErrInvalid)
 	}
 	if !strings.HasPrefix(n.HostLink, Prefix) || !plain(n.HostLink) || len(n.HostLink) > maxLinkName {
 		return fmt.Errorf("host link %q: not %s and up to %d letters, digits, - or _: %w", n.HostLink, Prefix, maxLinkName-len(Prefix), ErrInvalid)
@@ -69,6 +77,27 @@ func validateNamespace(name string) error {
 		return fmt.Errorf("namespace %q: not %s and up to 62 letters, digits, - or _: %w", name, Prefix, ErrInvalid)
 	}
 	return nil
+}
+
+// foreignNamespace reports whether name could be that of a namespace which
+// somebody else made.
+func foreignNamespace(name string) bool {
+	return plain(undotted(name)) && len(name) <= 64 && !strings.HasPrefix(name, Prefix) && strings.Trim(name, ".") != ""
+}
+
+func undotted(s string) string { return strings.ReplaceAll(s, ".", "_") }
+
+// overlap finds two addresses whose prefixes overlap without being the same. A
+// single address within another's prefix is well known where it is.
+func overlap(all []netip.Prefix) (a, b netip.Prefix, found bool) {
+	for i, a := range all {
+		for _, b := range all[:i] {
+			if a.Overlaps(b) && a.Bits() != b.Bits() && !a.IsSingleIP() && !b.IsSingleIP() {
+				return b, a, true
+			}
+		}
+	}
+	return a, b, false
 }
 
 const maxLinkName = 15 // IFNAMSIZ without the final NUL

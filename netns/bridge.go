@@ -1,0 +1,227 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	rtnl "github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Bridge is a veth pair, with one end in the namespace and one a port of a
+// Linux bridge.
+type Bridge struct {
+	Name string // required: a Linux bridge of this host
+
+	// VLAN makes the port an access port of this VLAN, 1 to 4094. The bridge
+	// must filter VLANs: it is never switched here, for all its ports would
+	// feel it. 0 leaves the port as the bridge makes it.
+	VLAN int
+}
+
+func (p Bridge) validate(n Network) error {
+	if !linkName(p.Name) {
+		return fmt.Errorf("bridge %q: no name of a link: %w", p.Name, ErrInvalid)
+	}
+	if p.Name == n.HostLink {
+		return fmt.Errorf("bridge %q: is the host link too: %w", p.Name, ErrInvalid)
+	}
+	return validateTag(p.VLAN)
+}
+
+func (p Bridge) base(_ context.Context, s *site) (base, error) {
+	l, err := bridge(s.nl, p.Name)
+	if err != nil {
+		return base{}, err
+	}
+	if p.VLAN != 0 {
+		if err := s.h.vlans(s.nl).filters(l); err != nil {
+			return base{}, fmt.Errorf("bridge %s: %w", p.Name, err)
+		}
+	}
+	return base{link: l, mtu: l.Attrs().MTU}, nil
+}
+
+func (p Bridge) observe(_ context.Context, s *site, b base) (drift []string, remains bool, err error) {
+	drift, err = s.observeOuter(b)
+	if err != nil || s.outer == nil || b.link == nil {
+		return drift, s.outer != nil, err
+	}
+	port := s.outer.Attrs().MasterIndex == b.link.Attrs().Index
+	if !port {
+		return append(drift, fmt.Sprintf("link %s is not a port of %s", s.n.HostLink, p.Name)), true, nil
+	}
+	if up(s.outer) {
+		ok, err := forwards(s.outer)
+		if err != nil {
+			return nil, true, err
+		}
+		if !ok {
+			drift = append(drift, fmt.Sprintf("bridge %s does not forward for link %s", p.Name, s.n.HostLink))
+		}
+	}
+	if p.VLAN != 0 {
+		have, err := s.h.vlans(s.nl).list(s.outer)
+		if err != nil {
+			return nil, true, err
+		}
+		if !slices.Equal(have, []portVLAN{p.access()}) {
+			drift = append(drift, fmt.Sprintf("link %s is in the VLANs %v, not in %v alone", s.n.HostLink, have, p.access()))
+		}
+	}
+	return drift, true, nil
+}
+
+func (p Bridge) observeInside(s *site, _ base, _ *netlink.Handle, inner netlink.Link) ([]string, error) {
+	return s.observePair(inner)
+}
+
+// attach makes the host's end a port of the bridge, and of its VLAN alone,
+// before it is up: a new port is in the bridge's default VLAN.
+func (p Bridge) attach(_ context.Context, s *site, b base) error {
+	if err := s.repairPair(b); err != nil {
+		return err
+	}
+	if err := s.repairOuter(b); err != nil {
+		return err
+	}
+	if s.outer.Attrs().MasterIndex != b.link.Attrs().Index {
+		if p.VLAN != 0 {
+			if err := s.nl.LinkSetDown(s.outer); err != nil {
+				return fmt.Errorf("set %s down: %w", s.n.HostLink, err)
+			}
+			s.outer.Attrs().Flags &^= 1 // net.FlagUp
+		}
+		// From one bridge to the other in one request: the pair stays as it is.
+		if err := s.nl.LinkSetMaster(s.outer, b.link); err != nil {
+			return fmt.Errorf("make %s a port of %s: %w", s.n.HostLink, p.Name, err)
+		}
+	}
+	if p.VLAN == 0 {
+		return nil
+	}
+	return p.repairVLAN(s.h.vlans(s.nl), s.outer)
+}
+
+// repairVLAN takes the port out of every other VLAN first: while it is in two,
+// another tenant's broadcasts would reach the gateway.
+func (p Bridge) repairVLAN(table portVLANs, port netlink.Link) error {
+	have, err := table.list(port)
+	if err != nil {
+		return err
+	}
+	for _, v := range have {
+		if v == p.access() {
+			continue
+		}
+		if err := table.remove(port, v.id); err != nil {
+			return fmt.Errorf("take %s out of VLAN %d: %w", port.Attrs().Name, v.id, err)
+		}
+	}
+	if slices.Contains(have, p.access()) {
+		return nil
+	}
+	if err := table.add(port, p.access()); err != nil {
+		return fmt.Errorf("put %s into VLAN %d: %w", port.Attrs().Name, p.VLAN, err)
+	}
+	return nil
+}
+
+func (p Bridge) open(s *site) error { return setUp(s.nl, s.outer) }
+
+func (p Bridge) await(ctx context.Context, s *site, _ *netlink.Handle, _ base) error {
+	return awaitForwarding(ctx, p.Name, s.outer)
+}
+
+func (p Bridge) detach(_ context.Context, s *site) error { return deleteLink(s.nl, s.n.HostLink) }
+
+// access is the VLAN of a port whose machine knows nothing of VLANs.
+func (p Bridge) access() portVLAN { return portVLAN{id: p.VLAN, pvid: true, untagged: true} }
+
+// A portVLAN is one VLAN of a bridge's port.
+type portVLAN struct {
+	id       int
+	pvid     bool // of frames that come in untagged
+	untagged bool // frames leave without the tag
+}
+
+func (v portVLAN) String() string {
+	words := []string{strconv.Itoa(v.id)}
+	if v.pvid {
+		words = append(words, "pvid")
+	}
+	if v.untagged {
+		words = append(words, "untagged")
+	}
+	return strings.Join(words, " ")
+}
+
+// portVLANs is the VLAN table of a host's bridges. It stands here because
+// kernels may be built without it (CONFIG_BRIDGE_VLAN_FILTERING): the tests
+// have a model of it.
+type portVLANs interface {
+	// filters says whether the bridge separates VLANs: ErrNoVLANs, or
+	// ErrUnsupported where the kernel cannot.
+	filters(bridge netlink.Link) error
+	// list the VLANs of a port, by id.
+	list(port netlink.Link) ([]portVLAN, error)
+	add(port netlink.Link, v portVLAN) error
+	// remove is success where the port is not in the VLAN.
+	remove(port netlink.Link, id int) error
+}
+
+// kernelVLANs is the kernel's table: RTM_*LINK of the family AF_BRIDGE.
+type kernelVLANs struct{ nl *netlink.Handle }
+
+func (kernelVLANs) filters(l netlink.Link) error {
+	br, ok := l.(*netlink.Bridge)
+	switch {
+	case !ok || br.VlanFiltering == nil: // attribute left out by kernels without it
+		return fmt.Errorf("this kernel's bridges know no VLANs (CONFIG_BRIDGE_VLAN_FILTERING): %w", ErrUnsupported)
+	case !*br.VlanFiltering:
+		name := l.Attrs().Name
+		return fmt.Errorf("set it with \"ip link set %s type bridge vlan_filtering 1\": %w", name, ErrNoVLANs)
+	}
+	return nil
+}
+
+func (k kernelVLANs) list(port netlink.Link) ([]portVLAN, error) {
+	all, err := dump(func() ([]map[int32][]*rtnl.BridgeVlanInfo, error) {
+		m, err := k.nl.BridgeVlanList()
+		return []map[int32][]*rtnl.BridgeVlanInfo{m}, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list VLANs: %w", unsupported(err))
+	}
+	var out []portVLAN
+	for _, v := range all[0][int32(port.Attrs().Index)] {
+		out = append(out, portVLAN{int(v.Vid), v.PortVID(), v.EngressUntag()})
+	}
+	slices.SortFunc(out, func(a, b portVLAN) int { return a.id - b.id })
+	return out, nil
+}
+
+func (k kernelVLANs) add(port netlink.Link, v portVLAN) error {
+	return unsupported(k.nl.BridgeVlanAdd(port, uint16(v.id), v.pvid, v.untagged, false, true))
+}
+
+func (k kernelVLANs) remove(port netlink.Link, id int) error {
+	err := k.nl.BridgeVlanDel(port, uint16(id), false, false, false, true)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return unsupported(err)
+}
+
+// unsupported marks the kernel's word for what it was built without.
+func unsupported(err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return errors.Join(err, ErrUnsupported)
+	}
+	return err
+}

@@ -1,0 +1,306 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/agent/crashpoint"
+)
+
+// VLAN is an 802.1Q device on a physical device, inside the namespace.
+type VLAN struct {
+	Device string // required: carries the VLAN, tagged
+	ID     int    // required: 1 to 4094
+}
+
+func (p VLAN) validate(n Network) error {
+	if err := validateDevice(p.Device, n); err != nil {
+		return err
+	}
+	if p.ID == 0 {
+		return fmt.Errorf("vlan 0: not between 1 and 4094 (IEEE 802.1Q keeps 0 and 4095): %w", ErrInvalid)
+	}
+	return validateTag(p.ID)
+}
+
+func (p VLAN) base(_ context.Context, s *site) (base, error) { return s.onDevice(p.Device, 0) }
+
+func (p VLAN) stacked(s *site, b base) stacked {
+	return stacked{
+		words: fmt.Sprintf("the VLAN %d of %s", p.ID, p.Device),
+		make: &netlink.Vlan{
+			LinkAttrs: s.stackedAttrs(b), VlanId: p.ID, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q,
+		},
+		same: func(l netlink.Link) bool {
+			v, ok := l.(*netlink.Vlan)
+			return ok && v.VlanId == p.ID && v.VlanProtocol == netlink.VLAN_PROTOCOL_8021Q && v.ParentIndex == b.link.Attrs().Index
+		},
+	}
+}
+
+func (p VLAN) observeInside(s *site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
+	if b.link == nil {
+		return nil, nil
+	}
+	return s.observeStacked(in, inner, p.stacked(s, b))
+}
+
+func (p VLAN) attach(_ context.Context, s *site, b base) error {
+	return s.attachStacked(p.stacked(s, b), nil)
+}
+
+// Macvlan is a macvlan, in mode bridge, on a device: frames reach the device's
+// network and other macvlans on it, but never this host.
+type Macvlan struct {
+	Device string // required
+}
+
+func (p Macvlan) validate(n Network) error { return validateDevice(p.Device, n) }
+
+func (p Macvlan) base(_ context.Context, s *site) (base, error) { return s.onDevice(p.Device, 0) }
+
+func (p Macvlan) stacked(s *site, b base) stacked {
+	return stacked{
+		words: "a macvlan on " + p.Device,
+		make:  &netlink.Macvlan{LinkAttrs: s.stackedAttrs(b), Mode: netlink.MACVLAN_MODE_BRIDGE},
+		same: func(l netlink.Link) bool {
+			v, ok := l.(*netlink.Macvlan)
+			return ok && v.Mode == netlink.MACVLAN_MODE_BRIDGE && v.ParentIndex == b.link.Attrs().Index
+		},
+	}
+}
+
+func (p Macvlan) observeInside(s *site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
+	if b.link == nil {
+		return nil, nil
+	}
+	return s.observeStacked(in, inner, p.stacked(s, b))
+}
+
+func (p Macvlan) attach(_ context.Context, s *site, b base) error {
+	return s.attachStacked(p.stacked(s, b), nil)
+}
+
+// The links that stand on a device are made inside the namespace in one
+// request, and nothing of them is on the host's side: a killed Ensure leaves
+// all of the link or nothing, and the namespace takes it along.
+
+func (VLAN) observe(context.Context, *site, base) ([]string, bool, error)         { return nil, false, nil }
+func (VLAN) open(*site) error                                                     { return nil }
+func (VLAN) await(context.Context, *site, *netlink.Handle, base) error            { return nil }
+func (VLAN) detach(context.Context, *site) error                                  { return nil }
+func (Macvlan) observe(context.Context, *site, base) ([]string, bool, error)      { return nil, false, nil }
+func (Macvlan) open(*site) error                                                  { return nil }
+func (Macvlan) await(_ context.Context, _ *site, _ *netlink.Handle, _ base) error { return nil }
+func (Macvlan) detach(context.Context, *site) error                               { return nil }
+
+// linkKinds makes links and tells their kind. It stands here because kernels
+// may be built without 802.1Q: the tests have a model of such links.
+type linkKinds interface {
+	add(nl *netlink.Handle, l netlink.Link) error
+	kind(l netlink.Link) netlink.Link
+}
+
+type kernelKinds struct{}
+
+func (kernelKinds) add(nl *netlink.Handle, l netlink.Link) error { return nl.LinkAdd(l) }
+func (kernelKinds) kind(l netlink.Link) netlink.Link             { return l }
+
+// onDevice finds a plug's device. Headers of the given length leave so much
+// less room.
+func (s *site) onDevice(name string, headers int) (base, error) {
+	l, err := device(s.nl, name)
+	if err != nil {
+		return base{}, err
+	}
+	b := base{link: l, mtu: l.Attrs().MTU - headers}
+	if s.n.MTU > b.mtu {
+		return base{}, fmt.Errorf("mtu %d: device %s carries no more than %d: %w", s.n.MTU, name, b.mtu, ErrMTU)
+	}
+	if b.mtu < 1280 {
+		return base{}, fmt.Errorf("device %s: carries no more than %d bytes, below what IPv6 needs: %w", name, b.mtu, ErrNoDevice)
+	}
+	return b, nil
+}
+
+// A stacked is a link that stands on another.
+type stacked struct {
+	words string
+	make  netlink.Link
+	same  func(netlink.Link) bool // whether a link is this one, but for the namespace of its device
+}
+
+func (s *site) stackedAttrs(b base) netlink.LinkAttrs {
+	a := netlink.NewLinkAttrs()
+	a.Name, a.ParentIndex, a.MTU, a.HardwareAddr = Inside, b.link.Attrs().Index, s.n.mtu(b), s.n.MAC
+	if s.ns != nil {
+		a.Namespace = netlink.NsFd(int(s.ns.Fd()))
+	}
+	return a
+}
+
+// sameStacked runs in the namespace. The index of a device alone could be that
+// of another device in another namespace.
+func (s *site) sameStacked(in *netlink.Handle, l netlink.Link, want stacked) (bool, error) {
+	if l == nil || !want.same(s.h.kinds.kind(l)) {
+		return false, nil
+	}
+	id, err := in.GetNetNsIdByFd(int(s.host.Fd()))
+	if err != nil {
+		return false, fmt.Errorf("get id of the host's namespace: %w", err)
+	}
+	return id >= 0 && l.Attrs().NetNsID == id, nil
+}
+
+func (s *site) observeStacked(in *netlink.Handle, inner netlink.Link, want stacked) (drift []string, err error) {
+	ok, err := s.sameStacked(in, inner, want)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return []string{fmt.Sprintf("%s inside is not %s", Inside, want.words)}, nil
+	}
+	if a := inner.Attrs().Alias; a != s.n.Namespace {
+		drift = append(drift, fmt.Sprintf("%s inside has the alias %q, not %q", Inside, a, s.n.Namespace))
+	}
+	return drift, nil
+}
+
+// attachStacked makes the link unless it is there, and calls more with it, in
+// the namespace.
+func (s *site) attachStacked(want stacked, more func(in *netlink.Handle, l netlink.Link) error) error {
+	ok := false
+	err := s.inside(func(in *netlink.Handle) error {
+		l, err := link(in, Inside)
+		if err != nil {
+			return err
+		}
+		if ok, err = s.sameStacked(in, l, want); ok || err != nil {
+			return err
+		}
+		return deleteLink(in, Inside)
+	})
+	if err != nil {
+		return err
+	}
+	if !ok {
+		if err := s.addStacked(want); err != nil {
+			return err
+		}
+		crashpoint.Hit(crashpoint.NetnsLink)
+	}
+	return s.inside(func(in *netlink.Handle) error {
+		l, err := in.LinkByName(Inside)
+		if err != nil {
+			return fmt.Errorf("get link %s: %w", Inside, err)
+		}
+		if l.Attrs().Alias != s.n.Namespace {
+			if err := in.LinkSetAlias(l, s.n.Namespace); err != nil {
+				return fmt.Errorf("set alias of %s: %w", Inside, err)
+			}
+		}
+		if more == nil {
+			return nil
+		}
+		return more(in, l)
+	})
+}
+
+func (s *site) addStacked(want stacked) error {
+	if err := s.clearStrays(want); err != nil {
+		return err
+	}
+	kind := want.make.Type()
+	switch err := s.h.kinds.add(s.nl, want.make); {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EOPNOTSUPP):
+		module := kind
+		if kind == "vlan" {
+			module = "8021q"
+		}
+		return fmt.Errorf("add %s: this kernel makes no links of the kind %s: load it with \"modprobe %s\": %w", want.words, kind, module, ErrUnsupported)
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("add %s: it is on this host already (see \"ip -d link\", also in other namespaces): %w", want.words, ErrTaken)
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("add %s: the device is a port of a bridge or bond: name that: %w", want.words, ErrNoDevice)
+	default:
+		return fmt.Errorf("add %s: %w", want.words, err)
+	}
+}
+
+// clearStrays removes the link from an older namespace that has lost its name:
+// the last process in it keeps it, and its link keeps the VLAN's number or the
+// hardware address, of which there can be one. A veth pair needs no search, for
+// its end on the host is known.
+func (s *site) clearStrays(want stacked) error {
+	known := map[uint64]bool{}
+	note := func(path string) error {
+		var st unix.Stat_t
+		err := unix.Stat(path, &st)
+		if err == nil {
+			known[st.Ino] = true
+		}
+		return err
+	}
+	if err := note("/proc/thread-self/ns/net"); err != nil {
+		return fmt.Errorf("stat own namespace: %w", err)
+	}
+	named, err := os.ReadDir(runDir)
+	if err != nil {
+		return fmt.Errorf("list namespaces: %w", err)
+	}
+	for _, e := range named {
+		_ = note(Path(e.Name())) // it may have gone by now
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*/ns/net")
+	if err != nil {
+		return err
+	}
+	for _, path := range procs {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) != nil || known[st.Ino] {
+			continue // the process has ended, perhaps
+		}
+		known[st.Ino] = true
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("look for strays: %w", err)
+		}
+		err = inside(f, func() error { return s.clearStray(want) })
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("look for strays in %s: %w", strings.TrimSuffix(path, "/ns/net"), err)
+		}
+	}
+	return nil
+}
+
+// clearStray runs in a namespace without a name. The alias tells ours from what
+// somebody's container has.
+func (s *site) clearStray(want stacked) error {
+	in, err := newHandle()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	l, err := link(in, Inside)
+	if err != nil || l == nil || l.Attrs().Alias != s.n.Namespace {
+		return err
+	}
+	if ok, err := s.sameStacked(in, l, want); !ok || err != nil {
+		return err
+	}
+	return deleteLink(in, Inside)
+}
