@@ -11,6 +11,10 @@ run=$1
 module=$(go list -m)
 mapfile -t units < <(go list ./... | grep -v "^$module/integration")
 mapfile -t integration < <(go list ./integration/...)
+# Where go list fails there is nothing to run, which must not look like success.
+if [ "${#units[@]}" = 0 ] || [ "${#integration[@]}" = 0 ]; then
+	exit 1
+fi
 
 status=0
 go test -json -race -count=1 -p 2 -timeout 10m -exec "$run" "${units[@]}" || status=1
