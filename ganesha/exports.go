@@ -73,10 +73,13 @@ func (g *Gateway) put(ctx context.Context, c *client, e Export, block string) er
 		}
 		now = nil
 	}
-	if err := g.anchor(ctx, c, on, e); err != nil {
-		return err
+	if err = g.anchor(ctx, c, on, e); err == nil {
+		err = g.tell(ctx, c, e, block, now)
 	}
-	err = g.tell(ctx, c, e, block, now)
+	err = g.explain(ctx, c, e, err)
+	if now == nil && errors.Is(err, ErrRefused) {
+		delete(g.anchors.devices, e.ID) // also where its anchor was refused, before it
+	}
 	if !again && !errors.Is(err, ErrRefused) {
 		return err
 	}
@@ -84,6 +87,25 @@ func (g *Gateway) put(ctx context.Context, c *client, e Export, block string) er
 	ctx, cancel := g.cleanup(ctx)
 	defer cancel()
 	return errors.Join(err, g.weigh(ctx, c))
+}
+
+// explain adds to a refusal what is known of the release that runs.
+func (g *Gateway) explain(ctx context.Context, c *client, e Export, err error) error {
+	if !errors.Is(err, ErrRefused) {
+		return err
+	}
+	version, asked := c.version(ctx, g.limits.look)
+	if asked != nil {
+		return err
+	}
+	r, unknown := parseRelease(version)
+	if unknown != nil {
+		return err
+	}
+	if why := r.refuses(e.Path); why != nil {
+		return fmt.Errorf("%w: %w", why, err)
+	}
+	return err
 }
 
 // cleanup goes on where the caller has given up, but not for long.

@@ -17,8 +17,10 @@ import (
 
 // TestReadBack: every level and squash is read back as it was put, and as
 // nothing else.
-func TestReadBack(t *testing.T) {
-	s := newSite(t)
+func TestReadBack(t *testing.T) { onBoth(t, testReadBack) }
+
+func testReadBack(t *testing.T, system string) {
+	s := newSiteOn(t, system)
 	s.start()
 	var rules []Rule
 	for _, level := range []Level{ReadOnly, ReadWrite} {
@@ -74,8 +76,10 @@ func TestReadBack(t *testing.T) {
 }
 
 // TestRulesBind: what the read-back says is what a client meets.
-func TestRulesBind(t *testing.T) {
-	s := newSite(t)
+func TestRulesBind(t *testing.T) { onBoth(t, testRulesBind) }
+
+func testRulesBind(t *testing.T, system string) {
+	s := newSiteOn(t, system)
 	s.start()
 	ctx := t.Context()
 	e := s.share(1)
@@ -133,8 +137,10 @@ func TestRulesBind(t *testing.T) {
 }
 
 // TestPutChanges: rules change under an open file; a changed name moves.
-func TestPutChanges(t *testing.T) {
-	s := newSite(t)
+func TestPutChanges(t *testing.T) { onBoth(t, testPutChanges) }
+
+func testPutChanges(t *testing.T, system string) {
+	s := newSiteOn(t, system)
 	ctx := t.Context()
 	e := s.share(1)
 	s.start(e)
@@ -182,7 +188,7 @@ func TestPutChanges(t *testing.T) {
 		t.Errorf("at the new path: %v", err)
 	}
 	// Another file system on the same path.
-	s.mount("over", moved.Path, "tmpfs", 0)
+	s.mountFS(moved.Path)
 	if err := os.WriteFile(filepath.Join(moved.Path, "over"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -223,8 +229,10 @@ func TestPutChanges(t *testing.T) {
 }
 
 // TestPutRefused: nothing of a refused export stays, and others are served on.
-func TestPutRefused(t *testing.T) {
-	s := newSite(t)
+func TestPutRefused(t *testing.T) { onBoth(t, testPutRefused) }
+
+func testPutRefused(t *testing.T, system string) {
+	s := newSiteOn(t, system)
 	good := s.share(1)
 	s.start(good)
 	missing, file, outside, taken, nested, late := s.tree(2), s.tree(3), s.tree(4), s.tree(5), s.tree(6), s.tree(7)
@@ -240,7 +248,7 @@ func TestPutRefused(t *testing.T) {
 	if err := unix.Mount("", s.o.Exports, "", unix.MS_PRIVATE, ""); err != nil {
 		t.Fatal(err)
 	}
-	s.mount("late", late.Path, "tmpfs", 0)
+	s.mountFS(late.Path)
 	tests := []struct {
 		name string
 		e    Export
@@ -271,8 +279,10 @@ func TestPutRefused(t *testing.T) {
 
 // TestFileWithoutAdd: a crash after the file was written, and before Ganesha
 // was told, is finished by the next Put; and so is one after it was told.
-func TestFileWithoutAdd(t *testing.T) {
-	s := newSite(t)
+func TestFileWithoutAdd(t *testing.T) { onBoth(t, testFileWithoutAdd) }
+
+func testFileWithoutAdd(t *testing.T, system string) {
+	s := newSiteOn(t, system)
 	s.start()
 	e := s.share(1)
 	block, err := renderExport(e)
@@ -302,14 +312,16 @@ func TestFileWithoutAdd(t *testing.T) {
 
 // TestOneFileSystem: Ganesha holds each file system by one mount of it. The
 // anchor keeps that from tying the exported trees of one pool together.
-func TestOneFileSystem(t *testing.T) {
-	s := newSite(t)
+func TestOneFileSystem(t *testing.T) { onBoth(t, testOneFileSystem) }
+
+func testOneFileSystem(t *testing.T, system string) {
+	s := newSiteOn(t, system)
 	ctx := t.Context()
 	pool := "/run/" + filepath.Base(s.o.NetNS) + "/pool"
 	if err := os.MkdirAll(pool, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.mount("pool", pool, "tmpfs", 0)
+	s.mountFS(pool)
 	bind := func(id uint16) Export {
 		e := s.tree(id)
 		source := filepath.Join(pool, fmt.Sprint(id))
@@ -370,7 +382,7 @@ func TestOneFileSystem(t *testing.T) {
 	}
 
 	// A crash in the middle of Remove: the next agent finds nothing to remove.
-	s.mount("pool", pool, "tmpfs", 0)
+	s.mountFS(pool)
 	sixth := bind(6)
 	s.put(sixth)
 	anchors(1)
@@ -386,7 +398,7 @@ func TestOneFileSystem(t *testing.T) {
 	}
 
 	// A crash after the anchor's directory was made.
-	s.mount("pool", pool, "tmpfs", 0)
+	s.mountFS(pool)
 	fourth, fifth := bind(4), bind(5)
 	at, err := directory(fourth.Path)
 	if err != nil {
@@ -421,8 +433,10 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-func TestManyExports(t *testing.T) {
-	s := newSite(t)
+func TestManyExports(t *testing.T) { onBoth(t, testManyExports) }
+
+func testManyExports(t *testing.T, system string) {
+	s := newSiteOn(t, system)
 	s.start()
 	const n = 300
 	var first, last time.Duration
@@ -457,8 +471,10 @@ func TestManyExports(t *testing.T) {
 }
 
 // TestAtOnce: changes from several goroutines, beside looks and a restart.
-func TestAtOnce(t *testing.T) {
-	s := newSite(t)
+func TestAtOnce(t *testing.T) { onBoth(t, testAtOnce) }
+
+func testAtOnce(t *testing.T, system string) {
+	s := newSiteOn(t, system)
 	s.start()
 	const n = 20
 	errs := make(chan error, 2*n)

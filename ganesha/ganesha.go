@@ -103,6 +103,7 @@ type Options struct {
 	NetNS    string        // required: path of the network namespace
 	Lease    time.Duration // whole seconds; 10 s by default
 	Grace    time.Duration // whole seconds; 15 s by default
+	System   string        // root directory of the distribution whose Ganesha and D-Bus daemon run; empty is the host's
 	Mounts   Mounts        // nil leaves exports of one file system dependent on each other: see Mounts
 	Starter  *process.Starter
 	Logger   *slog.Logger

@@ -14,9 +14,11 @@ import (
 
 // TestJail: Ganesha sees its exports and no other tenant's, and has what it
 // needs and no more.
-func TestJail(t *testing.T) {
-	s := newSite(t)
-	other := newSite(t)
+func TestJail(t *testing.T) { onBoth(t, testJail) }
+
+func testJail(t *testing.T, system string) {
+	s := newSiteOn(t, system)
+	other := newSiteOn(t, system)
 	e := s.share(1)
 	s.start(e)
 	root := fmt.Sprintf("/proc/%d/root", s.pid())

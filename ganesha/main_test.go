@@ -136,7 +136,36 @@ var sites atomic.Int64 // names no two sites alike
 
 func newSite(t testing.TB) *site {
 	t.Helper()
-	need(t, "ganesha.nfsd", "dbus-daemon", "ip")
+	need(t, "ganesha.nfsd", "dbus-daemon")
+	return newSiteOn(t, "")
+}
+
+// onBoth runs a test with the host's Ganesha and with that of Debian 13.
+func onBoth(t *testing.T, test func(t *testing.T, system string)) {
+	t.Run("host", func(t *testing.T) {
+		need(t, "ganesha.nfsd", "dbus-daemon")
+		test(t, "")
+	})
+	t.Run("trixie", func(t *testing.T) {
+		need(t)
+		system, err := filepath.Abs("../.cache/trixie")
+		if err == nil {
+			_, err = os.Stat(system + nfsdPath)
+		}
+		switch {
+		case err == nil:
+		case os.Getenv("CI") == "true":
+			t.Fatalf("make deps: %v", err)
+		default:
+			t.Skipf("make deps: %v", err)
+		}
+		test(t, system)
+	})
+}
+
+func newSiteOn(t testing.TB, system string) *site {
+	t.Helper()
+	need(t, "ip", "mke2fs", "mount")
 	name := fmt.Sprintf("cwt%d", sites.Add(1))
 	dir := "/run/" + name
 	s := &site{t: t, o: Options{
@@ -144,6 +173,7 @@ func newSite(t testing.TB) *site {
 		StateDir: dir + "/state",
 		Exports:  dir + "/exports",
 		NetNS:    "/run/netns/" + name,
+		System:   system,
 		Lease:    2 * time.Second, // its half is how often grace is looked at
 		Grace:    3 * time.Second,
 		Mounts:   binds{},
@@ -154,6 +184,7 @@ func newSite(t testing.TB) *site {
 	if err := os.MkdirAll(s.o.Exports, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	s.mountFS(s.o.Exports)
 	if err := mounts.Shared(s.o.Exports); err != nil {
 		t.Fatal(err)
 	}
@@ -184,6 +215,36 @@ func (s *site) addNetNS() {
 	name := filepath.Base(s.o.NetNS)
 	s.ip("netns", "add", name)
 	s.ip("-n", name, "link", "set", "lo", "up")
+}
+
+// mountFS mounts an empty file system of its own that this Ganesha can export.
+// From 5.3 on that is no tmpfs.
+func (s *site) mountFS(target string) {
+	s.t.Helper()
+	is, err := installed(s.o.System)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if is.before(5, 3) {
+		s.mount("test", target, "tmpfs", 0)
+		return
+	}
+	image := fmt.Sprintf("/run/%s-%d.ext4", filepath.Base(s.o.NetNS), sites.Add(1))
+	for _, args := range [][]string{
+		{"mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-N", "1024", image, "8M"},
+		{"mount", "-o", "loop", image, target},
+	} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			s.t.Fatalf("%s: %v\n%s", args, err, out)
+		}
+	}
+	if err := os.Remove(filepath.Join(target, "lost+found")); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		_ = unix.Unmount(target, unix.MNT_DETACH) // the test may have unmounted it
+		_ = os.Remove(image)                      // it lies in memory, and goes with the test anyway
+	})
 }
 
 func (s *site) mount(source, target, kind string, flags uintptr) {
@@ -247,7 +308,7 @@ func (s *site) tree(id uint16) Export {
 func (s *site) share(id uint16) Export {
 	s.t.Helper()
 	e := s.tree(id)
-	s.mount("share", e.Path, "tmpfs", 0)
+	s.mountFS(e.Path)
 	if err := os.Chmod(e.Path, 0o777); err != nil {
 		s.t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 // A server is what ganesha.conf says beside the exports.
 type server struct {
+	Release  release
 	StateDir string
 	CacheDir string
 	Lease    time.Duration
@@ -58,7 +59,7 @@ NFS_CORE_PARAM {
 	Clustered = false;
 	RPC_Ioq_ThrdMax = 8;
 	heartbeat_freq = 0;
-}
+%s}
 NFSv4 {
 	Minor_Versions = 1,2;
 	Lease_Lifetime = %d;
@@ -84,7 +85,7 @@ EXPORT_DEFAULTS {
 	Access_Type = None;
 	Squash = root_squash;
 }
-`, lease, grace, recovery, cache)
+`, s.Release.core(), lease, grace, recovery, cache)
 	return b.String(), nil
 }
 
@@ -226,10 +227,13 @@ func quotePath(p string) (string, error) {
 }
 
 // quote makes s one value of Ganesha's configuration, or refuses. Between
-// single quotes nothing is special, so that only the single quote itself is
-// missing; between double quotes a backslash is kept, but changes where the
-// string ends, so it is refused there. Control characters would pass, yet end
-// lines in logs; what is no UTF-8 cannot be sent over D-Bus.
+// double quotes a backslash takes the next character as it is, so that it and
+// the quote itself can be written. A backslash at the end cannot: the lexer
+// takes the longest match, and would read on to the next quote. Single quotes,
+// between which nothing is special, are of no use: since 6.1 they stay part of
+// the value (save_token in src/config_parsing/analyse.c). Control characters
+// would pass, yet end lines in logs; what is no UTF-8 cannot be sent over
+// D-Bus.
 func quote(s string) (string, error) {
 	if s == "" || len(s) > maxPath {
 		return "", fmt.Errorf("%s has %d bytes, want 1 to %d", short(s), len(s), maxPath)
@@ -240,13 +244,10 @@ func quote(s string) (string, error) {
 	if strings.ContainsFunc(s, unprintable) {
 		return "", fmt.Errorf("%s has control characters", short(s))
 	}
-	switch {
-	case !strings.Contains(s, "'"):
-		return "'" + s + "'", nil
-	case !strings.ContainsAny(s, `"\`):
-		return `"` + s + `"`, nil
+	if strings.HasSuffix(s, `\`) {
+		return "", fmt.Errorf("%s ends with a backslash", short(s))
 	}
-	return "", fmt.Errorf("%s mixes quotes or a backslash with a single quote", short(s))
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`, nil
 }
 
 // unprintable includes the separators of lines and paragraphs, and the marks

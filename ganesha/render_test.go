@@ -33,14 +33,17 @@ func golden(t *testing.T, name, got string) {
 }
 
 func TestRenderServer(t *testing.T) {
-	got, err := renderServer(server{
-		StateDir: "/var/lib/causeway/gateways/blue", CacheDir: "/run/causeway/gateways/blue/var/cc",
-		Lease: 10 * time.Second, Grace: 15 * time.Second,
-	})
-	if err != nil {
-		t.Fatal(err)
+	for _, r := range []release{{4, 3}, {6, 5}} {
+		got, err := renderServer(server{
+			Release:  r,
+			StateDir: "/var/lib/causeway/gateways/blue", CacheDir: "/run/causeway/gateways/blue/var/cc",
+			Lease: 10 * time.Second, Grace: 15 * time.Second,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, "server-"+r.String()+".conf", got)
 	}
-	golden(t, "server.conf", got)
 }
 
 func TestRenderServerRefuses(t *testing.T) {
@@ -102,33 +105,33 @@ func TestRenderExport(t *testing.T) {
 
 func TestRenderExportRefuses(t *testing.T) {
 	tests := map[string]func(*Export){
-		"id 0":                    func(e *Export) { e.ID = 0 },
-		"no file system id":       func(e *Export) { e.FSID = 0 },
-		"largest file system id":  func(e *Export) { e.FSID = 1<<64 - 1 },
-		"no path":                 func(e *Export) { e.Path = "" },
-		"relative path":           func(e *Export) { e.Path = "srv" },
-		"path with ..":            func(e *Export) { e.Path = "/srv/../etc" },
-		"path of the root":        func(e *Export) { e.Path = "/" },
-		"pseudo root":             func(e *Export) { e.Pseudo = "/" },
-		"pseudo with an end":      func(e *Export) { e.Pseudo = "/a/" },
-		"pseudo with an empty":    func(e *Export) { e.Pseudo = "/a//b" },
-		"pseudo with a newline":   func(e *Export) { e.Pseudo = "/a\nb" },
-		"pseudo with NUL":         func(e *Export) { e.Pseudo = "/a\x00b" },
-		"pseudo with DEL":         func(e *Export) { e.Pseudo = "/a\x7fb" },
-		"pseudo turned around":    func(e *Export) { e.Pseudo = "/a\u202eb" },
-		"pseudo not UTF-8":        func(e *Export) { e.Pseudo = "/a\xffb" },
-		"pseudo with both quotes": func(e *Export) { e.Pseudo = `/a'b"c` },
-		"quote and backslash":     func(e *Export) { e.Pseudo = `/a'b\` },
-		"long part":               func(e *Export) { e.Pseudo = "/" + strings.Repeat("x", 256) },
-		"long path":               func(e *Export) { e.Pseudo = strings.Repeat("/xxxx", 1000) },
-		"unknown level":           func(e *Export) { e.Rules[0].Level = "admin" },
-		"no level":                func(e *Export) { e.Rules[0].Level = "" },
-		"unknown squash":          func(e *Export) { e.Rules[0].Squash = "some" },
-		"no client":               func(e *Export) { e.Rules[0].Client = netip.Prefix{} },
-		"host bits":               func(e *Export) { e.Rules[0].Client = netip.MustParsePrefix("10.0.0.1/8") },
-		"mapped client":           func(e *Export) { e.Rules[0].Client = netip.MustParsePrefix("::ffff:10.0.0.0/104") },
-		"IPv6 /100":               func(e *Export) { e.Rules[0].Client = netip.MustParsePrefix("fd77::/100") },
-		"IPv6 /127":               func(e *Export) { e.Rules[0].Client = netip.MustParsePrefix("fd77::/127") },
+		"id 0":                   func(e *Export) { e.ID = 0 },
+		"no file system id":      func(e *Export) { e.FSID = 0 },
+		"largest file system id": func(e *Export) { e.FSID = 1<<64 - 1 },
+		"no path":                func(e *Export) { e.Path = "" },
+		"relative path":          func(e *Export) { e.Path = "srv" },
+		"path with ..":           func(e *Export) { e.Path = "/srv/../etc" },
+		"path of the root":       func(e *Export) { e.Path = "/" },
+		"pseudo root":            func(e *Export) { e.Pseudo = "/" },
+		"pseudo with an end":     func(e *Export) { e.Pseudo = "/a/" },
+		"pseudo with an empty":   func(e *Export) { e.Pseudo = "/a//b" },
+		"pseudo with a newline":  func(e *Export) { e.Pseudo = "/a\nb" },
+		"pseudo with NUL":        func(e *Export) { e.Pseudo = "/a\x00b" },
+		"pseudo with DEL":        func(e *Export) { e.Pseudo = "/a\x7fb" },
+		"pseudo turned around":   func(e *Export) { e.Pseudo = "/a\u202eb" },
+		"pseudo not UTF-8":       func(e *Export) { e.Pseudo = "/a\xffb" },
+		"backslash at the end":   func(e *Export) { e.Pseudo = `/a\` },
+		"two at the end":         func(e *Export) { e.Pseudo = `/a\\` },
+		"long part":              func(e *Export) { e.Pseudo = "/" + strings.Repeat("x", 256) },
+		"long path":              func(e *Export) { e.Pseudo = strings.Repeat("/xxxx", 1000) },
+		"unknown level":          func(e *Export) { e.Rules[0].Level = "admin" },
+		"no level":               func(e *Export) { e.Rules[0].Level = "" },
+		"unknown squash":         func(e *Export) { e.Rules[0].Squash = "some" },
+		"no client":              func(e *Export) { e.Rules[0].Client = netip.Prefix{} },
+		"host bits":              func(e *Export) { e.Rules[0].Client = netip.MustParsePrefix("10.0.0.1/8") },
+		"mapped client":          func(e *Export) { e.Rules[0].Client = netip.MustParsePrefix("::ffff:10.0.0.0/104") },
+		"IPv6 /100":              func(e *Export) { e.Rules[0].Client = netip.MustParsePrefix("fd77::/100") },
+		"IPv6 /127":              func(e *Export) { e.Rules[0].Client = netip.MustParsePrefix("fd77::/127") },
 	}
 	for name, change := range tests {
 		e := Export{ID: 1, Path: "/p", Pseudo: "/q", FSID: 1, Rules: []Rule{rule("10.0.0.0/8", ReadOnly, SquashRoot)}}
@@ -183,7 +186,7 @@ func FuzzRenderExport(f *testing.F) {
 // tokens reads text as src/config_parsing/conf_lex.l of Ganesha does: the
 // longest match wins, a double-quoted string goes on over a backslash and the
 // character after it, or ends there, whichever is longer. Quoted values come
-// out between single quotes.
+// out as they are read, between single quotes.
 func tokens(t *testing.T, text string) []string {
 	t.Helper()
 	var out []string
@@ -198,19 +201,12 @@ func tokens(t *testing.T, text string) []string {
 				return out
 			}
 			i += end
-		case c == '\'':
-			end := strings.IndexByte(text[i+1:], '\'')
-			if end < 0 {
-				t.Fatalf("single quote without end in %q", text)
-			}
-			out = append(out, text[i:i+end+2])
-			i += end + 2
 		case c == '"':
 			end := closing(text[i:])
 			if end < 0 {
 				t.Fatalf("double quote without end in %q", text)
 			}
-			out = append(out, "'"+text[i+1:i+end]+"'")
+			out = append(out, "'"+unescaped(text[i+1:i+end])+"'")
 			i += end + 1
 		case strings.IndexByte("={},;", c) >= 0:
 			out = append(out, string(c))
@@ -225,6 +221,23 @@ func tokens(t *testing.T, text string) []string {
 		}
 	}
 	return out
+}
+
+// unescaped is what save_token of src/config_parsing/analyse.c makes of the
+// text between two double quotes.
+func unescaped(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+1 < len(s) {
+			i++
+			if at := strings.IndexByte("ntr", s[i]); at >= 0 {
+				b.WriteByte("\n\t\r"[at])
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
 }
 
 // closing finds the last quote at which the lexer's expression can end: after

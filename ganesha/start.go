@@ -239,7 +239,12 @@ func (g *Gateway) answering(ctx context.Context, p *process.Process) (*client, e
 // config renders ganesha.conf, and mounts the anchors that it names; those
 // come before the exports.
 func (g *Gateway) config(ctx context.Context, exports []Export) (string, error) {
+	is, err := installed(g.o.System)
+	if err != nil {
+		return "", err
+	}
 	text, err := renderServer(server{
+		Release:  is,
 		StateDir: g.o.StateDir,
 		CacheDir: g.path(varDir, "cc"),
 		Lease:    g.o.Lease,
@@ -375,7 +380,9 @@ func (g *Gateway) busSpec() process.Spec {
 		Args:  []string{"--config-file=" + g.path(confDir, "bus.conf"), "--nofork", "--nopidfile", "--nosyslog"},
 		NetNS: g.o.NetNS,
 		Root: &process.Root{
-			ReadOnly:  append(system(), g.path(confDir)),
+			System:    system(),
+			SystemDir: g.o.System,
+			ReadOnly:  []string{g.path(confDir)},
 			ReadWrite: []string{g.path(sockDir)},
 		},
 		Caps:    []string{},
@@ -392,7 +399,7 @@ func (g *Gateway) busSpec() process.Spec {
 func (g *Gateway) ganeshaSpec() process.Spec {
 	return process.Spec{
 		Dir:  g.path(nfsdDir),
-		Path: "/usr/bin/ganesha.nfsd",
+		Path: nfsdPath,
 		Args: []string{
 			"-F", "-N", "NIV_EVENT",
 			"-f", g.path(confDir, "ganesha.conf"),
@@ -407,8 +414,9 @@ func (g *Gateway) ganeshaSpec() process.Spec {
 		},
 		NetNS: g.o.NetNS,
 		Root: &process.Root{
-			ReadOnly: append(system(), "/etc/netconfig", "/etc/hosts", "/etc/services",
-				g.path(confDir), g.path(sockDir)),
+			System:    append(system(), "/etc/netconfig", "/etc/services"),
+			SystemDir: g.o.System,
+			ReadOnly:  []string{"/etc/hosts", g.path(confDir), g.path(sockDir)},
 			ReadWrite: []string{g.path(varDir), g.o.StateDir},
 			Slave:     []string{g.o.Exports},
 			Hide: []string{
