@@ -332,23 +332,32 @@ func (b *bench) restart(ctx context.Context) ([]Result, error) {
 	}, nil
 }
 
+// allReady waits half a minute at most for n exports to be ready, and names one
+// that is not.
 func (b *bench) allReady(ctx context.Context, n int) error {
+	limit := time.After(30 * time.Second)
 	for {
 		list, err := b.exports.List(ctx, &nodev1.ListExportsRequest{})
 		if err != nil {
 			return err
 		}
-		ready := 0
+		ready, other := 0, ""
 		for _, e := range list.GetExports() {
 			if e.GetStatus().GetPhase() == nodev1.Phase_PHASE_READY {
 				ready++
+			} else {
+				other = fmt.Sprintf("%s: %v", e.GetId(), e.GetStatus())
 			}
 		}
 		if ready >= n {
 			return nil
 		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
-			return fmt.Errorf("%d of %d exports ready: %w", ready, n, err)
+		select {
+		case <-limit:
+			return fmt.Errorf("%d of %d exports ready; not so %s", ready, n, other)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }
