@@ -30,14 +30,15 @@ type Reason string
 type Error struct {
 	Kind     Kind
 	Reason   Reason
-	Message  string            // what is wrong and what to do, for a person
+	Message  string            // what is wrong and, at its end, what to do, for a person
 	Metadata map[string]string // for programs; never secret
 	Err      error             // the cause, may be nil
 }
 
+// Error has the cause first: what a person reads last is what to do.
 func (e *Error) Error() string {
 	if e.Err != nil {
-		return fmt.Sprintf("%s: %v", e.Message, e.Err)
+		return fmt.Sprintf("%v: %s", e.Err, e.Message)
 	}
 	return e.Message
 }

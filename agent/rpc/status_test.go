@@ -87,7 +87,7 @@ func TestExplain(t *testing.T) {
 	}{
 		"ours":               {ours, codes.FailedPrecondition, "instance_off", "instance vm1 is off; start it"},
 		"ours, wrapped":      {fmt.Errorf("attach: %w", ours), codes.FailedPrecondition, "instance_off", "instance vm1 is off; start it"},
-		"ours with a cause":  {&agent.Error{Kind: agent.Unavailable, Reason: "x", Message: "m", Err: errors.New("why")}, codes.Unavailable, "x", "m: why"},
+		"ours with a cause":  {&agent.Error{Kind: agent.Unavailable, Reason: "x", Message: "m", Err: errors.New("why")}, codes.Unavailable, "x", "why: m"},
 		"deadline":           {context.DeadlineExceeded, codes.DeadlineExceeded, "deadline", "the call's time ran out"},
 		"deadline, wrapped":  {fmt.Errorf("wait: %w", context.DeadlineExceeded), codes.DeadlineExceeded, "deadline", "the call's time ran out"},
 		"deadline, internal": {&agent.Error{Kind: agent.Internal, Err: context.DeadlineExceeded}, codes.DeadlineExceeded, "deadline", "the call's time ran out"},
