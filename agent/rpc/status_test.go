@@ -91,7 +91,7 @@ func TestExplain(t *testing.T) {
 		"deadline":           {context.DeadlineExceeded, codes.DeadlineExceeded, "deadline", "the call's time ran out"},
 		"deadline, wrapped":  {fmt.Errorf("wait: %w", context.DeadlineExceeded), codes.DeadlineExceeded, "deadline", "the call's time ran out"},
 		"deadline, internal": {&agent.Error{Kind: agent.Internal, Err: context.DeadlineExceeded}, codes.DeadlineExceeded, "deadline", "the call's time ran out"},
-		"agent's deadline":   {&agent.Error{Kind: agent.Deadline, Reason: "waiting", Message: "waits for the guest", Err: context.DeadlineExceeded}, codes.DeadlineExceeded, "waiting", "waits for the guest"},
+		"agent's deadline":   {&agent.Error{Kind: agent.Deadline, Reason: "waiting", Message: "waits for the guest", Err: context.DeadlineExceeded}, codes.DeadlineExceeded, "waiting", "context deadline exceeded: waits for the guest"},
 		"canceled":           {context.Canceled, codes.Canceled, "canceled", "the call was given up"},
 		"a status":           {status.Error(codes.NotFound, "unknown service"), codes.NotFound, "", "unknown service"},
 		"a stranger":         {errors.New("/etc/shadow: no"), codes.Internal, "internal", "internal error, a bug"},
