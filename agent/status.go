@@ -30,6 +30,9 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 		if o == nil || o.rec != m.rec {
 			continue // changed meanwhile: the next pass tells
 		}
+		if g.look && o.status.Phase == Working {
+			continue // somebody waits for a look that begins after this one
+		}
 		s, failure := a.judgeLocked(g, m, w, plan, instances)
 		a.setStatusLocked(o, s, failure)
 	}
