@@ -136,8 +136,8 @@ func defaultDeadlines() deadlines {
 }
 
 // A Gateway is the handle of one gateway. Its methods may be called from
-// several goroutines; changes are made one after the other. Status, Has, IDs
-// and Done do not wait for a change under way.
+// several goroutines; changes are made one after the other. Status, Probe, Has,
+// IDs and Done do not wait for a change under way.
 type Gateway struct {
 	o      Options
 	limits deadlines
@@ -146,9 +146,10 @@ type Gateway struct {
 	change  chan struct{} // a mutex that a context can give up waiting for: Start, Stop, Put, Remove
 	anchors anchors       // guarded by change
 
-	mu   sync.Mutex
-	conn *client          // guarded by mu; nil until somebody asks
-	nfsd *process.Process // guarded by mu; the process that was last seen
+	mu     sync.Mutex
+	conn   *client          // guarded by mu; nil until somebody asks
+	nfsd   *process.Process // guarded by mu; the process that was last seen
+	served process.Identity // guarded by mu; the process that was last seen to serve
 }
 
 // New returns a handle and does nothing else.

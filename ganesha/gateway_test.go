@@ -167,18 +167,14 @@ func testRepair(t *testing.T, system string) {
 		}},
 		"bus hangs": {damage: func(s *site) {
 			s.kill(s.pid())
-			if err := syscall.Kill(bus(s).Identity().PID, syscall.SIGSTOP); err != nil {
-				s.t.Fatal(err)
-			}
+			s.stop(bus(s).Identity().PID)
 		}},
 		"namespace made anew": {damage: func(s *site) {
 			s.ip("netns", "del", filepath.Base(s.o.NetNS))
 			s.addNetNS()
 		}},
 		"ganesha hangs": {damage: func(s *site) {
-			if err := syscall.Kill(s.pid(), syscall.SIGSTOP); err != nil {
-				s.t.Fatal(err)
-			}
+			s.stop(s.pid())
 			if st, err := s.g.Status(s.t.Context()); err != nil || st.Running || st.PID == 0 {
 				s.t.Errorf("Status of a hung gateway = %+v, %v", st, err)
 			}

@@ -345,6 +345,33 @@ func (s *site) client(who identity) *nfs41.Client {
 	return c
 }
 
+// stop stops a process, and returns when none of its threads runs any more.
+func (s *site) stop(pid int) {
+	s.t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		s.t.Fatal(err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(tasks) == 0 {
+			s.t.Fatalf("threads of %d: %v, %v", pid, tasks, err)
+		}
+		running := 0
+		for _, task := range tasks {
+			text, err := os.ReadFile(task)
+			if err == nil && !strings.Contains(string(text), ") T ") {
+				running++
+			}
+		}
+		if running == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%d threads of %d run still", running, pid)
+		}
+	}
+}
+
 // kill ends a process at once and waits until the gateway's Ganesha has ended.
 func (s *site) kill(pid int) {
 	s.t.Helper()

@@ -96,7 +96,7 @@ func (g *Gateway) tidy(ctx context.Context) {
 // fit says why a running Ganesha cannot be kept, or nil. An error means that
 // nobody knows, and one that may be serving is then left alone. One that is
 // still starting, because the agent died during the start, is given the time
-// that a start may take.
+// that a start may take; one that this handle has seen serving, a second.
 func (g *Gateway) fit(ctx context.Context, p *process.Process) (unfit, err error) {
 	bus, err := process.Find(g.path(busDir))
 	if err != nil {
@@ -132,7 +132,11 @@ func (g *Gateway) fit(ctx context.Context, p *process.Process) (unfit, err error
 	if err != nil {
 		return err, nil
 	}
-	return g.ready(ctx, c, p, max(g.limits.start-age, g.limits.look)), nil
+	limit := max(g.limits.start-age, g.limits.look)
+	if g.hasServed(p) {
+		limit = g.limits.null // it is not starting: it hangs
+	}
+	return g.ready(ctx, c, p, limit), nil
 }
 
 // ready returns when Ganesha serves, or why it does not within limit. It owns
@@ -170,6 +174,7 @@ func (g *Gateway) ready(ctx context.Context, c *client, p *process.Process, limi
 	for {
 		err := null(ctx, g.o.NetNS, g.limits.null)
 		if err == nil {
+			g.saw(p)
 			return nil
 		}
 		select {

@@ -1,0 +1,61 @@
+package ganesha
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/causeway-project/causeway/agent/process"
+)
+
+// Health is what a probe found; nil twice is a gateway that serves.
+type Health struct {
+	NFS error // clients are not served: ErrNotRunning where the process has ended
+	Bus error // it cannot be told anything; clients are served
+}
+
+// OK says whether nothing is wrong.
+func (h Health) OK() bool { return h.NFS == nil && h.Bus == nil }
+
+// Probe asks whether the process that was started or adopted still runs, with
+// an NFS NULL call over TCP from inside the namespace whether it serves, and
+// over D-Bus whether it can be managed. A stopped or hung process is told in a
+// second, a probe costs about a millisecond. It does not wait for a change
+// under way, during which D-Bus may answer late.
+func (g *Gateway) Probe(ctx context.Context) Health {
+	p, err := g.find()
+	if err == nil && p == nil {
+		err = ErrNotRunning
+	}
+	if err != nil {
+		return Health{NFS: err, Bus: err}
+	}
+	if err := null(ctx, g.o.NetNS, g.limits.null); err != nil {
+		return Health{NFS: hung(err)}
+	}
+	c, err := g.client(ctx)
+	if err == nil {
+		_, err = c.version(ctx, g.limits.null)
+	}
+	if err != nil {
+		return Health{Bus: err}
+	}
+	g.saw(p)
+	return Health{}
+}
+
+func hung(err error) error {
+	return fmt.Errorf("it runs and does not answer: %w: %w", err, ErrNotRunning)
+}
+
+// saw notes that a process has served. It is given no more time to start.
+func (g *Gateway) saw(p *process.Process) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.served = p.Identity()
+}
+
+func (g *Gateway) hasServed(p *process.Process) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.served == p.Identity()
+}
