@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -53,8 +51,8 @@ func (p VLAN) observeInside(s *site, b base, in *netlink.Handle, inner netlink.L
 	return s.observeStacked(in, inner, p.stacked(s, b))
 }
 
-func (p VLAN) attach(_ context.Context, s *site, b base) error {
-	return s.attachStacked(p.stacked(s, b), nil)
+func (p VLAN) attach(ctx context.Context, s *site, b base) error {
+	return s.attachStacked(ctx, p.stacked(s, b), nil)
 }
 
 // Macvlan is a macvlan, in mode bridge, on a device: frames reach the device's
@@ -85,8 +83,8 @@ func (p Macvlan) observeInside(s *site, b base, in *netlink.Handle, inner netlin
 	return s.observeStacked(in, inner, p.stacked(s, b))
 }
 
-func (p Macvlan) attach(_ context.Context, s *site, b base) error {
-	return s.attachStacked(p.stacked(s, b), nil)
+func (p Macvlan) attach(ctx context.Context, s *site, b base) error {
+	return s.attachStacked(ctx, p.stacked(s, b), nil)
 }
 
 // The links that stand on a device are made inside the namespace in one
@@ -96,11 +94,11 @@ func (p Macvlan) attach(_ context.Context, s *site, b base) error {
 func (VLAN) observe(context.Context, *site, base) ([]string, bool, error)         { return nil, false, nil }
 func (VLAN) open(*site) error                                                     { return nil }
 func (VLAN) await(context.Context, *site, *netlink.Handle, base) error            { return nil }
-func (VLAN) detach(context.Context, *site) error                                  { return nil }
+func (VLAN) detach(_ context.Context, s *site) error                              { return s.clearStrays() }
 func (Macvlan) observe(context.Context, *site, base) ([]string, bool, error)      { return nil, false, nil }
 func (Macvlan) open(*site) error                                                  { return nil }
 func (Macvlan) await(_ context.Context, _ *site, _ *netlink.Handle, _ base) error { return nil }
-func (Macvlan) detach(context.Context, *site) error                               { return nil }
+func (Macvlan) detach(_ context.Context, s *site) error                           { return s.clearStrays() }
 
 // linkKinds makes links and tells their kind. It stands here because kernels
 // may be built without 802.1Q: the tests have a model of such links.
@@ -176,7 +174,7 @@ func (s *site) observeStacked(in *netlink.Handle, inner netlink.Link, want stack
 
 // attachStacked makes the link unless it is there, and calls more with it, in
 // the namespace.
-func (s *site) attachStacked(want stacked, more func(in *netlink.Handle, l netlink.Link) error) error {
+func (s *site) attachStacked(ctx context.Context, want stacked, more func(in *netlink.Handle, l netlink.Link) error) error {
 	ok := false
 	err := s.inside(func(in *netlink.Handle) error {
 		l, err := link(in, Inside)
@@ -186,13 +184,16 @@ func (s *site) attachStacked(want stacked, more func(in *netlink.Handle, l netli
 		if ok, err = s.sameStacked(in, l, want); ok || err != nil {
 			return err
 		}
-		return deleteLink(in, Inside)
+		if err := deleteLink(in, Inside); err != nil {
+			return err
+		}
+		return s.clearRenamed(in, want)
 	})
 	if err != nil {
 		return err
 	}
 	if !ok {
-		if err := s.addStacked(want); err != nil {
+		if err := s.addStacked(ctx, want); err != nil {
 			return err
 		}
 		crashpoint.Hit(crashpoint.NetnsLink)
@@ -214,12 +215,16 @@ func (s *site) attachStacked(want stacked, more func(in *netlink.Handle, l netli
 	})
 }
 
-func (s *site) addStacked(want stacked) error {
-	if err := s.clearStrays(want); err != nil {
+func (s *site) addStacked(ctx context.Context, want stacked) error {
+	if err := s.numberNamespace(); err != nil {
+		return err
+	}
+	if err := s.clearStrays(); err != nil {
 		return err
 	}
 	kind := want.make.Type()
-	switch err := s.h.kinds.add(s.nl, want.make); {
+	err := retry(ctx, unix.EEXIST, func() error { return s.h.kinds.add(s.nl, want.make) })
+	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EOPNOTSUPP):
@@ -237,70 +242,44 @@ func (s *site) addStacked(want stacked) error {
 	}
 }
 
-// clearStrays removes the link from an older namespace that has lost its name:
-// the last process in it keeps it, and its link keeps the VLAN's number or the
-// hardware address, of which there can be one. A veth pair needs no search, for
-// its end on the host is known.
-func (s *site) clearStrays(want stacked) error {
-	known := map[uint64]bool{}
-	note := func(path string) error {
-		var st unix.Stat_t
-		err := unix.Stat(path, &st)
-		if err == nil {
-			known[st.Ino] = true
+// dismantling is how long the kernel may take to take a namespace apart that
+// was deleted before: it does so in the background, and until then its links
+// keep what there can be one of.
+const dismantling = 2 * time.Second
+
+// retry repeats f while it fails with busy, for as long as dismantling.
+func retry(ctx context.Context, busy error, f func() error) error {
+	var last error
+	err := poll(ctx, dismantling, func() (bool, error) {
+		if last = f(); errors.Is(last, busy) {
+			return false, nil
 		}
-		return err
+		return true, last
+	})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return last
 	}
-	if err := note("/proc/thread-self/ns/net"); err != nil {
-		return fmt.Errorf("stat own namespace: %w", err)
-	}
-	named, err := os.ReadDir(runDir)
+	return err
+}
+
+// clearRenamed removes the link under another name in its own namespace, where
+// all is ours.
+func (s *site) clearRenamed(in *netlink.Handle, want stacked) error {
+	all, err := dump(in.LinkList)
 	if err != nil {
-		return fmt.Errorf("list namespaces: %w", err)
+		return fmt.Errorf("list links: %w", err)
 	}
-	for _, e := range named {
-		_ = note(Path(e.Name())) // it may have gone by now
-	}
-	procs, err := filepath.Glob("/proc/[0-9]*/ns/net")
-	if err != nil {
-		return err
-	}
-	for _, path := range procs {
-		var st unix.Stat_t
-		if unix.Stat(path, &st) != nil || known[st.Ino] {
-			continue // the process has ended, perhaps
+	for _, l := range all {
+		ok, err := s.sameStacked(in, l, want)
+		if err != nil {
+			return err
 		}
-		known[st.Ino] = true
-		f, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		if !ok {
 			continue
 		}
-		if err != nil {
-			return fmt.Errorf("look for strays: %w", err)
-		}
-		err = inside(f, func() error { return s.clearStray(want) })
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("look for strays in %s: %w", strings.TrimSuffix(path, "/ns/net"), err)
+		if err := deleteLink(in, l.Attrs().Name); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// clearStray runs in a namespace without a name. The alias tells ours from what
-// somebody's container has.
-func (s *site) clearStray(want stacked) error {
-	in, err := newHandle()
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	l, err := link(in, Inside)
-	if err != nil || l == nil || l.Attrs().Alias != s.n.Namespace {
-		return err
-	}
-	if ok, err := s.sameStacked(in, l, want); !ok || err != nil {
-		return err
-	}
-	return deleteLink(in, Inside)
 }

@@ -21,13 +21,14 @@ const childEnv = "CAUSEWAY_NETNS_TEST_CHILD"
 
 func runChild(what string) int {
 	var err error
+	h, n := sceneOfChild()
 	switch what {
 	case "ensure":
 		fmt.Println("ready")
-		err = newHost().Ensure(background(), blue())
+		err = h.Ensure(background(), n)
 	case "remove":
 		fmt.Println("ready")
-		err = newHost().Remove(background(), blue())
+		err = h.Remove(background(), n)
 	case "serve":
 		err = serve()
 	default:

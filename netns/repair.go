@@ -77,7 +77,12 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err := plug.open(s); err != nil {
 		return err
 	}
-	if err := setUp(in, inner); err != nil {
+	// A macvlan whose hardware address another one on the device has.
+	err = retry(ctx, unix.EADDRINUSE, func() error { return setUp(in, inner) })
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = errors.Join(err, ErrTaken)
+	}
+	if err != nil {
 		return err
 	}
 	if err := awaitCarrier(ctx, in, n.inside()); err != nil {

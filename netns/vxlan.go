@@ -133,8 +133,8 @@ func (p VXLAN) observeInside(s *site, b base, in *netlink.Handle, inner netlink.
 	return drift, nil
 }
 
-func (p VXLAN) attach(_ context.Context, s *site, b base) error {
-	return s.attachStacked(p.stacked(s, b), p.repairPeers)
+func (p VXLAN) attach(ctx context.Context, s *site, b base) error {
+	return s.attachStacked(ctx, p.stacked(s, b), p.repairPeers)
 }
 
 // repairPeers runs in the namespace.
@@ -192,4 +192,4 @@ func fixedEntries(in *netlink.Handle, l netlink.Link) ([]netlink.Neigh, error) {
 
 func (VXLAN) open(*site) error                                          { return nil }
 func (VXLAN) await(context.Context, *site, *netlink.Handle, base) error { return nil }
-func (VXLAN) detach(context.Context, *site) error                       { return nil }
+func (VXLAN) detach(_ context.Context, s *site) error                   { return s.clearStrays() }

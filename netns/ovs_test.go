@@ -1,0 +1,164 @@
+package netns
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// newSwitch starts an Open vSwitch of the test's own, with its userspace
+// datapath and the bridge br-int; the tenant's machine is on a port with the
+// tag 10.
+func newSwitch(t *testing.T) *Host {
+	t.Helper()
+	needRoot(t)
+	h := startSwitch(t)
+	vsctl := func(args ...string) {
+		t.Helper()
+		if _, err := h.ovs.run(t.Context(), args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	vsctl("add-br", "br-int", "--", "set", "Bridge", "br-int", "datapath_type=netdev")
+	ip(t, "netns add ten")
+	t.Cleanup(func() {
+		_ = exec.Command("ip", "link", "del", "tenport").Run()
+		_ = exec.Command("ip", "netns", "del", "ten").Run()
+	})
+	ip(t, "link add tenport type veth peer name t0 netns ten")
+	ip(t, "link set tenport up")
+	vsctl("add-port", "br-int", "tenport", "tag=10")
+	at(t, "ten", func() error { return computeChecksums("t0") })
+	tenantAddresses(t, "t0")
+	return h
+}
+
+func startSwitch(t *testing.T) *Host {
+	t.Helper()
+	for _, program := range []string{"ovsdb-server", "ovs-vswitchd", "ovsdb-tool", "ovs-vsctl"} {
+		if _, err := exec.LookPath(program); err == nil {
+			continue
+		}
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("needs %s (Debian: openvswitch-switch)", program)
+		}
+		t.Skipf("needs %s (Debian: openvswitch-switch)", program)
+	}
+	dir, err := os.MkdirTemp("", "ovs") // short, for the sockets in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	db := filepath.Join(dir, "conf.db")
+	run(t, "ovsdb-tool", "create", db, "/usr/share/openvswitch/vswitch.ovsschema")
+	socket := filepath.Join(dir, "db.sock")
+	start := func(program string, args ...string) {
+		t.Helper()
+		cmd := exec.Command(program, append(args, "--no-chdir", "--log-file="+filepath.Join(dir, program+".log"), "-vconsole:off")...)
+		cmd.Env = append(os.Environ(), "OVS_RUNDIR="+dir, "OVS_LOGDIR="+dir, "OVS_DBDIR="+dir)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			for _, l := range []string{"br-int", "br-x", "ovs-netdev"} { // stay after a kill
+				_ = exec.Command("ip", "link", "del", l).Run()
+			}
+		})
+	}
+	start("ovsdb-server", "--remote=punix:"+socket, "--unixctl="+filepath.Join(dir, "db.ctl"), db)
+	err = poll(t.Context(), answer, func() (bool, error) {
+		_, err := os.Stat(socket)
+		return err == nil, nil
+	})
+	if err != nil {
+		t.Fatalf("wait for ovsdb-server: %v", err)
+	}
+	h := New(Options{ProbeWait: 100 * time.Millisecond, OVSDB: "unix:" + socket})
+	if _, err := h.ovs.run(t.Context(), "--no-wait", "init"); err != nil {
+		t.Fatal(err)
+	}
+	start("ovs-vswitchd", "unix:"+socket, "--unixctl="+filepath.Join(dir, "vswitchd.ctl"))
+	return h
+}
+
+func TestOVSPort(t *testing.T) {
+	h := newSwitch(t)
+	n := blue()
+	n.Bridge = ""
+	n.Plug = OVS{Bridge: "br-int", InterfaceID: `a"b\c,d=e:f`, VLAN: 11}
+	ensure(t, h, n)
+	healthy(t, h, n)
+	listen(t, "cw-blue", "[::]:2049", "nfs")
+	_, err := dial(t, "ten", "tcp", "10.77.0.2:2049", silence)
+	noAnswer(t, "another tag", err)
+
+	// A controller's tag is left alone.
+	n.Plug = OVS{Bridge: "br-int", InterfaceID: "port-1"}
+	if err := h.Ensure(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.ovs.run(t.Context(), "set", "Port", "cwblue", "tag=10"); err != nil {
+		t.Fatal(err)
+	}
+	healthy(t, h, n)
+	hears(t, mustDial(t, "ten", "10.77.0.2:2049"), "nfs")
+	out, err := h.ovs.run(t.Context(), "get", "Interface", "cwblue", "external_ids")
+	if err != nil || !strings.Contains(string(out), `iface-id=port-1`) || !strings.Contains(string(out), `attached-mac="02:77:00:00:00:02"`) {
+		t.Errorf("external_ids: %s, %v", out, err)
+	}
+}
+
+// Names reach ovs-vsctl as they are, and never as its options.
+func TestOVSNames(t *testing.T) {
+	h := newSwitch(t)
+	for _, name := range []string{"--db=x", "name=y", `"quoted"`, "none", "true", "17"} {
+		n := blue()
+		n.Bridge, n.Plug = "", OVS{Bridge: name}
+		if err := h.Check(t.Context(), n); !errors.Is(err, ErrNoBridge) {
+			t.Errorf("check %q: %v, want ErrNoBridge", name, err)
+		}
+	}
+}
+
+// Without the database, nothing is taken for gone.
+func TestOVSDown(t *testing.T) {
+	h := New(Options{OVSDB: "unix:" + filepath.Join(t.TempDir(), "none.sock")})
+	if _, err := exec.LookPath("ovs-vsctl"); err != nil {
+		t.Skip("needs ovs-vsctl")
+	}
+	n := blue()
+	n.Bridge, n.Plug = "", OVS{Bridge: "br-int"}
+	if err := h.Check(t.Context(), n); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "systemctl start openvswitch-switch") {
+		t.Errorf("check: %v", err)
+	}
+	if err := h.Remove(t.Context(), n); !errors.Is(err, ErrUnsupported) {
+		t.Errorf("remove: %v, want ErrUnsupported", err)
+	}
+}
+
+func FuzzParseOVS(f *testing.F) {
+	f.Add([]byte(`{"data":[["br-int","netdev",["set",[["uuid","a"],["uuid","b"]]]]],"headings":["name","datapath_type","ports"]}
+{"data":[[["uuid","b"],10,["set",[]],["set",[]]]],"headings":["_uuid","tag","trunks","vlan_mode"]}
+{"data":[[["map",[["iface-id","p"]]],3,["set",[]]]],"headings":["external_ids","ofport","error"]}`))
+	f.Fuzz(func(t *testing.T, out []byte) {
+		_, _, _ = parseOVS(out)
+	})
+}
+
+func TestParseOVS(t *testing.T) {
+	b, there, err := parseOVS([]byte(`{"data":[["br-int","netdev",["set",[["uuid","a"],["uuid","b"]]]]],"headings":["name","datapath_type","ports"]}
+{"data":[[["uuid","b"],10,["set",[]],["set",[]]]],"headings":["_uuid","tag","trunks","vlan_mode"]}
+{"data":[[["map",[["iface-id","p"]]],3,["set",[]]]],"headings":["external_ids","ofport","error"]}`))
+	if err != nil || !there || !b.userspace || b.port == nil {
+		t.Fatalf("%+v, %t, %v", b, there, err)
+	}
+	if p := b.port; !p.here || p.tag != 10 || p.trunks || p.ids["iface-id"] != "p" || p.number != 3 || p.fault != "" {
+		t.Errorf("port %+v", *p)
+	}
+}

@@ -1,0 +1,616 @@
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// A scene is a plug and what it needs of the world: the tenant's machine is in
+// the namespace "ten", with 10.77.0.5 and fd77::5.
+type scene struct {
+	name    string
+	network func() Network
+	// build makes the world; the host knows what it needs of it.
+	build func(t *testing.T) *Host
+	drift []drifting
+	// gone are words of ip commands that must fail after Remove.
+	gone []string
+}
+
+type drifting struct {
+	do    []string // ip commands; those that begin with "!" run another program
+	drift string
+}
+
+const inBlue = "netns exec cw-blue "
+
+// inner are what befalls an interface of every plug.
+var inner = []drifting{
+	{[]string{inBlue + "ip link set eth0 down"}, "eth0 is down inside"},
+	{[]string{inBlue + "ip link set eth0 address 02:00:00:00:00:09"}, "eth0 inside has the mac 02:00:00:00:00:09, not 02:77:00:00:00:02"},
+	{[]string{inBlue + "ip link set eth0 mtu 1300"}, "eth0 inside has the mtu 1300"},
+	{[]string{inBlue + "ip addr del 10.77.0.2/24 dev eth0"}, "address 10.77.0.2/24 is missing"},
+	{[]string{inBlue + "ip addr del fd77::2/64 dev eth0"}, "address fd77::2/64 is missing"},
+	{[]string{inBlue + "ip addr add 10.77.0.9/24 dev eth0"}, "address 10.77.0.9/24 is not ours"},
+	{[]string{inBlue + "ip route del default"}, "route to 0.0.0.0/0 via 10.77.0.1 is missing"},
+	{[]string{inBlue + "nft flush ruleset"}, "firewall: there is no table inet causeway"},
+	{[]string{inBlue + "sysctl -qw net.ipv4.ip_forward=1"}, "sysctl net/ipv4/ip_forward is 1, not 0"},
+	{[]string{"netns del cw-blue"}, "there is no namespace cw-blue"},
+	{[]string{"!umount /run/netns/cw-blue"}, "/run/netns/cw-blue is not a network namespace"},
+}
+
+func stackedDrift(is string) []drifting {
+	return append([]drifting{
+		{[]string{inBlue + "ip link del eth0"}, "there is no eth0 inside"},
+		{[]string{inBlue + "ip link set eth0 down", inBlue + "ip link set eth0 name eth9"}, "there is no eth0 inside"},
+		{[]string{inBlue + "ip link set eth0 alias mine"}, `eth0 inside has the alias "mine", not "cw-blue"`},
+		{[]string{inBlue + "ip link del eth0", inBlue + "ip link add eth0 type bridge"}, "eth0 inside is not " + is},
+		{[]string{"link add x1 type bridge", "link set x1 up", inBlue + "ip link del eth0", "link add eth0 netns cw-blue link x1 type macvlan mode bridge", "link del x1"}, "there is no eth0 inside"},
+	}, inner...)
+}
+
+func scenes() []scene {
+	plugged := func(p Plug) func() Network {
+		return func() Network {
+			n := blue()
+			n.Bridge, n.Plug = "", p
+			return n
+		}
+	}
+	return []scene{
+		{
+			name:    "macvlan",
+			network: plugged(Macvlan{Device: "p0"}),
+			build:   func(t *testing.T) *Host { newWire(t); return newHost() },
+			drift: append(stackedDrift("a macvlan on p0"), []drifting{
+				{[]string{inBlue + "ip link del eth0", "link add eth0 netns cw-blue link p0 type macvlan mode private"}, "eth0 inside is not a macvlan on p0"},
+				{[]string{"link set p0 mtu 1400"}, ""}, // follows by itself
+			}...),
+		},
+		{
+			name:    "vlan, by a model of the kernel",
+			network: plugged(VLAN{Device: "p0", ID: 100}),
+			build: func(t *testing.T) *Host {
+				newWire(t)
+				h := newHost()
+				h.kinds = modelVLANs{}
+				return h
+			},
+			drift: stackedDrift("the VLAN 100 of p0"),
+		},
+		{
+			name: "vxlan",
+			network: plugged(VXLAN{ID: 42, Device: "under", Local: netip.MustParseAddr("192.0.2.1"), Peers: []netip.Addr{
+				netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3"),
+			}}),
+			build: func(t *testing.T) *Host { newUnderlay(t); return newHost() },
+			drift: append(stackedDrift("VXLAN 42 from 192.0.2.1 over under to port 4789"), []drifting{
+				{[]string{inBlue + "bridge fdb del 00:00:00:00:00:00 dev eth0 dst 192.0.2.2"}, "peer 192.0.2.2 is missing"},
+				{[]string{inBlue + "bridge fdb append 00:00:00:00:00:00 dev eth0 dst 192.0.2.9"}, "peer 192.0.2.9 for 00:00:00:00:00:00 is not ours"},
+				{[]string{inBlue + "bridge fdb add 02:00:00:00:00:77 dev eth0 dst 192.0.2.9 self permanent"}, "peer 192.0.2.9 for 02:00:00:00:00:77 is not ours"},
+				{[]string{inBlue + "ip link del eth0", "link add eth0 netns cw-blue type vxlan id 43 dev under local 192.0.2.1 dstport 4789"}, "eth0 inside is not VXLAN 42"},
+				{[]string{inBlue + "ip link del eth0", "link add eth0 netns cw-blue type vxlan id 42 dev under local 192.0.2.1 dstport 8472"}, "eth0 inside is not VXLAN 42"},
+			}...),
+		},
+		{
+			name:    "bridge with a tag, by a model of the kernel",
+			network: plugged(Bridge{Name: "br-blue", VLAN: 100}),
+			build: func(t *testing.T) *Host {
+				newBridge(t, "br-blue")
+				newTenant(t, "ten", "br-blue", "10.77.0.5/24", "fd77::5/64")
+				h := newHost()
+				model := newModelTable()
+				h.vlans = func(nl *netlink.Handle) portVLANs { model.nl = nl; return model }
+				return h
+			},
+			drift: append([]drifting{
+				{[]string{"link del cwblue"}, "there is no link cwblue"},
+				{[]string{"link set cwblue nomaster"}, "link cwblue is not a port of br-blue"},
+				{[]string{"!vlan 1"}, "link cwblue is in the VLANs [1 pvid untagged 100 untagged], not in 100 pvid untagged alone"},
+				{[]string{"!unvlan 100"}, "link cwblue is in the VLANs [], not in 100 pvid untagged alone"},
+			}, inner...),
+			gone: []string{"link show cwblue"},
+		},
+		{
+			name:    "ovs",
+			network: plugged(OVS{Bridge: "br-int", InterfaceID: "4f3c-port", VLAN: 10}),
+			build:   newSwitch,
+			drift: append([]drifting{
+				{[]string{"link del cwblue"}, "there is no link cwblue"},
+				{[]string{"!vsctl del-port cwblue"}, "link cwblue is not a port of br-int"},
+				{[]string{"!vsctl del-port cwblue -- add-br br-x -- set Bridge br-x datapath_type=netdev -- add-port br-x cwblue"}, "link cwblue is not a port of br-int"},
+				{[]string{"!vsctl set Port cwblue tag=11"}, "port cwblue has the tag 11, not 10 alone"},
+				{[]string{"!vsctl set Port cwblue trunks=11,12"}, "port cwblue has the tag 10, not 10 alone"},
+				{[]string{"!vsctl remove Interface cwblue external_ids iface-id"}, `port cwblue has external_ids:iface-id "", not "4f3c-port"`},
+				{[]string{inBlue + "ethtool -K eth0 tx on"}, "eth0 inside leaves checksums to a card"},
+			}, inner...),
+			gone: []string{"link show cwblue"},
+		},
+	}
+}
+
+// newWire makes a physical device, p0, with the tenant's machine at the other
+// end of the wire.
+func newWire(t *testing.T) {
+	t.Helper()
+	needRoot(t)
+	ip(t, "netns add ten")
+	t.Cleanup(func() {
+		_ = exec.Command("ip", "link", "del", "p0").Run()
+		_ = exec.Command("ip", "netns", "del", "ten").Run()
+	})
+	ip(t, "link add p0 type veth peer name t0 netns ten")
+	ip(t, "link set p0 up")
+	tenantAddresses(t, "t0")
+}
+
+func tenantAddresses(t *testing.T, dev string) {
+	t.Helper()
+	in(t, "ten", "ip link set lo up")
+	in(t, "ten", "ip addr add 10.77.0.5/24 dev "+dev)
+	in(t, "ten", "ip addr add fd77::5/64 dev "+dev+" nodad")
+	in(t, "ten", "ip link set "+dev+" up")
+}
+
+// newUnderlay makes three hosts, 192.0.2.1 to 3, on one segment, under; the
+// tenant's machine is on the second, with a VXLAN device of the kernel's own.
+func newUnderlay(t *testing.T) {
+	t.Helper()
+	newBridge(t, "under")
+	ip(t, "addr add 192.0.2.1/24 dev under")
+	newTenant(t, "ten", "under", "192.0.2.2/24")
+	newTenant(t, "third", "under", "192.0.2.3/24")
+	in(t, "ten", "ip link add vx0 type vxlan id 42 dev t0 local 192.0.2.2 dstport 4789")
+	in(t, "ten", "bridge fdb append 00:00:00:00:00:00 dev vx0 dst 192.0.2.1")
+	tenantAddresses(t, "vx0")
+}
+
+// do runs the commands of a drift.
+func (d drifting) run(t *testing.T, h *Host) {
+	t.Helper()
+	for _, words := range d.do {
+		other, ok := strings.CutPrefix(words, "!")
+		f := strings.Fields(other)
+		switch {
+		case !ok:
+			ip(t, words)
+		case f[0] == "vlan", f[0] == "unvlan":
+			nl, err := newHandle()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer nl.Close()
+			port, err := nl.LinkByName("cwblue")
+			if err != nil {
+				t.Fatal(err)
+			}
+			id, err := strconv.Atoi(f[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f[0] == "vlan" {
+				err = h.vlans(nl).add(port, portVLAN{id, true, true})
+			} else {
+				err = h.vlans(nl).remove(port, id)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		case f[0] == "vsctl":
+			if _, err := h.ovs.run(t.Context(), append([]string{"--"}, f[1:]...)...); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			run(t, f[0], f[1:]...)
+		}
+	}
+}
+
+// reached fails the test unless the tenant reaches TCP 2049 in both families,
+// and nothing else.
+func reached(t *testing.T, ns string) {
+	t.Helper()
+	for _, port := range []string{"2049", "22"} {
+		l := listen(t, ns, "[::]:"+port, "nfs")
+		for _, f := range families {
+			if port == "2049" {
+				hears(t, mustDial(t, "ten", net.JoinHostPort(f.gateway, port)), "nfs")
+				continue
+			}
+			_, err := dial(t, "ten", "tcp", net.JoinHostPort(f.gateway, port), silence)
+			noAnswer(t, "port "+port, err)
+		}
+		l.Close()
+	}
+}
+
+func TestPlugs(t *testing.T) {
+	for _, sc := range scenes() {
+		t.Run(sc.name, func(t *testing.T) {
+			h, n := sc.build(t), sc.network()
+			s, err := h.Observe(t.Context(), n)
+			if err != nil || s.Exists || s.Remains || len(s.Drift) == 0 {
+				t.Fatalf("before: %+v, %v", s, err)
+			}
+			ensure(t, h, n)
+			healthy(t, h, n)
+			reached(t, n.Namespace)
+			before := in(t, n.Namespace, "ip -d link show eth0") + in(t, n.Namespace, "nft -a list ruleset")
+			if err := h.Ensure(t.Context(), n); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(before, in(t, n.Namespace, "ip -d link show eth0")+in(t, n.Namespace, "nft -a list ruleset")); diff != "" {
+				t.Errorf("a second Ensure changed it (-before +after):\n%s", diff)
+			}
+			for _, d := range sc.drift {
+				t.Run(strings.Join(d.do, "; "), func(t *testing.T) {
+					if strings.Contains(d.do[0], "ethtool") && !installed("ethtool") {
+						at(t, n.Namespace, func() error {
+							return ethtool("eth0", &ethtoolValue{cmd: unix.ETHTOOL_STXCSUM, data: 1})
+						})
+					} else {
+						d.run(t, h)
+					}
+					s, err := h.Observe(t.Context(), n)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if got := strings.Join(s.Drift, "\n"); !strings.Contains(got, d.drift) || d.drift == "" && got != "" {
+						t.Errorf("drift %q, want %q among it", s.Drift, d.drift)
+					}
+					if err := h.Ensure(t.Context(), n); err != nil {
+						t.Fatal(err)
+					}
+					healthy(t, h, n)
+				})
+			}
+			reached(t, n.Namespace)
+			for range 2 {
+				if err := h.Remove(t.Context(), n); err != nil {
+					t.Fatal(err)
+				}
+				nothingLeft(t, h)
+			}
+			if s, err := h.Observe(t.Context(), n); err != nil || s.Exists || s.Remains {
+				t.Errorf("after: %+v, %v", s, err)
+			}
+			for _, words := range sc.gone {
+				if out, err := exec.Command("ip", strings.Fields(words)...).CombinedOutput(); err == nil {
+					t.Errorf("left: %s", out)
+				}
+			}
+		})
+	}
+}
+
+func installed(program string) bool {
+	_, err := exec.LookPath(program)
+	return err == nil
+}
+
+// Whatever instruction a kill hits, the next Ensure finishes and the next
+// Remove leaves nothing; TestKilledAnywhere does it with a bridge.
+func TestPlugsKilledAnywhere(t *testing.T) {
+	for _, sc := range scenes() {
+		if strings.Contains(sc.name, "tag") {
+			continue // the model's table would end with the process
+		}
+		t.Run(sc.name, func(t *testing.T) {
+			h, n := sc.build(t), sc.network()
+			ensure(t, h, n)
+			for i := range 16 {
+				verb := []string{"ensure", "remove"}[i%2]
+				if verb == "ensure" {
+					if err := h.Remove(t.Context(), n); err != nil {
+						t.Fatal(err)
+					}
+				}
+				cmd := child(t, verb)
+				cmd.Env = append(cmd.Env, sceneEnv+"="+sc.name, ovsdbEnv+"="+h.ovs.db)
+				out, err := cmd.StdoutPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := out.Read(make([]byte, 16)); err != nil {
+					t.Fatal(err)
+				}
+				<-time.After(time.Duration(i) * 4 * time.Millisecond)
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+				if err := h.Ensure(t.Context(), n); err != nil {
+					t.Fatalf("after %s was killed: %v", verb, err)
+				}
+				healthy(t, h, n)
+			}
+			if err := h.Remove(t.Context(), n); err != nil {
+				t.Fatal(err)
+			}
+			nothingLeft(t, h)
+		})
+	}
+}
+
+const (
+	sceneEnv = "CAUSEWAY_NETNS_TEST_SCENE"
+	ovsdbEnv = "CAUSEWAY_NETNS_TEST_OVSDB"
+)
+
+// sceneOfChild is the world that the parent made.
+func sceneOfChild() (*Host, Network) {
+	h := New(Options{ProbeWait: 40 * time.Millisecond, OVSDB: os.Getenv(ovsdbEnv)})
+	for _, sc := range scenes() {
+		if sc.name == os.Getenv(sceneEnv) {
+			if strings.Contains(sc.name, "model") {
+				h.kinds = modelVLANs{}
+			}
+			return h, sc.network()
+		}
+	}
+	return h, blue()
+}
+
+// A VLAN's number and a hardware address can be once on a device. A namespace
+// that somebody unnamed holds ours as long as a process lives in it.
+func TestStrayLinkIsTakenFromUnnamedNamespace(t *testing.T) {
+	for _, sc := range scenes()[:3] {
+		t.Run(sc.name, func(t *testing.T) {
+			h, n := sc.build(t), sc.network()
+			ensure(t, h, n)
+			cmd := exec.CommandContext(t.Context(), "nsenter", "--net="+Path(n.Namespace), "sh", "-c", "echo in; exec sleep 1000")
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+			if _, err := out.Read(make([]byte, 8)); err != nil {
+				t.Fatal(err)
+			}
+			ip(t, "netns del cw-blue")
+			if err := h.Ensure(t.Context(), n); err != nil {
+				t.Fatal(err)
+			}
+			healthy(t, h, n)
+			reached(t, n.Namespace)
+		})
+	}
+}
+
+// The one of two networks that comes second is told.
+func TestNumberTaken(t *testing.T) {
+	for _, sc := range scenes()[1:3] {
+		t.Run(sc.name, func(t *testing.T) {
+			h, n := sc.build(t), sc.network()
+			ensure(t, h, n)
+			second := sc.network()
+			second.Namespace, second.HostLink, second.MAC = "cw-second", "cwsecond", mac("02:77:00:00:00:03")
+			second.Addresses, second.Routes = prefixes("10.77.0.3/24"), nil
+			t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), second) })
+			if err := h.Ensure(t.Context(), second); !errors.Is(err, ErrTaken) {
+				t.Errorf("ensure: %v, want ErrTaken", err)
+			}
+			healthy(t, h, n)
+		})
+	}
+}
+
+// Several gateways on one device reach one another and the wire, and the host
+// reaches none.
+func TestMacvlanIsClosedToTheHost(t *testing.T) {
+	newWire(t)
+	ip(t, "addr add 10.77.0.8/24 dev p0")
+	h, n := newHost(), scenes()[0].network()
+	ensure(t, h, n)
+	listen(t, "cw-blue", "[::]:2049", "nfs")
+	_, err := net.DialTimeout("tcp", "10.77.0.2:2049", silence)
+	if err == nil {
+		t.Error("the host reached the gateway")
+	}
+}
+
+// A duplicate is found over every plug.
+func TestPlugsFindDuplicates(t *testing.T) {
+	for _, sc := range scenes() {
+		t.Run(sc.name, func(t *testing.T) {
+			h, n := sc.build(t), sc.network()
+			n.Addresses, n.Routes = prefixes("10.77.0.5/24", "fd77::5/64"), nil
+			t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), n) })
+			h.probeWait = time.Second // of a busy machine's switch in user space
+			err := h.Ensure(t.Context(), n)
+			if !errors.Is(err, ErrAddressInUse) {
+				t.Fatalf("ensure: %v, want ErrAddressInUse", err)
+			}
+			for _, a := range []string{"10.77.0.5", "fd77::5"} {
+				if !strings.Contains(err.Error(), a) {
+					t.Errorf("%v: not %s", err, a)
+				}
+			}
+		})
+	}
+}
+
+// What the host lacks is said before anything is made, with its cure.
+func TestPlugsThatTheHostLacks(t *testing.T) {
+	newWire(t)
+	newBridge(t, "br-plain")
+	ip(t, "link add down0 type bridge")
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", "down0").Run() })
+	local, peers := netip.MustParseAddr("192.0.2.1"), []netip.Addr{netip.MustParseAddr("192.0.2.2")}
+	tests := []struct {
+		name string
+		plug Plug
+		mtu  int
+		want error
+		cure string
+	}{
+		{"macvlan on nothing", Macvlan{Device: "p7"}, 0, ErrNoDevice, "ip link"},
+		{"macvlan on what is down", Macvlan{Device: "down0"}, 0, ErrNoDevice, "ip link set down0 up"},
+		{"macvlan on lo", Macvlan{Device: "lo"}, 0, ErrNoDevice, "loopback"},
+		{"macvlan, mtu", Macvlan{Device: "p0"}, 1501, ErrMTU, "1500"},
+		{"vlan on nothing", VLAN{Device: "p7", ID: 5}, 0, ErrNoDevice, "ip link"},
+		{"vlan, mtu", VLAN{Device: "p0", ID: 5}, 9000, ErrMTU, "1500"},
+		{"vxlan on nothing", VXLAN{ID: 5, Device: "p7", Local: local, Peers: peers}, 0, ErrNoDevice, "ip link"},
+		{"vxlan from elsewhere", VXLAN{ID: 5, Device: "p0", Local: local, Peers: peers}, 0, ErrNoDevice, "not an address"},
+		{"vxlan, mtu", VXLAN{ID: 5, Device: "p0", Local: local, Peers: peers}, 1451, ErrMTU, "1450"},
+		{"ovs without ovs", OVS{Bridge: "br-int"}, 0, ErrUnsupported, "apt-get install openvswitch-switch"},
+		{"bridge without VLANs", Bridge{Name: "br-plain", VLAN: 5}, 0, nil, "VLAN"},
+		{"no bridge", Bridge{Name: "br-none"}, 0, ErrNoBridge, "ip link add br-none type bridge"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			h := New(Options{VSCtl: "no-such-vsctl"})
+			n := blue()
+			n.Bridge, n.Plug, n.MTU = "", test.plug, test.mtu
+			for verb, f := range map[string]func(context.Context, Network) error{"check": h.Check, "ensure": h.Ensure} {
+				err := f(t.Context(), n)
+				if test.want == nil && (errors.Is(err, ErrNoVLANs) || errors.Is(err, ErrUnsupported)) {
+					t.Logf("%s: %v", verb, err)
+				} else if test.want == nil || !errors.Is(err, test.want) {
+					t.Errorf("%s: %v, want %v", verb, err, test.want)
+				}
+				if err != nil && !strings.Contains(err.Error(), test.cure) {
+					t.Errorf("%s: %v: without %q", verb, err, test.cure)
+				}
+			}
+			s, err := h.Observe(t.Context(), n)
+			if err != nil || len(s.Drift) == 0 || s.Exists || s.Remains {
+				t.Errorf("observe: %+v, %v", s, err)
+			}
+			nothingLeft(t, h)
+			if err := h.Remove(t.Context(), n); err != nil {
+				t.Errorf("remove: %v", err)
+			}
+		})
+	}
+}
+
+// The device of a plug goes and comes back.
+func TestDeviceReturns(t *testing.T) {
+	newWire(t)
+	h, n := newHost(), scenes()[0].network()
+	ensure(t, h, n)
+	ip(t, "link del p0")
+	if err := h.Ensure(t.Context(), n); !errors.Is(err, ErrNoDevice) {
+		t.Errorf("ensure without the device: %v", err)
+	}
+	s, err := h.Observe(t.Context(), n)
+	if err != nil || !s.Exists || !strings.Contains(strings.Join(s.Drift, "\n"), "there is no such link") {
+		t.Errorf("observe without the device: %+v, %v", s, err)
+	}
+	ip(t, "link add p0 type veth peer name t0 netns ten")
+	ip(t, "link set p0 up")
+	tenantAddresses(t, "t0")
+	if err := h.Ensure(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	healthy(t, h, n)
+	reached(t, n.Namespace)
+}
+
+// Whether this kernel has 802.1Q: where it has, the real thing is used, and
+// where not, the error says what is missing.
+func TestKernelVLAN(t *testing.T) {
+	newWire(t)
+	h, n := newHost(), scenes()[1].network()
+	t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), n) })
+	err := h.Ensure(t.Context(), n)
+	if errors.Is(err, ErrUnsupported) {
+		if !strings.Contains(err.Error(), "modprobe 8021q") {
+			t.Errorf("%v: without the cure", err)
+		}
+		t.Skipf("this kernel has no 802.1Q links (%v): the model of them was tested instead", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	healthy(t, h, n)
+	in(t, "ten", "ip link add link t0 name v100 type vlan id 100")
+	in(t, "ten", "ip addr flush dev t0")
+	tenantAddresses(t, "v100")
+	reached(t, n.Namespace)
+}
+
+// The same for the VLANs of bridges.
+func TestKernelBridgeVLAN(t *testing.T) {
+	newBridge(t, "br-blue")
+	h, n := newHost(), blue()
+	n.Bridge, n.Plug = "", Bridge{Name: "br-blue", VLAN: 100}
+	if out, err := exec.Command("ip", "link", "set", "br-blue", "type", "bridge", "vlan_filtering", "1").CombinedOutput(); err != nil {
+		if err := h.Check(t.Context(), n); !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrNoVLANs) {
+			t.Errorf("check: %v, want ErrUnsupported or ErrNoVLANs", err)
+		}
+		t.Skipf("this kernel's bridges filter no VLANs (%s): a model of their table was tested instead", strings.TrimSpace(string(out)))
+	}
+	newTenant(t, "ten", "br-blue", "10.77.0.5/24", "fd77::5/64")
+	ensure(t, h, n)
+	healthy(t, h, n)
+	_, err := dial(t, "ten", "tcp", "10.77.0.2:2049", silence)
+	noAnswer(t, "another VLAN", err)
+	run(t, "bridge", "vlan", "add", "dev", "ten", "vid", "100", "pvid", "untagged")
+	reached(t, n.Namespace)
+}
+
+func TestValidatePlugs(t *testing.T) {
+	a, b, c := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("fd00::2")
+	tests := []struct {
+		plug  Plug
+		words string
+	}{
+		{Bridge{Name: "br0", VLAN: 4094}, ""},
+		{Bridge{Name: "br0", VLAN: 4095}, "4095"},
+		{Bridge{Name: "br0", VLAN: -1}, "vlan -1"},
+		{VLAN{Device: "eth1", ID: 1}, ""},
+		{VLAN{Device: "eth1"}, "vlan 0"},
+		{VLAN{Device: "eth1", ID: 4095}, "vlan 4095"},
+		{VLAN{ID: 5}, "device"},
+		{VLAN{Device: "a/b", ID: 5}, "device"},
+		{VXLAN{ID: 1<<24 - 1, Device: "eth1", Local: a, Peers: []netip.Addr{b}}, ""},
+		{VXLAN{ID: 1 << 24, Device: "eth1", Local: a, Peers: []netip.Addr{b}}, "24 bits"},
+		{VXLAN{ID: 0, Device: "eth1", Local: a, Peers: []netip.Addr{b}}, "24 bits"},
+		{VXLAN{ID: 1, Device: "eth1", Local: a}, "peers"},
+		{VXLAN{ID: 1, Device: "eth1", Peers: []netip.Addr{b}}, "local"},
+		{VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{c}}, "family"},
+		{VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{a}}, "this host"},
+		{VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{b, b}}, "twice"},
+		{VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{netip.MustParseAddr("239.1.1.1")}}, "machine's"},
+		{VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{b}, Port: 65536}, "port"},
+		{Macvlan{}, "device"},
+		{Macvlan{Device: "cwblue"}, "host link"},
+		{OVS{Bridge: "br-int"}, ""},
+		{OVS{Bridge: "br-int", InterfaceID: `a"b\c,d=e`}, ""},
+		{OVS{Bridge: "br int"}, "bridge"},
+		{OVS{Bridge: "--db=x"}, ""}, // the kernel would take it; it never is an option, see TestOVSNames
+		{OVS{Bridge: "br-int", InterfaceID: "a b"}, "printable"},
+		{OVS{Bridge: "br-int", InterfaceID: strings.Repeat("x", 129)}, "128"},
+		{OVS{Bridge: "br-int", VLAN: 4095}, "4095"},
+		{Provided{Interface: "eth0", Owner: "blue"}, "namespace"}, // of our own name
+	}
+	for _, test := range tests {
+		t.Run(fmt.Sprintf("%T%+v", test.plug, test.plug), func(t *testing.T) {
+			n := blue()
+			n.Bridge, n.Plug = "", test.plug
+			err := n.validate()
+			if test.words == "" && err != nil || test.words != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), test.words)) {
+				t.Errorf("%v, want %q", err, test.words)
+			}
+		})
+	}
+}
