@@ -31,6 +31,7 @@ type Options struct {
 	Checks      []func(context.Context) Check // of Preflight
 	Subsystems  func() []Subsystem            // what the parts say of themselves; may be nil
 	Resync      time.Duration                 // between full looks at each group; 60 s by default
+	Probe       time.Duration                 // between questions to each gateway whether it serves; 2 s by default
 	CallTimeout time.Duration                 // of a call without a deadline; 60 s by default
 	Hostname    string                        // required
 	Version     string
@@ -84,9 +85,12 @@ type object struct {
 	wasReady  bool // it has been ready in this agent's life, so a failure is not the caller's request
 	guest     GuestState
 	gateway   Gateway
-	serving   serving       // of the gateway
-	quickEnds int           // of the gateway, in a row
-	changed   chan struct{} // closed and replaced at each change
+	serving   serving         // of the gateway
+	quickEnds int             // of the gateway, in a row
+	unsteady  *Error          // it has ended too often of late
+	stuck     bool            // it runs and does not answer
+	probed    <-chan struct{} // closed with the process that somebody probes
+	changed   chan struct{}   // closed and replaced at each change
 }
 
 // New reads the ledger and makes the directories; it starts nothing. A ledger
@@ -94,6 +98,9 @@ type object struct {
 func New(o Options) (*Agent, error) {
 	if o.Resync == 0 {
 		o.Resync = 60 * time.Second
+	}
+	if o.Probe == 0 {
+		o.Probe = 2 * time.Second
 	}
 	if o.CallTimeout == 0 {
 		o.CallTimeout = 60 * time.Second

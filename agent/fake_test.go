@@ -289,6 +289,10 @@ type server struct {
 	*host
 	place   ServerPlace
 	done    chan struct{}
+	pid     int
+	hung    bool // runs, and does not answer clients
+	mute    bool // does not answer D-Bus
+	probes  int  // since it is mute
 	started time.Time
 	exports map[uint16]ganesha.Export
 }
@@ -309,8 +313,12 @@ func (s *server) Start(_ context.Context, exports func() []ganesha.Export) error
 	s.slow("start " + s.place.Network)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.done != nil {
+	if s.done != nil && !s.hung && !s.mute {
 		return nil
+	}
+	if s.done != nil {
+		close(s.done)
+		s.exports = map[uint16]ganesha.Export{}
 	}
 	if err := s.changing("start %s", s.place.Network); err != nil {
 		return err
@@ -318,7 +326,8 @@ func (s *server) Start(_ context.Context, exports func() []ganesha.Export) error
 	if !s.namespaces["cw-"+s.place.Network] {
 		s.t.Errorf("started the gateway of %s without its namespace", s.place.Network)
 	}
-	s.done, s.started = make(chan struct{}), time.Now()
+	s.done, s.started, s.hung, s.mute = make(chan struct{}), time.Now(), false, false
+	s.pid++
 	for _, e := range es {
 		if !s.amnesia {
 			s.exports[e.ID] = e
@@ -353,7 +362,21 @@ func (s *server) Stop(context.Context, ganesha.StopOptions) error {
 func (s *server) Status(context.Context) (ganesha.Status, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ganesha.Status{Running: s.done != nil, PID: 42, StartedAt: s.started, Version: "4.3"}, nil
+	return ganesha.Status{Running: s.done != nil, PID: 42 + s.pid, StartedAt: s.started, Version: "4.3", LastLog: "it fell over"}, nil
+}
+
+func (s *server) Probe(context.Context) ganesha.Health {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var h ganesha.Health
+	if s.hung || s.done == nil {
+		h.NFS = ganesha.ErrNotRunning
+	}
+	if s.mute || s.done == nil {
+		h.Bus = ganesha.ErrNotRunning
+		s.probes++
+	}
+	return h
 }
 
 func (s *server) Done() <-chan struct{} {
@@ -571,7 +594,7 @@ func (h *host) boot(dir string) *node {
 	a, err := New(Options{
 		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "r"), Drivers: registry,
 		Mounts: table{h}, Namespaces: networks{h}, Instances: libvirt{h}, Daemons: daemons{h}, Servers: h.server,
-		Resync: time.Minute, CallTimeout: 10 * time.Second, Hostname: "host",
+		Resync: time.Minute, Probe: 5 * time.Millisecond, CallTimeout: 10 * time.Second, Hostname: "host",
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {

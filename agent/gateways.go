@@ -39,7 +39,11 @@ func (a *Agent) gatewayServes(network string, st ganesha.Status) {
 	if o == nil {
 		return
 	}
-	o.serving = up
+	if o.gateway.Running && o.gateway.PID != st.PID {
+		a.metrics.restarts.Inc() // replaced, rather than found dead
+		o.gateway.Restarts++
+	}
+	o.serving, o.stuck = up, false
 	o.gateway.Running, o.gateway.PID, o.gateway.StartedAt, o.gateway.Version = true, st.PID, st.StartedAt, st.Version
 	a.log.Info("gateway serves", "network", network, "pid", st.PID)
 	a.gatewayChangedLocked(o)
@@ -63,19 +67,31 @@ func (a *Agent) gatewayDown(network, why string) {
 	a.log.Warn("gateway ended and will be started again", "network", network, "pid", o.gateway.PID, "log", why)
 	a.metrics.restarts.Inc()
 	o.gateway.Restarts++
+	a.gatewayEndedLocked(o, nil, crashes(fmt.Errorf("its log ends: %s", why)))
+	o.gateway.Running, o.gateway.PID = false, 0
+	a.gatewayChangedLocked(o)
+}
+
+// gatewayEndedLocked counts an end and sets the pause before the next start.
+// The first are not paused for, and once is said to the watchers, or nothing
+// where that is nil; from the third on it is keeps.
+func (a *Agent) gatewayEndedLocked(o *object, once, keeps *Error) {
 	if time.Since(o.gateway.StartedAt) > steadyAfter {
 		o.quickEnds = 0
 	}
 	o.quickEnds++
-	if g := a.groups[networkGroup(network)]; g != nil && o.quickEnds > 2 {
-		k := reconcile.Key{Kind: reconcile.Gateway, Name: network}
-		g.fails[k] = &failure{
-			err:      &Error{Kind: Unavailable, Reason: GatewayCrashes, Message: "the gateway keeps ending, the last lines of its log are: " + why},
-			attempts: o.quickEnds, next: time.Now().Add(backoff(o.quickEnds - 2)),
-		}
+	f := &failure{err: once, attempts: o.quickEnds, next: time.Now()}
+	if o.quickEnds > 2 {
+		f.err, f.next = keeps, f.next.Add(backoff(o.quickEnds-2))
+		o.unsteady = keeps
 	}
-	o.gateway.Running, o.gateway.PID = false, 0
-	a.gatewayChangedLocked(o)
+	if g := a.groups[networkGroup(o.key.id)]; g != nil && f.err != nil {
+		g.fails[gatewayKey(o.key.id)] = f
+	}
+}
+
+func gatewayKey(network string) reconcile.Key {
+	return reconcile.Key{Kind: reconcile.Gateway, Name: network}
 }
 
 // gatewayStops notes that the agent is about to stop a gateway.

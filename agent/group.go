@@ -254,7 +254,7 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 	if ctx.Err() != nil {
 		return
 	}
-	e := classify(err)
+	e := keepsEnding(s.Key, g.fails[s.Key], classify(err))
 	if f := g.fails[s.Key]; f == nil || f.err.Reason != e.Reason {
 		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(e.Reason), "err", err)
 	}

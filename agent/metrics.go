@@ -15,6 +15,7 @@ type metrics struct {
 	steps    *prometheus.HistogramVec
 	failures *prometheus.CounterVec
 	restarts prometheus.Counter
+	stuck    prometheus.Counter
 	drift    prometheus.Counter
 
 	objects, synced, damaged, pulse, gateways *prometheus.Desc
@@ -32,6 +33,9 @@ func newMetrics(a *Agent) *metrics {
 		}, []string{"step", "reason"}),
 		restarts: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "causeway_gateway_restarts_total", Help: "Gateways that ended by themselves and were started again.",
+		}),
+		stuck: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "causeway_gateway_stuck_total", Help: "Gateways that ran and did not answer, and were replaced.",
 		}),
 		drift: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "causeway_network_drift_total", Help: "Times that a network on this host was found other than wanted.",
@@ -52,6 +56,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.steps.Describe(ch)
 	m.failures.Describe(ch)
 	m.restarts.Describe(ch)
+	m.stuck.Describe(ch)
 	m.drift.Describe(ch)
 	for _, d := range []*prometheus.Desc{m.objects, m.synced, m.damaged, m.pulse, m.gateways} {
 		ch <- d
@@ -63,6 +68,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.steps.Collect(ch)
 	m.failures.Collect(ch)
 	m.restarts.Collect(ch)
+	m.stuck.Collect(ch)
 	m.drift.Collect(ch)
 
 	m.a.mu.Lock()

@@ -37,6 +37,7 @@ type Server interface {
 	Stop(ctx context.Context, o ganesha.StopOptions) error
 	Status(ctx context.Context) (ganesha.Status, error)
 	Done() <-chan struct{}
+	Probe(ctx context.Context) ganesha.Health
 	Put(ctx context.Context, e ganesha.Export) error
 	Remove(ctx context.Context, id uint16) error
 	Look(ctx context.Context, e ganesha.Export) (ganesha.Match, error)

@@ -63,6 +63,7 @@ const (
 	GuestRefused       Reason = "guest_refused"
 	GatewayDown        Reason = "gateway_down"
 	GatewayCrashes     Reason = "gateway_keeps_ending"
+	GatewayStuck       Reason = "gateway_stuck"
 	ExportRefused      Reason = "export_refused"
 	PathUnusable       Reason = "path_unusable"
 

@@ -95,6 +95,10 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		}
 	}
 	s.ObservedGeneration = m.rec.Generation
+	if e := a.objects[m.key].unsteady; e != nil {
+		s.Phase = Degraded // it serves just now
+		return s.because(e, a.objects[m.key].quickEnds), nil
+	}
 	if k := keys[0]; g.gone[k] {
 		s.Phase = Degraded
 		return s.because(&Error{Reason: ShareGone, Message: "the share was deleted at the backend while in use: remove this object, it serves nothing"}, 0), nil
@@ -123,6 +127,9 @@ func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s Status, w reconcile.
 		_, there := w.Is[k]
 		if there || k.Kind == reconcile.GuestMount {
 			s.Phase = Degraded // the share reaches its user all the same
+		}
+		if f.err.Reason == GatewayCrashes || f.err.Reason == GatewayStuck {
+			s.Phase = Degraded // the network is there, and its exports say that they wait
 		}
 		if k.Kind == reconcile.GuestMount {
 			s.ObservedGeneration = s.Generation

@@ -220,6 +220,7 @@ func (a *Agent) startGateway(ctx context.Context, g *group, k reconcile.Key, m m
 		return err
 	}
 	a.gatewayServes(m.key.id, st)
+	a.watchHealth(m.key.id, server, server.Done())
 	a.watchEnd(g, k, server.Done()) // the look that follows its end notes it, with the cause
 	return nil
 }

@@ -271,6 +271,9 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 // observeGateway calls a gateway that an earlier agent started "drifted", so
 // that it is adopted before exports are put into it.
 func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
+	if a.isStuck(m.key.id) {
+		return drifted, true, nil // its start replaces it
+	}
 	s := a.server(m.key.id, m.rec.Network)
 	st, err := s.Status(ctx)
 	if err != nil {

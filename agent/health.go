@@ -1,0 +1,109 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/ganesha"
+)
+
+// A gateway whose process ends is noticed at once. One that hangs is not, so
+// each is asked every few seconds whether it serves. One unanswered question
+// is a suspicion: Start asks once more before it replaces the process, which
+// takes two answers of a second each.
+
+// mostMute is how many times in a row a gateway that serves its clients may
+// leave D-Bus unanswered: a change to an export on a slow backend may hold up
+// the thread that answers, and does not harm the others.
+const mostMute = 8
+
+// probeDeadline bounds one question, of which the parts have limits of their own.
+const probeDeadline = 5 * time.Second
+
+// watchHealth probes a gateway until done is closed, once for each process.
+func (a *Agent) watchHealth(network string, s Server, done <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[objectKey{kindNetwork, network}]
+	if o == nil || done == nil || o.probed == done {
+		return
+	}
+	o.probed = done
+	a.workers.Go(func() {
+		mute := 0
+		for timer := time.NewTimer(jitter(a.o.Probe)); ; timer.Reset(jitter(a.o.Probe)) {
+			select {
+			case <-a.run.Done():
+				return
+			case <-done:
+				return
+			case <-timer.C:
+			}
+			ctx, cancel := context.WithTimeout(a.run, probeDeadline)
+			h := s.Probe(ctx)
+			cancel()
+			if mute++; h.Bus == nil {
+				mute = 0
+			}
+			if h.NFS == nil && mute <= mostMute {
+				h.Bus = nil
+			}
+			a.gatewayProbed(network, done, h)
+		}
+	})
+}
+
+// gatewayProbed notes what a probe found of the process that ends with done.
+func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.Health) {
+	select {
+	case <-done:
+		return // it ended, which somebody else notes
+	default:
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[objectKey{kindNetwork, network}]
+	if o == nil || o.probed != done || o.serving != up || a.run.Err() != nil {
+		return
+	}
+	if h.OK() {
+		if o.unsteady != nil && time.Since(o.gateway.StartedAt) > steadyAfter {
+			o.unsteady, o.quickEnds = nil, 0
+			a.wakeLocked(networkGroup(network), lookOn)
+		}
+		return
+	}
+	if o.stuck {
+		return // it is being replaced
+	}
+	why := h.NFS
+	if why == nil {
+		why = h.Bus
+	}
+	o.stuck = true
+	a.metrics.stuck.Inc()
+	a.log.Warn("gateway is stuck and will be replaced", "network", network, "pid", o.gateway.PID, "err", why)
+	e := &Error{Kind: Unavailable, Reason: GatewayStuck, Message: "the gateway runs and does not answer: it is being replaced", Err: why}
+	a.gatewayEndedLocked(o, e, e)
+	a.wakeLocked(networkGroup(network), lookAgain)
+}
+
+func (a *Agent) isStuck(network string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[objectKey{kindNetwork, network}]
+	return o != nil && o.stuck
+}
+
+// keepsEnding is e, unless it is one failure to start of many.
+func keepsEnding(k reconcile.Key, before *failure, e *Error) *Error {
+	if k.Kind != reconcile.Gateway || before == nil || before.attempts < 2 || e.Reason != GatewayDown && e.Reason != StepTimeout {
+		return e
+	}
+	return crashes(e)
+}
+
+func crashes(err error) *Error {
+	return &Error{Kind: Unavailable, Reason: GatewayCrashes, Message: "the gateway keeps ending: it is started again, with growing pauses", Err: err}
+}

@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+)
+
+// published boots an agent with one share that is exported.
+func published(t *testing.T, h *host, dir string) *node {
+	t.Helper()
+	a := h.boot(dir)
+	for _, verb := range life(t.Context(), a.Agent)[:2] {
+		if err := verb(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return a
+}
+
+// phases collects what a watcher hears of a network.
+func phases(t *testing.T, a *node, network string) func() string {
+	ctx, cancel := context.WithCancel(t.Context())
+	var mu sync.Mutex
+	var heard []string
+	synced, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = a.Watch(ctx, func(e Event) error {
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case e.Synced:
+				close(synced)
+			case e.Network != nil && e.Network.ID == network:
+				now := strings.TrimSpace(string(e.Network.Status.Phase) + " " + string(e.Network.Status.Reason))
+				if len(heard) == 0 || heard[len(heard)-1] != now {
+					heard = append(heard, now)
+				}
+			}
+			return nil
+		})
+	}()
+	<-synced
+	t.Cleanup(func() { cancel(); <-ended })
+	return func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return strings.Join(heard, ", ")
+	}
+}
+
+func phaseOf(t *testing.T, a *node, network string) Status {
+	t.Helper()
+	n, err := a.Network(t.Context(), network)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n.Status
+}
+
+// TestGatewayHangs: a gateway that runs and does not answer is replaced, and
+// everybody who watches is told why.
+func TestGatewayHangs(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := published(t, h, dir)
+	heard := phases(t, a, "blue")
+	g := h.gateways["blue"]
+	h.mu.Lock()
+	g.hung = true
+	h.mu.Unlock()
+	eventually(t, "one restart counted", func() bool {
+		n, err := a.Network(t.Context(), "blue")
+		return err == nil && n.Gateway.Restarts == 1 && n.Gateway.Running && n.Status.Phase == Ready
+	})
+	eventually(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
+	if got := heard(); !strings.Contains(got, "degraded gateway_stuck, ready") {
+		t.Errorf("a watcher heard %q", got)
+	}
+	if got := testutil.ToFloat64(a.metrics.stuck); got != 1 {
+		t.Errorf("stuck gateways counted: %v", got)
+	}
+}
+
+// TestGatewayMute: D-Bus alone may be silent for a while.
+func TestGatewayMute(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := published(t, h, dir)
+	g := h.gateways["blue"]
+	h.mu.Lock()
+	g.mute = true
+	h.mu.Unlock()
+	eventually(t, "replaced", func() bool {
+		n, err := a.Network(t.Context(), "blue")
+		return err == nil && n.Gateway.Restarts == 1
+	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if g.probes <= mostMute {
+		t.Errorf("replaced after %d silent probes, want more than %d", g.probes, mostMute)
+	}
+}
+
+// TestGatewayKeepsEnding: a crash loop is slowed down and shown, with the end
+// of the log, until the gateway has run for a while.
+func TestGatewayKeepsEnding(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := published(t, h, dir)
+	g := h.gateways["blue"]
+	for restarts := int64(1); restarts <= 4; restarts++ {
+		g.kill()
+		eventually(t, "started again", func() bool {
+			n, err := a.Network(t.Context(), "blue")
+			return err == nil && n.Gateway.Restarts == restarts && n.Gateway.Running
+		})
+	}
+	eventually(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
+	eventually(t, "degraded", func() bool { return phaseOf(t, a, "blue").Phase == Degraded })
+	if s := phaseOf(t, a, "blue"); s.Reason != GatewayCrashes || !strings.Contains(s.Message, "it fell over") {
+		t.Errorf("the network is %+v, want degraded with the log's end", s)
+	}
+	a.mu.Lock()
+	o := a.objects[objectKey{kindNetwork, "blue"}]
+	o.gateway.StartedAt = time.Now().Add(-2 * steadyAfter)
+	a.mu.Unlock()
+	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
+	// The next end is the first again: it is started at once.
+	g.kill()
+	eventually(t, "started again", func() bool { return seen(h, dir) == worlds[1] })
+	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
+}
+
+// TestGatewayDoesNotStart: failing starts are a crash loop too.
+func TestGatewayDoesNotStart(t *testing.T) {
+	before := &failure{attempts: 2}
+	for _, tt := range []struct {
+		before *failure
+		e      *Error
+		want   Reason
+	}{
+		{nil, &Error{Reason: GatewayDown}, GatewayDown},
+		{&failure{attempts: 1}, &Error{Reason: GatewayDown}, GatewayDown},
+		{before, &Error{Reason: GatewayDown, Err: errors.New("its log ends: x")}, GatewayCrashes},
+		{before, &Error{Reason: StepTimeout}, GatewayCrashes},
+		{before, &Error{Reason: GatewayCrashes}, GatewayCrashes},
+		{before, &Error{Reason: StepFailed}, StepFailed},
+	} {
+		got := keepsEnding(gatewayKey("blue"), tt.before, tt.e)
+		if got.Reason != tt.want || tt.e.Err != nil && !strings.Contains(got.Error(), tt.e.Err.Error()) {
+			t.Errorf("%v after %+v is %v, want %s", tt.e, tt.before, got, tt.want)
+		}
+	}
+}
