@@ -485,6 +485,7 @@ func (h libvirt) Attach(_ context.Context, d Device) error {
 }
 
 func (h libvirt) Detach(_ context.Context, d Device) error {
+	h.slow("detach " + d.Alias)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.changing("detach %s", d.Alias); err != nil {

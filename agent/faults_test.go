@@ -252,3 +252,29 @@ func TestRecordThatStays(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestStubbornGuestLeavesTime: a guest that takes long to refuse is not asked
+// again at once, since the share's other users wait for the same worker.
+func TestStubbornGuestLeavesTime(t *testing.T) {
+	const long = 500 * time.Millisecond
+	h := newHost(t)
+	h.guestBusy = true
+	asked := make(chan time.Time, 100)
+	h.before = func(what string) {
+		if strings.HasPrefix(what, "detach") {
+			time.Sleep(long) // the guest's time
+			asked <- time.Now()
+		}
+	}
+	a := h.boot(shortDir(t))
+	at := docsVM1()
+	at.MountAt = ""
+	if _, err := a.Attach(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	reasonOf(t, a.Detach(t.Context(), "docs-vm1"), Precondition, GuestBusy)
+	first, second := <-asked, <-asked
+	if free := second.Sub(first) - long; free < long {
+		t.Errorf("the worker was free for %s after it had waited for %s", free, long)
+	}
+}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -138,6 +139,8 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 		if len(steps) == 0 {
 			break
 		}
+		// What waits for a guest comes last: it may take long.
+		slices.SortStableFunc(steps, func(x, y reconcile.Step) int { return cmp.Compare(ofGuest(x), ofGuest(y)) })
 		for _, s := range steps {
 			a.take(ctx, g, s, members)
 			if s.Key.Kind == reconcile.Device {
@@ -258,7 +261,20 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 	if f := g.fails[s.Key]; f == nil || f.err.Reason != e.Reason {
 		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(e.Reason), "err", err)
 	}
-	g.fails[s.Key] = g.fails[s.Key].again(e)
+	f := g.fails[s.Key].again(e)
+	// One that took long, as a guest does that keeps its device, must not be
+	// all that the worker does: the share has other users.
+	if free := time.Now().Add(time.Since(begin)); f.next.Before(free) {
+		f.next = free
+	}
+	g.fails[s.Key] = f
+}
+
+func ofGuest(s reconcile.Step) int {
+	if s.Key.Kind == reconcile.Device || s.Key.Kind == reconcile.GuestMount {
+		return 1
+	}
+	return 0
 }
 
 // again is the failure after one more.

@@ -220,6 +220,9 @@ func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member, i
 	delete(g.is, k)
 	switch {
 	case err != nil:
+		if g.unknown[k] == nil {
+			a.log.Warn("thing could not be looked at, and is left alone", "step", k.Kind.String(), "name", k.Name, "err", err)
+		}
 		g.unknown[k] = g.unknown[k].again(classify(err))
 	default:
 		delete(g.unknown, k)
