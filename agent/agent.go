@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -245,14 +246,14 @@ func (a *Agent) InstanceChanged(e InstanceEvent) {
 }
 
 // NetworksChanged makes every network be looked at again. One that waits for
-// its bridge is tried at once.
+// what its plug leads to is tried at once.
 func (a *Agent) NetworksChanged() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key, o := range a.objects {
 		if key.kind == kindNetwork && o.rec != nil {
 			a.wakeLocked(networkGroup(key.id), lookAgain)
-			if o.failure != nil && o.failure.Reason == NoBridge {
+			if o.failure != nil && slices.Contains([]Reason{NoBridge, NoDevice, NoNamespace}, o.failure.Reason) {
 				a.retryLocked(o)
 			}
 		}

@@ -25,7 +25,7 @@ func share(source string) drivers.Connection {
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
 func blue() Network {
-	return Network{ID: "blue", Bridge: "br-blue", Addresses: []netip.Prefix{prefix("10.77.0.2/24"), prefix("fd77::2/64")}}
+	return Network{ID: "blue", Plug: bridgePlug("br-blue"), Addresses: []netip.Prefix{prefix("10.77.0.2/24"), prefix("fd77::2/64")}}
 }
 
 func docs() Export {
@@ -253,7 +253,7 @@ func TestRefusals(t *testing.T) {
 	}
 	network := func(change func(*Network)) func() error {
 		return func() error {
-			n := Network{ID: "red", Bridge: "br-red", Addresses: []netip.Prefix{prefix("10.77.0.2/24")}}
+			n := Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.2/24")}}
 			change(&n)
 			_, err := a.PutNetwork(ctx, n)
 			return err
@@ -303,9 +303,9 @@ func TestRefusals(t *testing.T) {
 		{"rule without level", rule(func(r *Rule) { r.Level = "" }), Invalid, BadRule},
 		{"rule of unknown squash", rule(func(r *Rule) { r.Squash = "some" }), Invalid, BadRule},
 		{"two rules for one client", rule(func(r *Rule) { r.Client = prefix("10.77.0.5/32") }), Invalid, BadRule},
-		{"bridge missing", network(func(n *Network) { n.Bridge = "br-none" }), Precondition, NoBridge},
-		{"bridge name that climbs", network(func(n *Network) { n.Bridge = "../x" }), Invalid, BadBridge},
-		{"address on the same bridge", network(func(n *Network) { n.Bridge = "br-blue" }), Precondition, AddressTaken},
+		{"bridge missing", network(func(n *Network) { n.Plug = bridgePlug("br-none") }), Precondition, NoBridge},
+		{"bridge name that climbs", network(func(n *Network) { n.Plug = bridgePlug("../x") }), Invalid, BadBridge},
+		{"address on the same bridge", network(func(n *Network) { n.Plug = bridgePlug("br-blue") }), Precondition, AddressTaken},
 		{"address of a machine on the network", address("10.77.0.66/24"), Precondition, AddressInUse},
 		{"no address", network(func(n *Network) { n.Addresses = nil }), Invalid, BadAddress},
 		{"address twice", network(func(n *Network) { n.Addresses = append(n.Addresses, n.Addresses[0]) }), Invalid, BadAddress},

@@ -238,7 +238,7 @@ type networks struct{ *host }
 func (h networks) Check(_ context.Context, n netns.Network) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.bridges[n.Bridge] {
+	if !h.bridges[bridgeOf(n)] {
 		return netns.ErrNoBridge
 	}
 	return nil
@@ -251,10 +251,10 @@ func (h networks) Ensure(_ context.Context, n netns.Network) error {
 	if err := h.changing("ensure %s", n.Namespace); err != nil {
 		return err
 	}
-	if !h.bridges[n.Bridge] {
+	if !h.bridges[bridgeOf(n)] {
 		return netns.ErrNoBridge
 	}
-	if n.Bridge == "br-red" && n.Addresses[0].Addr().String() == "10.77.0.66" {
+	if bridgeOf(n) == "br-red" && n.Addresses[0].Addr().String() == "10.77.0.66" {
 		return netns.ErrAddressInUse
 	}
 	h.namespaces[n.Namespace], h.drift = true, false

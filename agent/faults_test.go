@@ -46,10 +46,10 @@ func TestSlowGatewaysDelayNobody(t *testing.T) {
 	a := h.boot(dir)
 	for _, id := range []string{"blue", "red", "green"} {
 		n, e := blue(), docs()
-		n.ID, n.Bridge = id, "br-"+id
+		n.ID, n.Plug = id, bridgePlug("br-"+id)
 		e.ID, e.Network = id, id
 		h.mu.Lock()
-		h.bridges[n.Bridge] = true
+		h.bridges[n.Plug.Bridge] = true
 		h.mu.Unlock()
 		if _, err := a.PutNetwork(t.Context(), n); err != nil {
 			t.Fatal(err)
@@ -120,7 +120,7 @@ func TestRefusedNetworkWithExport(t *testing.T) {
 		})
 	}
 	a = h.boot(shortDir(t))
-	_, err := a.PutNetwork(t.Context(), Network{ID: "red", Bridge: "br-red", Addresses: []netip.Prefix{prefix("10.77.0.66/24")}})
+	_, err := a.PutNetwork(t.Context(), Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.66/24")}})
 	reasonOf(t, err, Precondition, AddressInUse)
 	cancel()
 	early.Wait()

@@ -40,10 +40,13 @@ func (a *Agent) PutNetwork(ctx context.Context, n Network) (Network, error) {
 
 func (a *Agent) networkIntent(n Network) *networkIntent {
 	intent := &networkIntent{
-		Bridge: n.Bridge, Addresses: slices.Clone(n.Addresses), MTU: n.MTU, MAC: strings.ToLower(n.MAC),
+		plugIntent: plugIntentOf(n.Plug), Addresses: slices.Clone(n.Addresses), MTU: n.MTU, MAC: strings.ToLower(n.MAC),
 		Namespace: namespaceName(n.ID), HostLink: linkName(n.ID), LinkMAC: strings.ToLower(n.MAC),
 	}
-	if n.MAC == "" {
+	switch {
+	case n.Plug.Kind == PlugNone:
+		intent.Namespace = n.Plug.Namespace
+	case n.MAC == "":
 		intent.LinkMAC = linkMAC(n.ID, a.o.Hostname)
 	}
 	for _, r := range n.Routes {
@@ -58,8 +61,8 @@ func (a *Agent) networkRecord(key objectKey, old *record, n *networkIntent) (*re
 		switch {
 		case old.Removing:
 			return nil, beingRemoved(key)
-		case is.Bridge != n.Bridge:
-			return nil, otherSettings(key, "bridge")
+		case !is.plugIntent.equal(n.plugIntent):
+			return nil, otherSettings(key, "plug")
 		case !slices.Equal(is.Addresses, n.Addresses):
 			return nil, otherSettings(key, "set of addresses")
 		case !slices.Equal(is.Routes, n.Routes):
@@ -79,13 +82,19 @@ func (a *Agent) networkRecord(key objectKey, old *record, n *networkIntent) (*re
 		if r.Network.HostLink == n.HostLink {
 			return nil, invalid(BadID, "network id %q makes the same link name as %q: choose another", key.id, other.id)
 		}
-		if r.Network.Bridge != n.Bridge {
+		if r.Network.segment() != n.segment() {
 			continue // another segment may well use the same addresses
+		}
+		if n.single() {
+			return nil, &Error{
+				Kind: Precondition, Reason: PlugTaken, Metadata: map[string]string{"network": other.id},
+				Message: fmt.Sprintf("network %s has the %s already, and a host can have it once: use that network", other.id, n.segment()),
+			}
 		}
 		if taken, ok := sameAddress(r.Network.Addresses, n.Addresses); ok {
 			return nil, &Error{
 				Kind: Precondition, Reason: AddressTaken, Metadata: map[string]string{"network": other.id, "address": taken.String()},
-				Message: fmt.Sprintf("address %v is network %s's on the same bridge: choose another", taken, other.id),
+				Message: fmt.Sprintf("address %v is network %s's on the same segment: choose another", taken, other.id),
 			}
 		}
 	}
@@ -158,7 +167,7 @@ func (a *Agent) Networks(context.Context) ([]Network, error) {
 func (a *Agent) networkLocked(o *object) Network {
 	r := o.rec.Network
 	n := Network{
-		ID: o.key.id, Bridge: r.Bridge, Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
+		ID: o.key.id, Plug: r.plug(), Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
 		Gateway: o.gateway, Status: o.status,
 	}
 	for _, route := range r.Routes {

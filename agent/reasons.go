@@ -21,7 +21,11 @@ const (
 	BadInstance   Reason = "bad_instance"
 	BadMountPath  Reason = "bad_mount_path"
 	BadSource     Reason = "bad_source"
+	BadPlug       Reason = "bad_plug"
 	BadBridge     Reason = "bad_bridge"
+	BadDevice     Reason = "bad_device"
+	BadVLAN       Reason = "bad_vlan"
+	BadVXLAN      Reason = "bad_vxlan"
 	BadAddress    Reason = "bad_address"
 	BadRoute      Reason = "bad_route"
 	BadMTU        Reason = "bad_mtu"
@@ -38,12 +42,17 @@ const (
 	UnknownNetwork Reason = "unknown_network"
 	NetworkInUse   Reason = "network_in_use"
 	AddressTaken   Reason = "address_taken"
+	PlugTaken      Reason = "plug_taken"
 	PseudoTaken    Reason = "pseudo_path_taken"
 	TagTaken       Reason = "tag_taken"
 	NoExportIDs    Reason = "export_ids_exhausted"
 
 	// Of the world.
 	NoBridge           Reason = "bridge_missing"
+	NoDevice           Reason = "device_unusable"
+	NoVLANs            Reason = "vlan_filtering_off"
+	NoNamespace        Reason = "namespace_missing"
+	PlugUnsupported    Reason = "plug_unsupported"
 	AddressInUse       Reason = "address_in_use"
 	ShareNotFound      Reason = "share_not_found"
 	ShareGone          Reason = "share_gone"
@@ -99,6 +108,12 @@ func classify(err error) *Error {
 		{drivers.ErrBusy, Busy, MountBusy, "the mount is in use: it will be tried again"},
 		{drivers.ErrExhausted, Exhausted, BackendFull, "the backend has no room: free some"},
 		{netns.ErrNoBridge, Precondition, NoBridge, "the bridge is not on this host: create it, or name another"},
+		{netns.ErrNoDevice, Precondition, NoDevice, "the device cannot carry the network: cure it, or name another"},
+		{netns.ErrMTU, Invalid, BadMTU, "give a smaller MTU, or 0 for the device's"},
+		{netns.ErrNoVLANs, Precondition, NoVLANs, "the bridge mixes VLANs: turn its filtering on, or leave the tag out"},
+		{netns.ErrTaken, Precondition, PlugTaken, "somebody else has it: free it, or name another"},
+		{netns.ErrNoNamespace, Precondition, NoNamespace, "whoever provides the namespace and its interface must do so first"},
+		{netns.ErrUnsupported, Precondition, PlugUnsupported, "this host lacks what the plug needs"},
 		{netns.ErrAddressInUse, Precondition, AddressInUse, "another machine on the network has the address: choose another"},
 		{ganesha.ErrRefused, Precondition, ExportRefused, "Ganesha refused the export: see its log in the gateway's run directory"},
 		{ganesha.ErrPath, Precondition, PathUnusable, "the share's file system cannot be exported over NFS"},

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -8,10 +9,12 @@ import (
 	"maps"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"slices"
 
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/drivers"
+	"github.com/causeway-project/causeway/netns"
 )
 
 // The kinds of objects, as the ledger, the logs and metrics name them.
@@ -51,7 +54,7 @@ type attachmentIntent struct {
 }
 
 type networkIntent struct {
-	Bridge    string         `json:"bridge"`
+	plugIntent
 	Addresses []netip.Prefix `json:"addresses"`
 	Routes    []routeIntent  `json:"routes,omitempty"`
 	MTU       int            `json:"mtu,omitempty"`
@@ -60,6 +63,91 @@ type networkIntent struct {
 	Namespace string `json:"namespace"`
 	HostLink  string `json:"host_link"`
 	LinkMAC   string `json:"link_mac"`
+}
+
+// A plugIntent is a Plug. Records of agents that knew bridges alone have no
+// kind: they say bridge.
+type plugIntent struct {
+	Kind        PlugKind     `json:"plug,omitempty"`
+	Bridge      string       `json:"bridge,omitempty"`
+	Device      string       `json:"device,omitempty"`
+	VLAN        int          `json:"vlan,omitempty"`
+	VXLAN       int          `json:"vxlan,omitempty"`
+	Local       netip.Addr   `json:"local,omitzero"`
+	Peers       []netip.Addr `json:"peers,omitempty"`
+	Port        int          `json:"port,omitempty"`
+	InterfaceID string       `json:"interface_id,omitempty"`
+	Provided    string       `json:"provided,omitempty"` // the namespace, as the caller said
+	Interface   string       `json:"interface,omitempty"`
+}
+
+func (p plugIntent) kind() PlugKind {
+	if p.Kind == "" {
+		return PlugBridge
+	}
+	return p.Kind
+}
+
+func (p plugIntent) plug() Plug {
+	return Plug{
+		Kind: p.kind(), Bridge: p.Bridge, Device: p.Device, VLAN: p.VLAN,
+		VXLAN: p.VXLAN, Local: p.Local, Peers: slices.Clone(p.Peers), Port: p.Port,
+		InterfaceID: p.InterfaceID, Namespace: p.Provided, Interface: p.Interface,
+	}
+}
+
+func plugIntentOf(p Plug) plugIntent {
+	return plugIntent{
+		Kind: p.Kind, Bridge: p.Bridge, Device: p.Device, VLAN: p.VLAN,
+		VXLAN: p.VXLAN, Local: p.Local, Peers: slices.Clone(p.Peers), Port: p.Port,
+		InterfaceID: p.InterfaceID, Provided: p.Namespace, Interface: p.Interface,
+	}
+}
+
+func (p plugIntent) equal(o plugIntent) bool {
+	if !slices.Equal(p.Peers, o.Peers) {
+		return false
+	}
+	p.Kind, o.Kind, p.Peers, o.Peers = p.kind(), o.kind(), nil, nil
+	return reflect.DeepEqual(p, o)
+}
+
+// segment names what two networks of one host share when they meet on the
+// wire: there no address can be both's.
+func (p plugIntent) segment() string {
+	switch p.kind() {
+	case PlugVXLAN:
+		return fmt.Sprintf("vxlan %d port %d", p.VXLAN, cmp.Or(p.Port, netns.VXLANPort))
+	case PlugNone:
+		return "namespace " + p.Provided
+	}
+	return fmt.Sprintf("%s %s%s vlan %d", p.kind(), p.Bridge, p.Device, p.VLAN)
+}
+
+// single reports whether a host can have a segment once.
+func (p plugIntent) single() bool {
+	switch p.kind() {
+	case PlugVLAN, PlugVXLAN, PlugNone:
+		return true
+	}
+	return false
+}
+
+// of says it to the package that makes it.
+func (p plugIntent) of(id string) netns.Plug {
+	switch p.kind() {
+	case PlugVLAN:
+		return netns.VLAN{Device: p.Device, ID: p.VLAN}
+	case PlugVXLAN:
+		return netns.VXLAN{ID: p.VXLAN, Device: p.Device, Local: p.Local, Peers: p.Peers, Port: p.Port}
+	case PlugMacvlan:
+		return netns.Macvlan{Device: p.Device}
+	case PlugOVS:
+		return netns.OVS{Bridge: p.Bridge, InterfaceID: p.InterfaceID, VLAN: p.VLAN}
+	case PlugNone:
+		return netns.Provided{Interface: p.Interface, Owner: id}
+	}
+	return netns.Bridge{Name: p.Bridge, VLAN: p.VLAN}
 }
 
 type routeIntent struct {

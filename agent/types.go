@@ -58,14 +58,46 @@ const (
 // A Network is a tenant network on this host.
 type Network struct {
 	ID        string
-	Bridge    string
+	Plug      Plug
 	Addresses []netip.Prefix
 	Routes    []Route
-	MTU       int    // bytes; 0 takes the bridge's
+	MTU       int    // bytes; 0 takes what the plug's bridge or device carries
 	MAC       string // empty lets the agent choose
 
 	Gateway Gateway
 	Status  Status
+}
+
+// A PlugKind says how a network reaches this host.
+type PlugKind string
+
+// The kinds of plugs. They are also the words of the ledger.
+const (
+	PlugBridge  PlugKind = "bridge"  // a port of a Linux bridge
+	PlugVLAN    PlugKind = "vlan"    // an 802.1Q device
+	PlugVXLAN   PlugKind = "vxlan"   // a VXLAN device with a list of peers
+	PlugMacvlan PlugKind = "macvlan" // a macvlan
+	PlugOVS     PlugKind = "ovs"     // a port of an Open vSwitch bridge
+	PlugNone    PlugKind = "none"    // an interface in a namespace, both made by somebody else
+)
+
+// A Plug is how a network reaches this host. Its kind says which of the fields
+// count; the others are empty.
+type Plug struct {
+	Kind   PlugKind
+	Bridge string // bridge, ovs
+	Device string // vlan, vxlan, macvlan: of this host
+	VLAN   int    // vlan; bridge and ovs: 0 for no tag
+
+	VXLAN int // vxlan: its id
+	Local netip.Addr
+	Peers []netip.Addr
+	Port  int // vxlan: UDP; 0 for the usual one
+
+	InterfaceID string // ovs: external_ids:iface-id, or empty
+
+	Namespace string // none
+	Interface string // none: within the namespace
 }
 
 // A Route sends packets for Destination to Via.

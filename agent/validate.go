@@ -148,8 +148,8 @@ func checkNetwork(n Network) error {
 	if err := checkID("network", n.ID); err != nil {
 		return err
 	}
-	if !bridgePattern.MatchString(n.Bridge) {
-		return invalid(BadBridge, "bridge %s: give the name of a Linux bridge, at most 15 bytes", quote(n.Bridge))
+	if err := checkPlug(n.Plug); err != nil {
+		return err
 	}
 	if len(n.Addresses) == 0 || len(n.Addresses) > 64 {
 		return invalid(BadAddress, "%d addresses: give 1 to 64 with a prefix length each, for example 10.77.0.2/24", len(n.Addresses))
@@ -164,13 +164,20 @@ func checkNetwork(n Network) error {
 		}
 		seen[p.Addr()] = true
 	}
+	for i, p := range n.Addresses {
+		for _, q := range n.Addresses[:i] {
+			if p.Overlaps(q) && p.Bits() != q.Bits() && !p.IsSingleIP() && !q.IsSingleIP() {
+				return invalid(BadAddress, "addresses %v and %v overlap: give both the tenant network's prefix length", q, p)
+			}
+		}
+	}
 	for _, r := range n.Routes {
 		if err := checkRoute(r, n.Addresses); err != nil {
 			return err
 		}
 	}
 	if n.MTU != 0 && (n.MTU < 1280 || n.MTU > 65535) {
-		return invalid(BadMTU, "MTU %d: give 1280 (the least that IPv6 works with) to 65535 bytes, or 0 for the bridge's", n.MTU)
+		return invalid(BadMTU, "MTU %d: give 1280 (the least that IPv6 works with) to 65535 bytes, or 0 for what the plug carries", n.MTU)
 	}
 	if n.MAC != "" {
 		mac, err := net.ParseMAC(n.MAC)

@@ -366,7 +366,10 @@ func (a *Agent) guestMounted(g *group, m member) bool {
 func (a *Agent) networkOf(m member) netns.Network {
 	n := m.rec.Network
 	out := netns.Network{
-		Namespace: n.Namespace, HostLink: n.HostLink, Bridge: n.Bridge, Addresses: n.Addresses, MTU: n.MTU, MAC: mustMAC(n.LinkMAC),
+		Namespace: n.Namespace, HostLink: n.HostLink, Plug: n.of(m.key.id), Addresses: n.Addresses, MTU: n.MTU,
+	}
+	if n.LinkMAC != "" {
+		out.MAC = mustMAC(n.LinkMAC)
 	}
 	for _, r := range n.Routes {
 		out.Routes = append(out.Routes, netns.Route{Destination: r.Destination, Via: r.Via})

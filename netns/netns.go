@@ -40,19 +40,11 @@ var ErrAddressInUse = errors.New("address already in use on the network")
 type Network struct {
 	Namespace string         // required: a name in /run/netns; begins with Prefix, unless the plug is Provided: then it must not
 	HostLink  string         // required: the host's end of a veth pair, where the plug makes one; begins with Prefix, at most 15 bytes
-	Bridge    string         // stands for Plug: Bridge{Name: Bridge}
-	Plug      Plug           // required, unless Bridge is set
+	Plug      Plug           // required
 	Addresses []netip.Prefix // required: at least one
 	Routes    []Route
 	MTU       int              // bytes, 1280 to 65535; 0 takes what the plug's bridge or device carries
 	MAC       net.HardwareAddr // required, unless the plug is Provided: of the interface inside
-}
-
-func (n Network) plug() Plug {
-	if n.Plug == nil {
-		return Bridge{Name: n.Bridge}
-	}
-	return n.Plug
 }
 
 // A Route sends packets for Destination to Via.
@@ -121,7 +113,7 @@ func (h *Host) Check(ctx context.Context, n Network) error {
 		return err
 	}
 	defer s.close()
-	_, err = n.plug().base(ctx, s)
+	_, err = n.Plug.base(ctx, s)
 	return err
 }
 

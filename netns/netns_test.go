@@ -152,7 +152,7 @@ func blue() Network {
 	return Network{
 		Namespace: "cw-blue",
 		HostLink:  "cwblue",
-		Bridge:    "br-blue",
+		Plug:      Bridge{Name: "br-blue"},
 		Addresses: prefixes("10.77.0.2/24", "fd77::2/64"),
 		Routes: []Route{
 			{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.77.0.1")},

@@ -31,7 +31,7 @@ func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 	defer s.close()
 
 	var drift []string
-	b, err := n.plug().base(ctx, s)
+	b, err := n.Plug.base(ctx, s)
 	if lacking(err) {
 		b, drift, err = base{}, []string{err.Error()}, nil
 	}
@@ -43,7 +43,7 @@ func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 	if err != nil && !half && !errors.Is(err, fs.ErrNotExist) {
 		return State{}, err
 	}
-	d, remains, err := n.plug().observe(ctx, s, b)
+	d, remains, err := n.Plug.observe(ctx, s, b)
 	if err != nil {
 		return State{}, fmt.Errorf("observe %s: %w", n.Namespace, err)
 	}
@@ -89,7 +89,7 @@ func (s *site) observeInner(nl *netlink.Handle, b base) ([]string, error) {
 	if inner == nil {
 		return append(drift, "there is no "+name+" inside"), nil
 	}
-	d, err := n.plug().observeInside(s, b, nl, inner)
+	d, err := n.Plug.observeInside(s, b, nl, inner)
 	if err != nil {
 		return nil, err
 	}

@@ -90,7 +90,6 @@ func startSwitch(t *testing.T) *Host {
 func TestOVSPort(t *testing.T) {
 	h := newSwitch(t)
 	n := blue()
-	n.Bridge = ""
 	n.Plug = OVS{Bridge: "br-int", InterfaceID: `a"b\c,d=e:f`, VLAN: 11}
 	ensure(t, h, n)
 	healthy(t, h, n)
@@ -119,7 +118,7 @@ func TestOVSNames(t *testing.T) {
 	h := newSwitch(t)
 	for _, name := range []string{"--db=x", "name=y", `"quoted"`, "none", "true", "17"} {
 		n := blue()
-		n.Bridge, n.Plug = "", OVS{Bridge: name}
+		n.Plug = OVS{Bridge: name}
 		if err := h.Check(t.Context(), n); !errors.Is(err, ErrNoBridge) {
 			t.Errorf("check %q: %v, want ErrNoBridge", name, err)
 		}
@@ -133,7 +132,7 @@ func TestOVSDown(t *testing.T) {
 		t.Skip("needs ovs-vsctl")
 	}
 	n := blue()
-	n.Bridge, n.Plug = "", OVS{Bridge: "br-int"}
+	n.Plug = OVS{Bridge: "br-int"}
 	if err := h.Check(t.Context(), n); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "systemctl start openvswitch-switch") {
 		t.Errorf("check: %v", err)
 	}

@@ -125,7 +125,7 @@ func lacking(err error) bool {
 
 // provided returns the plug where somebody else made the namespace.
 func (n Network) provided() (Provided, bool) {
-	p, ok := n.plug().(Provided)
+	p, ok := n.Plug.(Provided)
 	return p, ok
 }
 

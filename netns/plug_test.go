@@ -66,7 +66,7 @@ func scenes() []scene {
 	plugged := func(p Plug) func() Network {
 		return func() Network {
 			n := blue()
-			n.Bridge, n.Plug = "", p
+			n.Plug = p
 			return n
 		}
 	}
@@ -478,7 +478,7 @@ func TestPlugsThatTheHostLacks(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			h := New(Options{VSCtl: "no-such-vsctl"})
 			n := blue()
-			n.Bridge, n.Plug, n.MTU = "", test.plug, test.mtu
+			n.Plug, n.MTU = test.plug, test.mtu
 			for verb, f := range map[string]func(context.Context, Network) error{"check": h.Check, "ensure": h.Ensure} {
 				err := f(t.Context(), n)
 				if test.want == nil && (errors.Is(err, ErrNoVLANs) || errors.Is(err, ErrUnsupported)) {
@@ -552,7 +552,7 @@ func TestKernelVLAN(t *testing.T) {
 func TestKernelBridgeVLAN(t *testing.T) {
 	newBridge(t, "br-blue")
 	h, n := newHost(), blue()
-	n.Bridge, n.Plug = "", Bridge{Name: "br-blue", VLAN: 100}
+	n.Plug = Bridge{Name: "br-blue", VLAN: 100}
 	if out, err := exec.Command("ip", "link", "set", "br-blue", "type", "bridge", "vlan_filtering", "1").CombinedOutput(); err != nil {
 		if err := h.Check(t.Context(), n); !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrNoVLANs) {
 			t.Errorf("check: %v, want ErrUnsupported or ErrNoVLANs", err)
@@ -606,7 +606,7 @@ func TestValidatePlugs(t *testing.T) {
 	for _, test := range tests {
 		t.Run(fmt.Sprintf("%T%+v", test.plug, test.plug), func(t *testing.T) {
 			n := blue()
-			n.Bridge, n.Plug = "", test.plug
+			n.Plug = test.plug
 			err := n.validate()
 			if test.words == "" && err != nil || test.words != "" && (!errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), test.words)) {
 				t.Errorf("%v, want %q", err, test.words)

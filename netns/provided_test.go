@@ -22,7 +22,7 @@ func newProvided(t *testing.T) (*Host, Network) {
 	in(t, "cni-1", "ip link set lo up")
 	in(t, "cni-1", "ip route add 10.98.0.0/16 via 10.99.0.1")
 	n := blue()
-	n.Namespace, n.Bridge, n.Plug, n.MAC = "cni-1", "", Provided{Interface: "t0", Owner: "blue"}, nil
+	n.Namespace, n.Plug, n.MAC = "cni-1", Provided{Interface: "t0", Owner: "blue"}, nil
 	return newHost(), n
 }
 
@@ -177,7 +177,7 @@ func TestProvidedNames(t *testing.T) {
 		"cni-1": true, "qdhcp-5f.1": true, "cw-blue": false, "..": false, "a/b": false, "": false, ".": false,
 	} {
 		n := blue()
-		n.Namespace, n.Bridge, n.MAC, n.Plug = name, "", nil, Provided{Interface: "eth0", Owner: "blue"}
+		n.Namespace, n.MAC, n.Plug = name, nil, Provided{Interface: "eth0", Owner: "blue"}
 		if err := n.validate(); (err == nil) != sound || err != nil && !errors.Is(err, ErrInvalid) {
 			t.Errorf("%q: %v", name, err)
 		}

@@ -32,7 +32,7 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 		return err
 	}
 	defer s.close()
-	plug := n.plug()
+	plug := n.Plug
 	b, err := plug.base(ctx, s)
 	if err != nil {
 		return err
@@ -325,7 +325,7 @@ func (h *Host) Remove(ctx context.Context, n Network) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotNamespace) {
 		return err
 	}
-	if err := n.plug().detach(ctx, s); err != nil {
+	if err := n.Plug.detach(ctx, s); err != nil {
 		return err
 	}
 	if _, ok := n.provided(); ok {

@@ -228,7 +228,7 @@ func TestChangedNetwork(t *testing.T) {
 	newBridge(t, "br-other")
 	h, n := newHost(), blue()
 	ensure(t, h, n)
-	n.Bridge = "br-other"
+	n.Plug = Bridge{Name: "br-other"}
 	n.Addresses = prefixes("10.77.0.3/24", "fd77::3/64", "10.78.0.3/24")
 	n.MTU = 1400
 	n.MAC = mac("fe:77:00:00:00:03")
@@ -403,7 +403,7 @@ func TestCheck(t *testing.T) {
 		"br-none": `ip link add br-none type bridge`,
 		"x1":      "is a veth",
 	} {
-		n.Bridge = bridge
+		n.Plug = Bridge{Name: bridge}
 		for verb, f := range map[string]func() error{
 			"check":  func() error { return h.Check(t.Context(), n) },
 			"ensure": func() error { return h.Ensure(t.Context(), n) },

@@ -13,7 +13,7 @@ func (n Network) validate() error {
 	if err := n.validateNames(); err != nil {
 		return err
 	}
-	if err := n.plug().validate(n); err != nil {
+	if err := n.Plug.validate(n); err != nil {
 		return err
 	}
 	if n.MTU != 0 && (n.MTU < 1280 || n.MTU > 65535) {
@@ -57,6 +57,9 @@ func (n Network) validate() error {
 // validateNames is all that Remove needs: what is not named as ours is never
 // touched.
 func (n Network) validateNames() error {
+	if n.Plug == nil {
+		return fmt.Errorf("plug: none given: %w", ErrInvalid)
+	}
 	_, provided := n.provided()
 	switch {
 	case !provided:

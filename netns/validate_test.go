@@ -36,12 +36,13 @@ func TestValidate(t *testing.T) {
 		{"host link of 15 bytes", func(n *Network) { n.HostLink = "cw3456789012345" }, ""},
 		{"host link of 16 bytes", func(n *Network) { n.HostLink = "cw34567890123456" }, "host link"},
 		{"host link with slash", func(n *Network) { n.HostLink = "cw/all" }, "host link"},
-		{"no bridge", func(n *Network) { n.Bridge = "" }, "bridge"},
-		{"bridge with space", func(n *Network) { n.Bridge = "br blue" }, "bridge"},
-		{"bridge is a path", func(n *Network) { n.Bridge = "../x" }, "bridge"},
-		{"bridge of 16 bytes", func(n *Network) { n.Bridge = "br34567890123456" }, "bridge"},
-		{"bridge is the link", func(n *Network) { n.Bridge = n.HostLink }, "bridge"},
-		{"bridge with dot", func(n *Network) { n.Bridge = "br.100" }, ""},
+		{"no plug", func(n *Network) { n.Plug = nil }, "plug"},
+		{"no bridge", func(n *Network) { n.Plug = Bridge{Name: ""} }, "bridge"},
+		{"bridge with space", func(n *Network) { n.Plug = Bridge{Name: "br blue"} }, "bridge"},
+		{"bridge is a path", func(n *Network) { n.Plug = Bridge{Name: "../x"} }, "bridge"},
+		{"bridge of 16 bytes", func(n *Network) { n.Plug = Bridge{Name: "br34567890123456"} }, "bridge"},
+		{"bridge is the link", func(n *Network) { n.Plug = Bridge{Name: n.HostLink} }, "bridge"},
+		{"bridge with dot", func(n *Network) { n.Plug = Bridge{Name: "br.100"} }, ""},
 		{"mtu", func(n *Network) { n.MTU = 1280 }, ""},
 		{"mtu too low", func(n *Network) { n.MTU = 1279 }, "mtu"},
 		{"mtu too high", func(n *Network) { n.MTU = 65536 }, "mtu"},
@@ -112,9 +113,10 @@ func TestValidate(t *testing.T) {
 
 func TestRemoveTouchesOnlyOurs(t *testing.T) {
 	for _, n := range []Network{
-		{Namespace: "blue", HostLink: "cwblue"},
-		{Namespace: "cw-blue", HostLink: "eth0"},
-		{Namespace: "cw/../../../etc/hosts", HostLink: "cwblue"},
+		{Namespace: "cw-blue", HostLink: "cwblue"}, // without a plug
+		{Namespace: "blue", HostLink: "cwblue", Plug: Bridge{}},
+		{Namespace: "cw-blue", HostLink: "eth0", Plug: Bridge{}},
+		{Namespace: "cw/../../../etc/hosts", HostLink: "cwblue", Plug: Bridge{}},
 	} {
 		if err := New(Options{}).Remove(t.Context(), n); !errors.Is(err, ErrInvalid) {
 			t.Errorf("remove %q, %q: %v, want ErrInvalid", n.Namespace, n.HostLink, err)

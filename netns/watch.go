@@ -49,7 +49,7 @@ func (h *Host) List(ctx context.Context) (namespaces, links []string, err error)
 }
 
 // Watch calls changed when it has begun, and then, until ctx ends, when a link
-// or namespace of ours or a bridge may have changed. It may call too often.
+// or namespace of ours, or a bridge or device, may have changed. It may call too often.
 //
 // It sees the host's side: links of ours deleted, set down or taken from their
 // bridge, whoever deletes the end inside, and names in /run/netns that come and
@@ -120,11 +120,21 @@ func watchLinksOnce(ctx context.Context, notify func()) error {
 				return nil
 			}
 			// A port's message comes twice, once from the bridge, with its name.
-			if strings.HasPrefix(u.Attrs().Name, Prefix) || u.Type() == "bridge" {
+			if strings.HasPrefix(u.Attrs().Name, Prefix) || carries(u.Link) {
 				notify()
 			}
 		}
 	}
+}
+
+// carries reports whether a plug may lead to such a link. Those of the host's
+// guests and containers come and go, and lead nowhere.
+func carries(l netlink.Link) bool {
+	switch l.Type() {
+	case "veth", "tun", "tuntap", "macvtap":
+		return false
+	}
+	return true
 }
 
 // watchRunDir watches the names in /run/netns; it makes the directory so that

@@ -55,13 +55,17 @@ func networkFrom(n *nodev1.Network) (agent.Network, error) {
 	if n == nil {
 		return agent.Network{}, required("network")
 	}
-	if err := checkNeeds(need{"network.id", n.GetId()}, need{"network.bridge.bridge", n.GetBridge().GetBridge()}); err != nil {
+	if err := checkNeeds(need{"network.id", n.GetId()}); err != nil {
+		return agent.Network{}, err
+	}
+	plug, err := plugFrom(n)
+	if err != nil {
 		return agent.Network{}, err
 	}
 	if len(n.GetAddresses()) == 0 {
 		return agent.Network{}, required("network.addresses")
 	}
-	to := agent.Network{ID: n.GetId(), Bridge: n.GetBridge().GetBridge(), MTU: int(n.GetMtu()), MAC: n.GetMac()}
+	to := agent.Network{ID: n.GetId(), Plug: plug, MTU: int(n.GetMtu()), MAC: n.GetMac()}
 	for i, a := range n.GetAddresses() {
 		p, err := netip.ParsePrefix(a)
 		if err != nil {
@@ -89,7 +93,6 @@ func networkFrom(n *nodev1.Network) (agent.Network, error) {
 func networkTo(n agent.Network) *nodev1.Network {
 	to := &nodev1.Network{
 		Id:     n.ID,
-		Plug:   &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: text(n.Bridge)}},
 		Mtu:    int32(n.MTU),
 		Mac:    text(n.MAC),
 		Status: statusTo(n.Status),
@@ -102,6 +105,7 @@ func networkTo(n agent.Network) *nodev1.Network {
 			Version:   text(n.Gateway.Version),
 		},
 	}
+	plugTo(n.Plug, to)
 	for _, a := range n.Addresses {
 		to.Addresses = append(to.Addresses, a.String())
 	}

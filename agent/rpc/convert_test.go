@@ -69,7 +69,7 @@ func TestTranslateNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	compare(t, "to the agent", agent.Network{
-		ID: "n", Bridge: "br0",
+		ID: "n", Plug: agent.Plug{Kind: agent.PlugBridge, Bridge: "br0"},
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.77.0.2/24"), netip.MustParsePrefix("fd77::2/64")},
 		Routes:    []agent.Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.77.0.1")}},
 		MTU:       1400, MAC: "02:00:00:00:00:01",
@@ -195,7 +195,19 @@ func TestShape(t *testing.T) {
 		{&nodev1.DetachRequest{Id: long}, FieldTooLong, "id"},
 		{&nodev1.ListAttachmentsRequest{Instance: long}, FieldTooLong, "instance"},
 		{&nodev1.PutNetworkRequest{}, FieldRequired, "network"},
-		{network(func(n *nodev1.Network) { n.Plug = nil }), FieldRequired, "network.bridge.bridge"},
+		{network(func(n *nodev1.Network) { n.Plug = nil }), FieldRequired, "network.plug"},
+		{network(func(n *nodev1.Network) { n.Plug = &nodev1.Network_Bridge{} }), FieldRequired, "network.bridge.bridge"},
+		{network(func(n *nodev1.Network) { n.Plug = &nodev1.Network_Vlan{} }), FieldRequired, "network.vlan.device"},
+		{network(func(n *nodev1.Network) { n.Plug = &nodev1.Network_Macvlan{} }), FieldRequired, "network.macvlan.device"},
+		{network(func(n *nodev1.Network) { n.Plug = &nodev1.Network_Ovs{} }), FieldRequired, "network.ovs.bridge"},
+		{network(func(n *nodev1.Network) { n.Plug = &nodev1.Network_None{} }), FieldRequired, "network.none.namespace"},
+		{network(func(n *nodev1.Network) { n.Plug = &nodev1.Network_Vxlan{} }), FieldRequired, "network.vxlan.device"},
+		{network(func(n *nodev1.Network) {
+			n.Plug = &nodev1.Network_Vxlan{Vxlan: &nodev1.VxlanPlug{Device: "d", Local: "192.0.2.1"}}
+		}), FieldRequired, "network.vxlan.peers"},
+		{network(func(n *nodev1.Network) {
+			n.Plug = &nodev1.Network_Vxlan{Vxlan: &nodev1.VxlanPlug{Device: "d", Local: "192.0.2.1", Peers: []string{"192.0.2.2", "x"}}}
+		}), FieldMalformed, "network.vxlan.peers[1]"},
 		{network(func(n *nodev1.Network) { n.Addresses = nil }), FieldRequired, "network.addresses"},
 		{network(func(n *nodev1.Network) { n.Addresses = make([]string, maxItems+1) }), FieldTooLong, "network.addresses"},
 		{network(func(n *nodev1.Network) { n.Addresses = []string{"10.0.0.1/24", "10.0.0.2"} }), FieldMalformed, "network.addresses[1]"},

@@ -364,7 +364,7 @@ func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Type.Descriptor instead.
 func (WatchResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{44, 0}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{49, 0}
 }
 
 // Status is what the agent knows of an object.
@@ -662,12 +662,17 @@ type Network struct {
 	// Types that are valid to be assigned to Plug:
 	//
 	//	*Network_Bridge
+	//	*Network_Vlan
+	//	*Network_Vxlan
+	//	*Network_Macvlan
+	//	*Network_Ovs
+	//	*Network_None
 	Plug isNetwork_Plug `protobuf_oneof:"plug"`
 	// The gateway's own addresses with prefix length, for example
 	// "10.77.0.2/24" or "fd77::2/64". At least one.
 	Addresses []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	Routes    []*Route `protobuf:"bytes,4,rep,name=routes,proto3" json:"routes,omitempty"`
-	// Bytes; 0 takes the bridge's.
+	// Bytes, 1280 to 65535; 0 takes what the plug's bridge or device carries.
 	Mtu int32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// Unicast; empty lets the agent choose one that stays the same.
 	Mac           string   `protobuf:"bytes,6,opt,name=mac,proto3" json:"mac,omitempty"`
@@ -730,6 +735,51 @@ func (x *Network) GetBridge() *BridgePlug {
 	return nil
 }
 
+func (x *Network) GetVlan() *VlanPlug {
+	if x != nil {
+		if x, ok := x.Plug.(*Network_Vlan); ok {
+			return x.Vlan
+		}
+	}
+	return nil
+}
+
+func (x *Network) GetVxlan() *VxlanPlug {
+	if x != nil {
+		if x, ok := x.Plug.(*Network_Vxlan); ok {
+			return x.Vxlan
+		}
+	}
+	return nil
+}
+
+func (x *Network) GetMacvlan() *MacvlanPlug {
+	if x != nil {
+		if x, ok := x.Plug.(*Network_Macvlan); ok {
+			return x.Macvlan
+		}
+	}
+	return nil
+}
+
+func (x *Network) GetOvs() *OvsPlug {
+	if x != nil {
+		if x, ok := x.Plug.(*Network_Ovs); ok {
+			return x.Ovs
+		}
+	}
+	return nil
+}
+
+func (x *Network) GetNone() *NonePlug {
+	if x != nil {
+		if x, ok := x.Plug.(*Network_None); ok {
+			return x.None
+		}
+	}
+	return nil
+}
+
 func (x *Network) GetAddresses() []string {
 	if x != nil {
 		return x.Addresses
@@ -780,12 +830,45 @@ type Network_Bridge struct {
 	Bridge *BridgePlug `protobuf:"bytes,2,opt,name=bridge,proto3,oneof"`
 }
 
+type Network_Vlan struct {
+	Vlan *VlanPlug `protobuf:"bytes,9,opt,name=vlan,proto3,oneof"`
+}
+
+type Network_Vxlan struct {
+	Vxlan *VxlanPlug `protobuf:"bytes,10,opt,name=vxlan,proto3,oneof"`
+}
+
+type Network_Macvlan struct {
+	Macvlan *MacvlanPlug `protobuf:"bytes,11,opt,name=macvlan,proto3,oneof"`
+}
+
+type Network_Ovs struct {
+	Ovs *OvsPlug `protobuf:"bytes,12,opt,name=ovs,proto3,oneof"`
+}
+
+type Network_None struct {
+	None *NonePlug `protobuf:"bytes,13,opt,name=none,proto3,oneof"`
+}
+
 func (*Network_Bridge) isNetwork_Plug() {}
+
+func (*Network_Vlan) isNetwork_Plug() {}
+
+func (*Network_Vxlan) isNetwork_Plug() {}
+
+func (*Network_Macvlan) isNetwork_Plug() {}
+
+func (*Network_Ovs) isNetwork_Plug() {}
+
+func (*Network_None) isNetwork_Plug() {}
 
 // BridgePlug is a veth pair with one end as a port of a Linux bridge.
 type BridgePlug struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Bridge        string                 `protobuf:"bytes,1,opt,name=bridge,proto3" json:"bridge,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Bridge string                 `protobuf:"bytes,1,opt,name=bridge,proto3" json:"bridge,omitempty"`
+	// The port's only VLAN, untagged, 1 to 4094: the bridge must filter VLANs.
+	// 0 leaves the port as the bridge makes it.
+	Vlan          int32 `protobuf:"varint,2,opt,name=vlan,proto3" json:"vlan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -827,6 +910,313 @@ func (x *BridgePlug) GetBridge() string {
 	return ""
 }
 
+func (x *BridgePlug) GetVlan() int32 {
+	if x != nil {
+		return x.Vlan
+	}
+	return 0
+}
+
+// VlanPlug is an 802.1Q device on a device of the host.
+type VlanPlug struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Device string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// 1 to 4094.
+	Id            int32 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VlanPlug) Reset() {
+	*x = VlanPlug{}
+	mi := &file_node_v1_node_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VlanPlug) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VlanPlug) ProtoMessage() {}
+
+func (x *VlanPlug) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VlanPlug.ProtoReflect.Descriptor instead.
+func (*VlanPlug) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *VlanPlug) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *VlanPlug) GetId() int32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+// VxlanPlug is a VXLAN device (RFC 7348) with a list of unicast peers.
+type VxlanPlug struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 16777215.
+	Id int32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The host's device that the packets leave by.
+	Device string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	// This host's address on it.
+	Local string `protobuf:"bytes,3,opt,name=local,proto3" json:"local,omitempty"`
+	// The other hosts of the network, of local's family. At least one.
+	Peers []string `protobuf:"bytes,4,rep,name=peers,proto3" json:"peers,omitempty"`
+	// UDP; 0 is 4789.
+	Port          int32 `protobuf:"varint,5,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VxlanPlug) Reset() {
+	*x = VxlanPlug{}
+	mi := &file_node_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VxlanPlug) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VxlanPlug) ProtoMessage() {}
+
+func (x *VxlanPlug) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VxlanPlug.ProtoReflect.Descriptor instead.
+func (*VxlanPlug) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *VxlanPlug) GetId() int32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *VxlanPlug) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *VxlanPlug) GetLocal() string {
+	if x != nil {
+		return x.Local
+	}
+	return ""
+}
+
+func (x *VxlanPlug) GetPeers() []string {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *VxlanPlug) GetPort() int32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+// MacvlanPlug is a macvlan in mode bridge on a device of the host.
+type MacvlanPlug struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MacvlanPlug) Reset() {
+	*x = MacvlanPlug{}
+	mi := &file_node_v1_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MacvlanPlug) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MacvlanPlug) ProtoMessage() {}
+
+func (x *MacvlanPlug) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MacvlanPlug.ProtoReflect.Descriptor instead.
+func (*MacvlanPlug) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *MacvlanPlug) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+// OvsPlug is a veth pair with one end as a port of an Open vSwitch bridge.
+type OvsPlug struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Bridge string                 `protobuf:"bytes,1,opt,name=bridge,proto3" json:"bridge,omitempty"`
+	// external_ids:iface-id, by which Neutron or OVN binds the port. Optional.
+	InterfaceId string `protobuf:"bytes,2,opt,name=interface_id,json=interfaceId,proto3" json:"interface_id,omitempty"`
+	// The port's access tag, 1 to 4094; 0 leaves the tag to whoever sets it.
+	Vlan          int32 `protobuf:"varint,3,opt,name=vlan,proto3" json:"vlan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OvsPlug) Reset() {
+	*x = OvsPlug{}
+	mi := &file_node_v1_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OvsPlug) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OvsPlug) ProtoMessage() {}
+
+func (x *OvsPlug) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OvsPlug.ProtoReflect.Descriptor instead.
+func (*OvsPlug) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *OvsPlug) GetBridge() string {
+	if x != nil {
+		return x.Bridge
+	}
+	return ""
+}
+
+func (x *OvsPlug) GetInterfaceId() string {
+	if x != nil {
+		return x.InterfaceId
+	}
+	return ""
+}
+
+func (x *OvsPlug) GetVlan() int32 {
+	if x != nil {
+		return x.Vlan
+	}
+	return 0
+}
+
+// NonePlug is an interface that somebody else has put into a namespace of
+// theirs. Neither is made or removed.
+type NonePlug struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name in /run/netns, not beginning with "cw".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The interface's name in the namespace.
+	Interface     string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NonePlug) Reset() {
+	*x = NonePlug{}
+	mi := &file_node_v1_node_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NonePlug) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NonePlug) ProtoMessage() {}
+
+func (x *NonePlug) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NonePlug.ProtoReflect.Descriptor instead.
+func (*NonePlug) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *NonePlug) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *NonePlug) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
 type Route struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A prefix; "0.0.0.0/0" and "::/0" are the default routes.
@@ -838,7 +1228,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +1240,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1253,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Route) GetDestination() string {
@@ -897,7 +1287,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1299,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1312,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Gateway) GetRunning() bool {
@@ -990,7 +1380,7 @@ type Export struct {
 
 func (x *Export) Reset() {
 	*x = Export{}
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1392,7 @@ func (x *Export) String() string {
 func (*Export) ProtoMessage() {}
 
 func (x *Export) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1405,7 @@ func (x *Export) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Export.ProtoReflect.Descriptor instead.
 func (*Export) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Export) GetId() string {
@@ -1097,7 +1487,7 @@ type AccessRule struct {
 
 func (x *AccessRule) Reset() {
 	*x = AccessRule{}
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1499,7 @@ func (x *AccessRule) String() string {
 func (*AccessRule) ProtoMessage() {}
 
 func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1512,7 @@ func (x *AccessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
 func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AccessRule) GetClient() string {
@@ -1169,7 +1559,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1571,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1584,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttachRequest) GetAttachment() *Attachment {
@@ -1213,7 +1603,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1615,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1628,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -1257,7 +1647,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1659,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1672,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DetachRequest) GetId() string {
@@ -1300,7 +1690,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1702,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1715,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 type GetAttachmentRequest struct {
@@ -1337,7 +1727,7 @@ type GetAttachmentRequest struct {
 
 func (x *GetAttachmentRequest) Reset() {
 	*x = GetAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1739,7 @@ func (x *GetAttachmentRequest) String() string {
 func (*GetAttachmentRequest) ProtoMessage() {}
 
 func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1752,7 @@ func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*GetAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetAttachmentRequest) GetId() string {
@@ -1381,7 +1771,7 @@ type GetAttachmentResponse struct {
 
 func (x *GetAttachmentResponse) Reset() {
 	*x = GetAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1783,7 @@ func (x *GetAttachmentResponse) String() string {
 func (*GetAttachmentResponse) ProtoMessage() {}
 
 func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1796,7 @@ func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*GetAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetAttachmentResponse) GetAttachment() *Attachment {
@@ -1426,7 +1816,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +1828,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +1841,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListAttachmentsRequest) GetInstance() string {
@@ -1470,7 +1860,7 @@ type ListAttachmentsResponse struct {
 
 func (x *ListAttachmentsResponse) Reset() {
 	*x = ListAttachmentsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1872,7 @@ func (x *ListAttachmentsResponse) String() string {
 func (*ListAttachmentsResponse) ProtoMessage() {}
 
 func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1885,7 @@ func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListAttachmentsResponse) GetAttachments() []*Attachment {
@@ -1514,7 +1904,7 @@ type RepairAttachmentRequest struct {
 
 func (x *RepairAttachmentRequest) Reset() {
 	*x = RepairAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1916,7 @@ func (x *RepairAttachmentRequest) String() string {
 func (*RepairAttachmentRequest) ProtoMessage() {}
 
 func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1929,7 @@ func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RepairAttachmentRequest) GetId() string {
@@ -1558,7 +1948,7 @@ type RepairAttachmentResponse struct {
 
 func (x *RepairAttachmentResponse) Reset() {
 	*x = RepairAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1570,7 +1960,7 @@ func (x *RepairAttachmentResponse) String() string {
 func (*RepairAttachmentResponse) ProtoMessage() {}
 
 func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1583,7 +1973,7 @@ func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RepairAttachmentResponse) GetAttachment() *Attachment {
@@ -1602,7 +1992,7 @@ type PutNetworkRequest struct {
 
 func (x *PutNetworkRequest) Reset() {
 	*x = PutNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1614,7 +2004,7 @@ func (x *PutNetworkRequest) String() string {
 func (*PutNetworkRequest) ProtoMessage() {}
 
 func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1627,7 +2017,7 @@ func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkRequest.ProtoReflect.Descriptor instead.
 func (*PutNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PutNetworkRequest) GetNetwork() *Network {
@@ -1646,7 +2036,7 @@ type PutNetworkResponse struct {
 
 func (x *PutNetworkResponse) Reset() {
 	*x = PutNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +2048,7 @@ func (x *PutNetworkResponse) String() string {
 func (*PutNetworkResponse) ProtoMessage() {}
 
 func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +2061,7 @@ func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkResponse.ProtoReflect.Descriptor instead.
 func (*PutNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PutNetworkResponse) GetNetwork() *Network {
@@ -1690,7 +2080,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +2092,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +2105,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeleteNetworkRequest) GetId() string {
@@ -1733,7 +2123,7 @@ type DeleteNetworkResponse struct {
 
 func (x *DeleteNetworkResponse) Reset() {
 	*x = DeleteNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +2135,7 @@ func (x *DeleteNetworkResponse) String() string {
 func (*DeleteNetworkResponse) ProtoMessage() {}
 
 func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +2148,7 @@ func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkResponse.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 type GetNetworkRequest struct {
@@ -1770,7 +2160,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +2172,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +2185,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetNetworkRequest) GetId() string {
@@ -1814,7 +2204,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +2216,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +2229,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetNetworkResponse) GetNetwork() *Network {
@@ -1857,7 +2247,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +2259,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +2272,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 type ListNetworksResponse struct {
@@ -1894,7 +2284,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2296,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2309,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -1938,7 +2328,7 @@ type PutExportRequest struct {
 
 func (x *PutExportRequest) Reset() {
 	*x = PutExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2340,7 @@ func (x *PutExportRequest) String() string {
 func (*PutExportRequest) ProtoMessage() {}
 
 func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2353,7 @@ func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportRequest.ProtoReflect.Descriptor instead.
 func (*PutExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutExportRequest) GetExport() *Export {
@@ -1982,7 +2372,7 @@ type PutExportResponse struct {
 
 func (x *PutExportResponse) Reset() {
 	*x = PutExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2384,7 @@ func (x *PutExportResponse) String() string {
 func (*PutExportResponse) ProtoMessage() {}
 
 func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2397,7 @@ func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportResponse.ProtoReflect.Descriptor instead.
 func (*PutExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PutExportResponse) GetExport() *Export {
@@ -2026,7 +2416,7 @@ type DeleteExportRequest struct {
 
 func (x *DeleteExportRequest) Reset() {
 	*x = DeleteExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2428,7 @@ func (x *DeleteExportRequest) String() string {
 func (*DeleteExportRequest) ProtoMessage() {}
 
 func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2441,7 @@ func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportRequest.ProtoReflect.Descriptor instead.
 func (*DeleteExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeleteExportRequest) GetId() string {
@@ -2069,7 +2459,7 @@ type DeleteExportResponse struct {
 
 func (x *DeleteExportResponse) Reset() {
 	*x = DeleteExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2471,7 @@ func (x *DeleteExportResponse) String() string {
 func (*DeleteExportResponse) ProtoMessage() {}
 
 func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2484,7 @@ func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportResponse.ProtoReflect.Descriptor instead.
 func (*DeleteExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 type GetExportRequest struct {
@@ -2106,7 +2496,7 @@ type GetExportRequest struct {
 
 func (x *GetExportRequest) Reset() {
 	*x = GetExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2508,7 @@ func (x *GetExportRequest) String() string {
 func (*GetExportRequest) ProtoMessage() {}
 
 func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2521,7 @@ func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportRequest.ProtoReflect.Descriptor instead.
 func (*GetExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GetExportRequest) GetId() string {
@@ -2150,7 +2540,7 @@ type GetExportResponse struct {
 
 func (x *GetExportResponse) Reset() {
 	*x = GetExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2552,7 @@ func (x *GetExportResponse) String() string {
 func (*GetExportResponse) ProtoMessage() {}
 
 func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2565,7 @@ func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportResponse.ProtoReflect.Descriptor instead.
 func (*GetExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetExportResponse) GetExport() *Export {
@@ -2195,7 +2585,7 @@ type ListExportsRequest struct {
 
 func (x *ListExportsRequest) Reset() {
 	*x = ListExportsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2597,7 @@ func (x *ListExportsRequest) String() string {
 func (*ListExportsRequest) ProtoMessage() {}
 
 func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2610,7 @@ func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsRequest.ProtoReflect.Descriptor instead.
 func (*ListExportsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListExportsRequest) GetNetwork() string {
@@ -2239,7 +2629,7 @@ type ListExportsResponse struct {
 
 func (x *ListExportsResponse) Reset() {
 	*x = ListExportsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2251,7 +2641,7 @@ func (x *ListExportsResponse) String() string {
 func (*ListExportsResponse) ProtoMessage() {}
 
 func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2264,7 +2654,7 @@ func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListExportsResponse) GetExports() []*Export {
@@ -2282,7 +2672,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2294,7 +2684,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2307,7 +2697,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 type GetNodeResponse struct {
@@ -2330,7 +2720,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2342,7 +2732,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2355,7 +2745,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetNodeResponse) GetHostname() string {
@@ -2429,7 +2819,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2441,7 +2831,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2454,7 +2844,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Driver) GetKind() string {
@@ -2509,7 +2899,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2521,7 +2911,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2534,7 +2924,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Mount) GetName() string {
@@ -2597,7 +2987,7 @@ type Subsystem struct {
 
 func (x *Subsystem) Reset() {
 	*x = Subsystem{}
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2609,7 +2999,7 @@ func (x *Subsystem) String() string {
 func (*Subsystem) ProtoMessage() {}
 
 func (x *Subsystem) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2622,7 +3012,7 @@ func (x *Subsystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subsystem.ProtoReflect.Descriptor instead.
 func (*Subsystem) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Subsystem) GetName() string {
@@ -2654,7 +3044,7 @@ type PreflightRequest struct {
 
 func (x *PreflightRequest) Reset() {
 	*x = PreflightRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +3056,7 @@ func (x *PreflightRequest) String() string {
 func (*PreflightRequest) ProtoMessage() {}
 
 func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +3069,7 @@ func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightRequest.ProtoReflect.Descriptor instead.
 func (*PreflightRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
 }
 
 type PreflightResponse struct {
@@ -2691,7 +3081,7 @@ type PreflightResponse struct {
 
 func (x *PreflightResponse) Reset() {
 	*x = PreflightResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +3093,7 @@ func (x *PreflightResponse) String() string {
 func (*PreflightResponse) ProtoMessage() {}
 
 func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +3106,7 @@ func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
 func (*PreflightResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PreflightResponse) GetChecks() []*Check {
@@ -2739,7 +3129,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +3141,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +3154,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Check) GetName() string {
@@ -2803,7 +3193,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +3205,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +3218,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
 }
 
 type WatchResponse struct {
@@ -2848,7 +3238,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2860,7 +3250,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2873,7 +3263,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WatchResponse) GetType() WatchResponse_Type {
@@ -2975,20 +3365,45 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\bmount_at\x18\x06 \x01(\tR\amountAt\x120\n" +
 	"\x06status\x18\a \x01(\v2\x18.causeway.node.v1.StatusR\x06status\x12#\n" +
 	"\rinstance_uuid\x18\b \x01(\tR\finstanceUuid\x122\n" +
-	"\x05guest\x18\t \x01(\x0e2\x1c.causeway.node.v1.GuestStateR\x05guest\"\xb3\x02\n" +
+	"\x05guest\x18\t \x01(\x0e2\x1c.causeway.node.v1.GuestStateR\x05guest\"\xb6\x04\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
-	"\x06bridge\x18\x02 \x01(\v2\x1c.causeway.node.v1.BridgePlugH\x00R\x06bridge\x12\x1c\n" +
+	"\x06bridge\x18\x02 \x01(\v2\x1c.causeway.node.v1.BridgePlugH\x00R\x06bridge\x120\n" +
+	"\x04vlan\x18\t \x01(\v2\x1a.causeway.node.v1.VlanPlugH\x00R\x04vlan\x123\n" +
+	"\x05vxlan\x18\n" +
+	" \x01(\v2\x1b.causeway.node.v1.VxlanPlugH\x00R\x05vxlan\x129\n" +
+	"\amacvlan\x18\v \x01(\v2\x1d.causeway.node.v1.MacvlanPlugH\x00R\amacvlan\x12-\n" +
+	"\x03ovs\x18\f \x01(\v2\x19.causeway.node.v1.OvsPlugH\x00R\x03ovs\x120\n" +
+	"\x04none\x18\r \x01(\v2\x1a.causeway.node.v1.NonePlugH\x00R\x04none\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12/\n" +
 	"\x06routes\x18\x04 \x03(\v2\x17.causeway.node.v1.RouteR\x06routes\x12\x10\n" +
 	"\x03mtu\x18\x05 \x01(\x05R\x03mtu\x12\x10\n" +
 	"\x03mac\x18\x06 \x01(\tR\x03mac\x120\n" +
 	"\x06status\x18\a \x01(\v2\x18.causeway.node.v1.StatusR\x06status\x123\n" +
 	"\agateway\x18\b \x01(\v2\x19.causeway.node.v1.GatewayR\agatewayB\x06\n" +
-	"\x04plug\"$\n" +
+	"\x04plug\"8\n" +
 	"\n" +
 	"BridgePlug\x12\x16\n" +
-	"\x06bridge\x18\x01 \x01(\tR\x06bridge\";\n" +
+	"\x06bridge\x18\x01 \x01(\tR\x06bridge\x12\x12\n" +
+	"\x04vlan\x18\x02 \x01(\x05R\x04vlan\"2\n" +
+	"\bVlanPlug\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x05R\x02id\"s\n" +
+	"\tVxlanPlug\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x05R\x02id\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\tR\x05local\x12\x14\n" +
+	"\x05peers\x18\x04 \x03(\tR\x05peers\x12\x12\n" +
+	"\x04port\x18\x05 \x01(\x05R\x04port\"%\n" +
+	"\vMacvlanPlug\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\"X\n" +
+	"\aOvsPlug\x12\x16\n" +
+	"\x06bridge\x18\x01 \x01(\tR\x06bridge\x12!\n" +
+	"\finterface_id\x18\x02 \x01(\tR\vinterfaceId\x12\x12\n" +
+	"\x04vlan\x18\x03 \x01(\x05R\x04vlan\"F\n" +
+	"\bNonePlug\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\";\n" +
 	"\x05Route\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x10\n" +
 	"\x03via\x18\x02 \x01(\tR\x03via\"\xc0\x01\n" +
@@ -3194,7 +3609,7 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_node_v1_node_proto_goTypes = []any{
 	(Phase)(0),                       // 0: causeway.node.v1.Phase
 	(GuestState)(0),                  // 1: causeway.node.v1.GuestState
@@ -3207,128 +3622,138 @@ var file_node_v1_node_proto_goTypes = []any{
 	(*Attachment)(nil),               // 8: causeway.node.v1.Attachment
 	(*Network)(nil),                  // 9: causeway.node.v1.Network
 	(*BridgePlug)(nil),               // 10: causeway.node.v1.BridgePlug
-	(*Route)(nil),                    // 11: causeway.node.v1.Route
-	(*Gateway)(nil),                  // 12: causeway.node.v1.Gateway
-	(*Export)(nil),                   // 13: causeway.node.v1.Export
-	(*AccessRule)(nil),               // 14: causeway.node.v1.AccessRule
-	(*AttachRequest)(nil),            // 15: causeway.node.v1.AttachRequest
-	(*AttachResponse)(nil),           // 16: causeway.node.v1.AttachResponse
-	(*DetachRequest)(nil),            // 17: causeway.node.v1.DetachRequest
-	(*DetachResponse)(nil),           // 18: causeway.node.v1.DetachResponse
-	(*GetAttachmentRequest)(nil),     // 19: causeway.node.v1.GetAttachmentRequest
-	(*GetAttachmentResponse)(nil),    // 20: causeway.node.v1.GetAttachmentResponse
-	(*ListAttachmentsRequest)(nil),   // 21: causeway.node.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil),  // 22: causeway.node.v1.ListAttachmentsResponse
-	(*RepairAttachmentRequest)(nil),  // 23: causeway.node.v1.RepairAttachmentRequest
-	(*RepairAttachmentResponse)(nil), // 24: causeway.node.v1.RepairAttachmentResponse
-	(*PutNetworkRequest)(nil),        // 25: causeway.node.v1.PutNetworkRequest
-	(*PutNetworkResponse)(nil),       // 26: causeway.node.v1.PutNetworkResponse
-	(*DeleteNetworkRequest)(nil),     // 27: causeway.node.v1.DeleteNetworkRequest
-	(*DeleteNetworkResponse)(nil),    // 28: causeway.node.v1.DeleteNetworkResponse
-	(*GetNetworkRequest)(nil),        // 29: causeway.node.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),       // 30: causeway.node.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),      // 31: causeway.node.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),     // 32: causeway.node.v1.ListNetworksResponse
-	(*PutExportRequest)(nil),         // 33: causeway.node.v1.PutExportRequest
-	(*PutExportResponse)(nil),        // 34: causeway.node.v1.PutExportResponse
-	(*DeleteExportRequest)(nil),      // 35: causeway.node.v1.DeleteExportRequest
-	(*DeleteExportResponse)(nil),     // 36: causeway.node.v1.DeleteExportResponse
-	(*GetExportRequest)(nil),         // 37: causeway.node.v1.GetExportRequest
-	(*GetExportResponse)(nil),        // 38: causeway.node.v1.GetExportResponse
-	(*ListExportsRequest)(nil),       // 39: causeway.node.v1.ListExportsRequest
-	(*ListExportsResponse)(nil),      // 40: causeway.node.v1.ListExportsResponse
-	(*GetNodeRequest)(nil),           // 41: causeway.node.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),          // 42: causeway.node.v1.GetNodeResponse
-	(*Driver)(nil),                   // 43: causeway.node.v1.Driver
-	(*Mount)(nil),                    // 44: causeway.node.v1.Mount
-	(*Subsystem)(nil),                // 45: causeway.node.v1.Subsystem
-	(*PreflightRequest)(nil),         // 46: causeway.node.v1.PreflightRequest
-	(*PreflightResponse)(nil),        // 47: causeway.node.v1.PreflightResponse
-	(*Check)(nil),                    // 48: causeway.node.v1.Check
-	(*WatchRequest)(nil),             // 49: causeway.node.v1.WatchRequest
-	(*WatchResponse)(nil),            // 50: causeway.node.v1.WatchResponse
-	nil,                              // 51: causeway.node.v1.Connection.OptionsEntry
-	(*timestamppb.Timestamp)(nil),    // 52: google.protobuf.Timestamp
+	(*VlanPlug)(nil),                 // 11: causeway.node.v1.VlanPlug
+	(*VxlanPlug)(nil),                // 12: causeway.node.v1.VxlanPlug
+	(*MacvlanPlug)(nil),              // 13: causeway.node.v1.MacvlanPlug
+	(*OvsPlug)(nil),                  // 14: causeway.node.v1.OvsPlug
+	(*NonePlug)(nil),                 // 15: causeway.node.v1.NonePlug
+	(*Route)(nil),                    // 16: causeway.node.v1.Route
+	(*Gateway)(nil),                  // 17: causeway.node.v1.Gateway
+	(*Export)(nil),                   // 18: causeway.node.v1.Export
+	(*AccessRule)(nil),               // 19: causeway.node.v1.AccessRule
+	(*AttachRequest)(nil),            // 20: causeway.node.v1.AttachRequest
+	(*AttachResponse)(nil),           // 21: causeway.node.v1.AttachResponse
+	(*DetachRequest)(nil),            // 22: causeway.node.v1.DetachRequest
+	(*DetachResponse)(nil),           // 23: causeway.node.v1.DetachResponse
+	(*GetAttachmentRequest)(nil),     // 24: causeway.node.v1.GetAttachmentRequest
+	(*GetAttachmentResponse)(nil),    // 25: causeway.node.v1.GetAttachmentResponse
+	(*ListAttachmentsRequest)(nil),   // 26: causeway.node.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil),  // 27: causeway.node.v1.ListAttachmentsResponse
+	(*RepairAttachmentRequest)(nil),  // 28: causeway.node.v1.RepairAttachmentRequest
+	(*RepairAttachmentResponse)(nil), // 29: causeway.node.v1.RepairAttachmentResponse
+	(*PutNetworkRequest)(nil),        // 30: causeway.node.v1.PutNetworkRequest
+	(*PutNetworkResponse)(nil),       // 31: causeway.node.v1.PutNetworkResponse
+	(*DeleteNetworkRequest)(nil),     // 32: causeway.node.v1.DeleteNetworkRequest
+	(*DeleteNetworkResponse)(nil),    // 33: causeway.node.v1.DeleteNetworkResponse
+	(*GetNetworkRequest)(nil),        // 34: causeway.node.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),       // 35: causeway.node.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),      // 36: causeway.node.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),     // 37: causeway.node.v1.ListNetworksResponse
+	(*PutExportRequest)(nil),         // 38: causeway.node.v1.PutExportRequest
+	(*PutExportResponse)(nil),        // 39: causeway.node.v1.PutExportResponse
+	(*DeleteExportRequest)(nil),      // 40: causeway.node.v1.DeleteExportRequest
+	(*DeleteExportResponse)(nil),     // 41: causeway.node.v1.DeleteExportResponse
+	(*GetExportRequest)(nil),         // 42: causeway.node.v1.GetExportRequest
+	(*GetExportResponse)(nil),        // 43: causeway.node.v1.GetExportResponse
+	(*ListExportsRequest)(nil),       // 44: causeway.node.v1.ListExportsRequest
+	(*ListExportsResponse)(nil),      // 45: causeway.node.v1.ListExportsResponse
+	(*GetNodeRequest)(nil),           // 46: causeway.node.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),          // 47: causeway.node.v1.GetNodeResponse
+	(*Driver)(nil),                   // 48: causeway.node.v1.Driver
+	(*Mount)(nil),                    // 49: causeway.node.v1.Mount
+	(*Subsystem)(nil),                // 50: causeway.node.v1.Subsystem
+	(*PreflightRequest)(nil),         // 51: causeway.node.v1.PreflightRequest
+	(*PreflightResponse)(nil),        // 52: causeway.node.v1.PreflightResponse
+	(*Check)(nil),                    // 53: causeway.node.v1.Check
+	(*WatchRequest)(nil),             // 54: causeway.node.v1.WatchRequest
+	(*WatchResponse)(nil),            // 55: causeway.node.v1.WatchResponse
+	nil,                              // 56: causeway.node.v1.Connection.OptionsEntry
+	(*timestamppb.Timestamp)(nil),    // 57: google.protobuf.Timestamp
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	0,  // 0: causeway.node.v1.Status.phase:type_name -> causeway.node.v1.Phase
-	52, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
-	51, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
+	57, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
+	56, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
 	7,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
 	6,  // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
 	1,  // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
 	10, // 6: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
-	11, // 7: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
-	6,  // 8: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
-	12, // 9: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
-	52, // 10: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
-	7,  // 11: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
-	14, // 12: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
-	6,  // 13: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
-	2,  // 14: causeway.node.v1.AccessRule.level:type_name -> causeway.node.v1.Level
-	3,  // 15: causeway.node.v1.AccessRule.squash:type_name -> causeway.node.v1.Squash
-	8,  // 16: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
-	8,  // 17: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
-	8,  // 18: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	8,  // 19: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
-	8,  // 20: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	9,  // 21: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
-	9,  // 22: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
-	9,  // 23: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
-	9,  // 24: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
-	13, // 25: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
-	13, // 26: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
-	13, // 27: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
-	13, // 28: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
-	52, // 29: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
-	43, // 30: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
-	44, // 31: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
-	45, // 32: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
-	6,  // 33: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
-	4,  // 34: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
-	48, // 35: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
-	4,  // 36: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
-	5,  // 37: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
-	8,  // 38: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
-	9,  // 39: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
-	13, // 40: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
-	15, // 41: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
-	17, // 42: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
-	19, // 43: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
-	21, // 44: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
-	23, // 45: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
-	25, // 46: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
-	27, // 47: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
-	29, // 48: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
-	31, // 49: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
-	33, // 50: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
-	35, // 51: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
-	37, // 52: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
-	39, // 53: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
-	41, // 54: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
-	46, // 55: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
-	49, // 56: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
-	16, // 57: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
-	18, // 58: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
-	20, // 59: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
-	22, // 60: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
-	24, // 61: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
-	26, // 62: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
-	28, // 63: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
-	30, // 64: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
-	32, // 65: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
-	34, // 66: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
-	36, // 67: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
-	38, // 68: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
-	40, // 69: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
-	42, // 70: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
-	47, // 71: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
-	50, // 72: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
-	57, // [57:73] is the sub-list for method output_type
-	41, // [41:57] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	11, // 7: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
+	12, // 8: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
+	13, // 9: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
+	14, // 10: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
+	15, // 11: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
+	16, // 12: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
+	6,  // 13: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
+	17, // 14: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
+	57, // 15: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
+	7,  // 16: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
+	19, // 17: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
+	6,  // 18: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
+	2,  // 19: causeway.node.v1.AccessRule.level:type_name -> causeway.node.v1.Level
+	3,  // 20: causeway.node.v1.AccessRule.squash:type_name -> causeway.node.v1.Squash
+	8,  // 21: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
+	8,  // 22: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
+	8,  // 23: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	8,  // 24: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
+	8,  // 25: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	9,  // 26: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
+	9,  // 27: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
+	9,  // 28: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
+	9,  // 29: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
+	18, // 30: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
+	18, // 31: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
+	18, // 32: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
+	18, // 33: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
+	57, // 34: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
+	48, // 35: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
+	49, // 36: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
+	50, // 37: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
+	6,  // 38: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
+	4,  // 39: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
+	53, // 40: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
+	4,  // 41: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
+	5,  // 42: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
+	8,  // 43: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
+	9,  // 44: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
+	18, // 45: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
+	20, // 46: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
+	22, // 47: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
+	24, // 48: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
+	26, // 49: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
+	28, // 50: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
+	30, // 51: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
+	32, // 52: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
+	34, // 53: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
+	36, // 54: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
+	38, // 55: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
+	40, // 56: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
+	42, // 57: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
+	44, // 58: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
+	46, // 59: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
+	51, // 60: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
+	54, // 61: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
+	21, // 62: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
+	23, // 63: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
+	25, // 64: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
+	27, // 65: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
+	29, // 66: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
+	31, // 67: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
+	33, // 68: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
+	35, // 69: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
+	37, // 70: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
+	39, // 71: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
+	41, // 72: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
+	43, // 73: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
+	45, // 74: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
+	47, // 75: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
+	52, // 76: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
+	55, // 77: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
+	62, // [62:78] is the sub-list for method output_type
+	46, // [46:62] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -3338,9 +3763,14 @@ func file_node_v1_node_proto_init() {
 	}
 	file_node_v1_node_proto_msgTypes[3].OneofWrappers = []any{
 		(*Network_Bridge)(nil),
+		(*Network_Vlan)(nil),
+		(*Network_Vxlan)(nil),
+		(*Network_Macvlan)(nil),
+		(*Network_Ovs)(nil),
+		(*Network_None)(nil),
 	}
-	file_node_v1_node_proto_msgTypes[8].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[44].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[13].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[49].OneofWrappers = []any{
 		(*WatchResponse_Attachment)(nil),
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Export)(nil),
@@ -3351,7 +3781,7 @@ func file_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   46,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

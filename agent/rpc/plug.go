@@ -1,0 +1,77 @@
+package rpc
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/causeway-project/causeway/agent"
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+)
+
+// plugFrom reads the plug of a network. Which values would do is the agent's to
+// say.
+func plugFrom(n *nodev1.Network) (agent.Plug, error) {
+	switch p := n.GetPlug().(type) {
+	case *nodev1.Network_Bridge:
+		return agent.Plug{Kind: agent.PlugBridge, Bridge: p.Bridge.GetBridge(), VLAN: int(p.Bridge.GetVlan())},
+			checkNeeds(need{"network.bridge.bridge", p.Bridge.GetBridge()})
+	case *nodev1.Network_Vlan:
+		return agent.Plug{Kind: agent.PlugVLAN, Device: p.Vlan.GetDevice(), VLAN: int(p.Vlan.GetId())},
+			checkNeeds(need{"network.vlan.device", p.Vlan.GetDevice()})
+	case *nodev1.Network_Vxlan:
+		return vxlanFrom(p.Vxlan)
+	case *nodev1.Network_Macvlan:
+		return agent.Plug{Kind: agent.PlugMacvlan, Device: p.Macvlan.GetDevice()},
+			checkNeeds(need{"network.macvlan.device", p.Macvlan.GetDevice()})
+	case *nodev1.Network_Ovs:
+		return agent.Plug{Kind: agent.PlugOVS, Bridge: p.Ovs.GetBridge(), InterfaceID: p.Ovs.GetInterfaceId(), VLAN: int(p.Ovs.GetVlan())},
+			checkNeeds(need{"network.ovs.bridge", p.Ovs.GetBridge()})
+	case *nodev1.Network_None:
+		return agent.Plug{Kind: agent.PlugNone, Namespace: p.None.GetNamespace(), Interface: p.None.GetInterface()},
+			checkNeeds(need{"network.none.namespace", p.None.GetNamespace()}, need{"network.none.interface", p.None.GetInterface()})
+	}
+	return agent.Plug{}, required("network.plug")
+}
+
+func vxlanFrom(p *nodev1.VxlanPlug) (agent.Plug, error) {
+	if err := checkNeeds(need{"network.vxlan.device", p.GetDevice()}, need{"network.vxlan.local", p.GetLocal()}); err != nil {
+		return agent.Plug{}, err
+	}
+	if len(p.GetPeers()) == 0 {
+		return agent.Plug{}, required("network.vxlan.peers")
+	}
+	to := agent.Plug{Kind: agent.PlugVXLAN, Device: p.GetDevice(), VXLAN: int(p.GetId()), Port: int(p.GetPort())}
+	var err error
+	if to.Local, err = netip.ParseAddr(p.GetLocal()); err != nil {
+		return agent.Plug{}, malformed("network.vxlan.local", "%q is not an address; write it like 192.0.2.1", p.GetLocal())
+	}
+	for i, s := range p.GetPeers() {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return agent.Plug{}, malformed(fmt.Sprintf("network.vxlan.peers[%d]", i), "%q is not an address; write it like 192.0.2.2", s)
+		}
+		to.Peers = append(to.Peers, a)
+	}
+	return to, nil
+}
+
+func plugTo(p agent.Plug, to *nodev1.Network) {
+	switch p.Kind {
+	case agent.PlugBridge:
+		to.Plug = &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: text(p.Bridge), Vlan: int32(p.VLAN)}}
+	case agent.PlugVLAN:
+		to.Plug = &nodev1.Network_Vlan{Vlan: &nodev1.VlanPlug{Device: text(p.Device), Id: int32(p.VLAN)}}
+	case agent.PlugVXLAN:
+		v := &nodev1.VxlanPlug{Id: int32(p.VXLAN), Device: text(p.Device), Local: p.Local.String(), Port: int32(p.Port)}
+		for _, a := range p.Peers {
+			v.Peers = append(v.Peers, a.String())
+		}
+		to.Plug = &nodev1.Network_Vxlan{Vxlan: v}
+	case agent.PlugMacvlan:
+		to.Plug = &nodev1.Network_Macvlan{Macvlan: &nodev1.MacvlanPlug{Device: text(p.Device)}}
+	case agent.PlugOVS:
+		to.Plug = &nodev1.Network_Ovs{Ovs: &nodev1.OvsPlug{Bridge: text(p.Bridge), InterfaceId: text(p.InterfaceID), Vlan: int32(p.VLAN)}}
+	case agent.PlugNone:
+		to.Plug = &nodev1.Network_None{None: &nodev1.NonePlug{Namespace: text(p.Namespace), Interface: text(p.Interface)}}
+	}
+}
