@@ -75,23 +75,35 @@ func (c *client) ping(ctx context.Context, limit time.Duration) error {
 // call asks Ganesha, stores the answer, and says ErrNotRunning where nobody
 // answers within limit.
 func (c *client) call(ctx context.Context, limit time.Duration, q question, answer ...any) error {
+	body, err := c.ask(ctx, limit, q)
+	if err != nil {
+		return err
+	}
+	if err := dbus.Store(body, answer...); err != nil {
+		return fmt.Errorf("%s: %w", q.method, err)
+	}
+	return nil
+}
+
+// ask is call for an answer of which the form is not known before.
+func (c *client) ask(ctx context.Context, limit time.Duration, q question) ([]any, error) {
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	reply := c.conn.Object(busName, q.path).CallWithContext(bounded, q.method, dbus.FlagNoAutoStart, q.args...)
 	err := reply.Err
 	if err == nil {
-		return reply.Store(answer...)
+		return reply.Body, nil
 	}
 	var said dbus.Error
 	switch {
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return nil, ctx.Err()
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%s: no answer within %s: %w", q.method, limit, ErrNotRunning)
+		return nil, fmt.Errorf("%s: no answer within %s: %w", q.method, limit, ErrNotRunning)
 	case errors.As(err, &said) && !gone(said.Name):
-		return fmt.Errorf("%s: %w", q.method, said)
+		return nil, fmt.Errorf("%s: %w", q.method, said)
 	}
-	return fmt.Errorf("%s: %w: %w", q.method, err, ErrNotRunning)
+	return nil, fmt.Errorf("%s: %w: %w", q.method, err, ErrNotRunning)
 }
 
 type question struct {
