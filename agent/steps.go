@@ -276,7 +276,10 @@ func (a *Agent) dropUnknownExports(ctx context.Context, network string, server S
 
 func (a *Agent) stopGateway(ctx context.Context, m member) error {
 	a.gatewayStops(m.key.id)
-	if err := a.server(m.key.id, m.rec.Network).Stop(ctx, ganesha.StopOptions{Forget: true}); err != nil {
+	// One that has exports comes again, in another namespace: its clients then
+	// want their open files and locks back.
+	forget := !a.hasExports(m.key.id)
+	if err := a.server(m.key.id, m.rec.Network).Stop(ctx, ganesha.StopOptions{Forget: forget}); err != nil {
 		return err
 	}
 	return a.unshareDir(ctx, m.key.id)
