@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -120,10 +121,16 @@ func TestChaos(t *testing.T) {
 	o.Resync = 20 * time.Second
 	n := w.started(ctx, t, o)
 	c := newChaos(n, client)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("what went wrong last:\n%s", c.complaints(context.WithoutCancel(ctx)))
+		}
+	})
 	c.run(ctx, uint64(seed), length)
 	c.converge(ctx)
 	got := n.state(ctx)
 	c.check(ctx)
+	firewalls := c.firewalls(ctx)
 	c.leaks(ctx)
 
 	// The host without chaos.
@@ -131,6 +138,9 @@ func TestChaos(t *testing.T) {
 	n.settles(ctx, n.before)
 	c.restore(ctx)
 	n.settles(ctx, got)
+	if diff := cmp.Diff(c.firewalls(ctx), firewalls); diff != "" {
+		t.Errorf("firewalls (-without chaos +after it):\n%s", diff)
+	}
 	c.removeAll(ctx)
 	n.finish(ctx)
 }
@@ -249,6 +259,10 @@ func (c *chaos) disturb(ctx context.Context, r *rand.Rand) map[string]int {
 			return f()
 		}
 	}
+	unmount := func(path string) error {
+		_ = syscall.Unmount(path, syscall.MNT_DETACH) // it may just go
+		return nil
+	}
 	whole := context.WithoutCancel(ctx) // what is begun is finished
 	actions := map[string]func() error{
 		"agent":         func() error { return errors.Join(c.Kill(), c.Start(whole)) },
@@ -266,10 +280,7 @@ func (c *chaos) disturb(ctx context.Context, r *rand.Rand) map[string]int {
 			_ = exec.CommandContext(whole, "nsenter", "--net="+path, "nft", "flush", "ruleset").Run()
 			return nil
 		}),
-		"view": one(filepath.Join(c.RunDir, "exports/*/*"), func(path string) error {
-			_ = syscall.Unmount(path, syscall.MNT_DETACH)
-			return nil
-		}),
+		"view":  one(filepath.Join(c.RunDir, "exports/*/*"), unmount),
 		"guest": rarely(rarely(func() error { return errors.Join(c.guest.Destroy(), c.guest.Start(whole)) })),
 	}
 	names := slices.Sorted(maps.Keys(actions))
@@ -385,6 +396,23 @@ func (c *chaos) check(ctx context.Context) {
 	}
 }
 
+// firewalls of the networks, without counters. Inside a namespace only a full
+// look finds that one is missing.
+func (c *chaos) firewalls(ctx context.Context) (rules []string) {
+	c.t.Helper()
+	for _, network := range []string{"blue", "red"} {
+		until(ctx, c.t, "no firewall in "+network, func() (bool, error) {
+			out, err := exec.CommandContext(ctx, "nsenter", "--net=/run/netns/cw-"+network, "nft", "--stateless", "list", "ruleset").CombinedOutput()
+			if err != nil || len(out) == 0 {
+				return false, fmt.Errorf("%w: %s", err, out)
+			}
+			rules = append(rules, string(out))
+			return true, nil
+		})
+	}
+	return rules
+}
+
 func (c *chaos) checkExport(ctx context.Context, client *nfs41.Client, x *thing) {
 	c.t.Helper()
 	path := "/" + x.export.GetId()
@@ -438,6 +466,37 @@ func (c *chaos) leaks(ctx context.Context) {
 		f, g := c.counts(ctx)
 		return f <= fds+2 && g <= goroutines+2, fmt.Errorf("now %d and %d", f, g)
 	})
+}
+
+// complaints are the objects' states and the last warnings of the agent.
+func (c *chaos) complaints(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var states []string
+	for _, x := range c.all() {
+		var answer fmt.Stringer
+		var err error
+		switch {
+		case x.network != nil:
+			answer, err = c.networks.Get(ctx, &nodev1.GetNetworkRequest{Id: x.network.GetId()})
+		case x.export != nil:
+			answer, err = c.exports.Get(ctx, &nodev1.GetExportRequest{Id: x.export.GetId()})
+		default:
+			answer, err = c.attachments.Get(ctx, &nodev1.GetAttachmentRequest{Id: x.attachment.GetId()})
+		}
+		states = append(states, fmt.Sprintf("%v: %v %v\n", x, answer, err))
+	}
+	data, err := os.ReadFile(c.LogFile())
+	if err != nil {
+		return err.Error()
+	}
+	var lines []string
+	for line := range strings.Lines(string(data)) {
+		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(append(states, lines[max(0, len(lines)-50):]...), "")
 }
 
 // counts the agent's descriptors and goroutines.
