@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 packages=(
 	ca-certificates git make gcc libc6-dev pkg-config libvirt-dev
 	qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
-	nfs-ganesha nfs-ganesha-vfs dbus-daemon nftables iproute2 btrfs-progs busybox-static
+	nfs-ganesha nfs-ganesha-vfs dbus-daemon nftables iproute2 openvswitch-switch btrfs-progs busybox-static
 	procps iputils-ping systemd protobuf-compiler libprotobuf-dev shellcheck mmdebstrap
 )
 trixie_packages=nfs-ganesha,nfs-ganesha-vfs,dbus-daemon # of the root of Debian 13
@@ -61,7 +61,7 @@ installed() {
 	fi
 	# Their units are for a machine that serves with them.
 	if [ -d /run/systemd/system ]; then
-		systemctl --quiet disable nfs-ganesha nfs-ganesha-lock 2>/dev/null || true
+		systemctl --quiet disable nfs-ganesha nfs-ganesha-lock openvswitch-switch 2>/dev/null || true
 	fi
 }
 

@@ -197,6 +197,7 @@ func TestShape(t *testing.T) {
 		{&nodev1.PutNetworkRequest{}, FieldRequired, "network"},
 		{network(func(n *nodev1.Network) { n.Plug = nil }), FieldRequired, "network.plug"},
 		{network(func(n *nodev1.Network) { n.Plug = &nodev1.Network_Bridge{} }), FieldRequired, "network.bridge.bridge"},
+		{network(func(n *nodev1.Network) { n.GetBridge().Vlan = proto.Int32(0) }), FieldMalformed, "network.bridge.vlan"},
 		{network(func(n *nodev1.Network) { n.Plug = &nodev1.Network_Vlan{} }), FieldRequired, "network.vlan.device"},
 		{network(func(n *nodev1.Network) { n.Plug = &nodev1.Network_Macvlan{} }), FieldRequired, "network.macvlan.device"},
 		{network(func(n *nodev1.Network) { n.Plug = &nodev1.Network_Ovs{} }), FieldRequired, "network.ovs.bridge"},

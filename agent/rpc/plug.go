@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/causeway-project/causeway/agent"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
@@ -13,8 +15,11 @@ import (
 func plugFrom(n *nodev1.Network) (agent.Plug, error) {
 	switch p := n.GetPlug().(type) {
 	case *nodev1.Network_Bridge:
+		if err := checkNeeds(need{"network.bridge.bridge", p.Bridge.GetBridge()}); err != nil {
+			return agent.Plug{}, err
+		}
 		return agent.Plug{Kind: agent.PlugBridge, Bridge: p.Bridge.GetBridge(), VLAN: int(p.Bridge.GetVlan())},
-			checkNeeds(need{"network.bridge.bridge", p.Bridge.GetBridge()})
+			checkGivenTag("network.bridge.vlan", p.Bridge.Vlan)
 	case *nodev1.Network_Vlan:
 		return agent.Plug{Kind: agent.PlugVLAN, Device: p.Vlan.GetDevice(), VLAN: int(p.Vlan.GetId())},
 			checkNeeds(need{"network.vlan.device", p.Vlan.GetDevice()})
@@ -24,13 +29,31 @@ func plugFrom(n *nodev1.Network) (agent.Plug, error) {
 		return agent.Plug{Kind: agent.PlugMacvlan, Device: p.Macvlan.GetDevice()},
 			checkNeeds(need{"network.macvlan.device", p.Macvlan.GetDevice()})
 	case *nodev1.Network_Ovs:
+		if err := checkNeeds(need{"network.ovs.bridge", p.Ovs.GetBridge()}); err != nil {
+			return agent.Plug{}, err
+		}
 		return agent.Plug{Kind: agent.PlugOVS, Bridge: p.Ovs.GetBridge(), InterfaceID: p.Ovs.GetInterfaceId(), VLAN: int(p.Ovs.GetVlan())},
-			checkNeeds(need{"network.ovs.bridge", p.Ovs.GetBridge()})
+			checkGivenTag("network.ovs.vlan", p.Ovs.Vlan)
 	case *nodev1.Network_None:
 		return agent.Plug{Kind: agent.PlugNone, Namespace: p.None.GetNamespace(), Interface: p.None.GetInterface()},
 			checkNeeds(need{"network.none.namespace", p.None.GetNamespace()}, need{"network.none.interface", p.None.GetInterface()})
 	}
 	return agent.Plug{}, required("network.plug")
+}
+
+// checkGivenTag refuses a tag of 0, which is not the same as none.
+func checkGivenTag(field string, vlan *int32) error {
+	if vlan != nil && *vlan == 0 {
+		return malformed(field, "0 is no VLAN id: give 1 to 4094, or leave it out")
+	}
+	return nil
+}
+
+func givenTag(vlan int) *int32 {
+	if vlan == 0 {
+		return nil
+	}
+	return proto.Int32(int32(vlan))
 }
 
 func vxlanFrom(p *nodev1.VxlanPlug) (agent.Plug, error) {
@@ -58,7 +81,7 @@ func vxlanFrom(p *nodev1.VxlanPlug) (agent.Plug, error) {
 func plugTo(p agent.Plug, to *nodev1.Network) {
 	switch p.Kind {
 	case agent.PlugBridge:
-		to.Plug = &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: text(p.Bridge), Vlan: int32(p.VLAN)}}
+		to.Plug = &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: text(p.Bridge), Vlan: givenTag(p.VLAN)}}
 	case agent.PlugVLAN:
 		to.Plug = &nodev1.Network_Vlan{Vlan: &nodev1.VlanPlug{Device: text(p.Device), Id: int32(p.VLAN)}}
 	case agent.PlugVXLAN:
@@ -70,7 +93,7 @@ func plugTo(p agent.Plug, to *nodev1.Network) {
 	case agent.PlugMacvlan:
 		to.Plug = &nodev1.Network_Macvlan{Macvlan: &nodev1.MacvlanPlug{Device: text(p.Device)}}
 	case agent.PlugOVS:
-		to.Plug = &nodev1.Network_Ovs{Ovs: &nodev1.OvsPlug{Bridge: text(p.Bridge), InterfaceId: text(p.InterfaceID), Vlan: int32(p.VLAN)}}
+		to.Plug = &nodev1.Network_Ovs{Ovs: &nodev1.OvsPlug{Bridge: text(p.Bridge), InterfaceId: text(p.InterfaceID), Vlan: givenTag(p.VLAN)}}
 	case agent.PlugNone:
 		to.Plug = &nodev1.Network_None{None: &nodev1.NonePlug{Namespace: text(p.Namespace), Interface: text(p.Interface)}}
 	}

@@ -14,7 +14,6 @@ import (
 
 func (c *cli) networks() noun[*nodev1.Network] {
 	type T = *nodev1.Network
-	bridge := func(n T) string { return n.GetBridge().GetBridge() }
 	return noun[T]{
 		name: "network",
 		id:   "ID",
@@ -31,7 +30,7 @@ func (c *cli) networks() noun[*nodev1.Network] {
 			json: protoJSON[T],
 			row: []column[T]{
 				{"ID", T.GetId},
-				{"BRIDGE", bridge},
+				{"PLUG", plugWords},
 				{"ADDRESSES", func(n T) string { return strings.Join(n.GetAddresses(), ",") }},
 				{"GATEWAY", gatewayState},
 				{"EXPORTS", func(n T) string { return fmt.Sprint(n.GetGateway().GetExports()) }},
@@ -41,7 +40,7 @@ func (c *cli) networks() noun[*nodev1.Network] {
 			},
 			detail: append([]detail[T]{
 				{"ID", one(T.GetId)},
-				{"Bridge", one(bridge)},
+				{"Plug", plugDetail},
 				{"Addresses", T.GetAddresses},
 				{"Routes", func(n T) []string {
 					var rs []string
@@ -52,7 +51,7 @@ func (c *cli) networks() noun[*nodev1.Network] {
 				}},
 				{"MTU", one(func(n T) string {
 					if n.GetMtu() == 0 {
-						return "the bridge's"
+						return "the plug's"
 					}
 					return fmt.Sprint(n.GetMtu())
 				})},
@@ -73,7 +72,7 @@ func (c *cli) network() *cobra.Command {
 }
 
 func (c *cli) networkCreate(n noun[*nodev1.Network]) *cobra.Command {
-	var bridge string
+	var plug plugFlags
 	var routes []string
 	var noWait bool
 	network := &nodev1.Network{}
@@ -81,13 +80,22 @@ func (c *cli) networkCreate(n noun[*nodev1.Network]) *cobra.Command {
 		Use:   "create ID --bridge BRIDGE --address ADDRESS/BITS",
 		Short: "Plug this host's gateway into a tenant network",
 		Long: `Plug this host's gateway into a tenant network, in a namespace of its own, and
-wait until it is there. The same command may be repeated.`,
+wait until it is there. One flag names the kind of plug: --bridge,
+--vlan-device, --vxlan, --macvlan, --ovs, or --namespace for an interface that
+somebody else provides. The same command may be repeated.`,
 		Example: `  causeway network create blue --bridge br-blue --address 10.77.0.2/24 --address fd77::2/64
-  causeway network create red --bridge br-red --address 10.77.0.2/24 --route 0.0.0.0/0=10.77.0.1`,
+  causeway network create red --bridge br-red --address 10.77.0.2/24 --route 0.0.0.0/0=10.77.0.1
+  causeway network create green --vlan-device eth1 --vlan 100 --address 10.77.0.2/24
+  causeway network create white --vxlan 42 --vxlan-device eth1 --vxlan-local 192.0.2.1 --vxlan-peer 192.0.2.2 --address 10.77.0.2/24
+  causeway network create black --macvlan eth1 --address 10.77.0.2/24
+  causeway network create brown --ovs br-int --iface-id 5f0c2a6e-9d3b --address 10.77.0.2/24
+  causeway network create amber --namespace cni-7 --interface eth0 --address 10.77.0.2/24`,
 		Args: oneArg("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			network.Id = args[0]
-			network.Plug = &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: bridge}}
+			if err := plug.set(cmd, network); err != nil {
+				return err
+			}
 			network.Routes = nil
 			for _, s := range routes {
 				r, err := parseRoute(s)
@@ -105,13 +113,12 @@ wait until it is there. The same command may be repeated.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&bridge, "bridge", "", "the Linux bridge of the network on this host (required)")
+	plug.add(cmd)
 	flags.StringArrayVar(&network.Addresses, "address", nil, "an address of the gateway with its prefix length; may be repeated (required)")
 	flags.StringArrayVar(&routes, "route", nil, "a route as DESTINATION=VIA; may be repeated")
-	flags.Int32Var(&network.Mtu, "mtu", 0, "bytes; 0 takes the bridge's")
+	flags.Int32Var(&network.Mtu, "mtu", 0, "bytes; 0 takes what the bridge or device carries")
 	flags.StringVar(&network.Mac, "mac", "", "hardware address; chosen by the agent if not given")
 	addNoWait(cmd, &noWait)
-	must(cmd.MarkFlagRequired("bridge"))
 	must(cmd.MarkFlagRequired("address"))
 	return cmd
 }

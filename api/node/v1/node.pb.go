@@ -867,8 +867,8 @@ type BridgePlug struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Bridge string                 `protobuf:"bytes,1,opt,name=bridge,proto3" json:"bridge,omitempty"`
 	// The port's only VLAN, untagged, 1 to 4094: the bridge must filter VLANs.
-	// 0 leaves the port as the bridge makes it.
-	Vlan          int32 `protobuf:"varint,2,opt,name=vlan,proto3" json:"vlan,omitempty"`
+	// Left out, the port stays as the bridge makes it.
+	Vlan          *int32 `protobuf:"varint,2,opt,name=vlan,proto3,oneof" json:"vlan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -911,8 +911,8 @@ func (x *BridgePlug) GetBridge() string {
 }
 
 func (x *BridgePlug) GetVlan() int32 {
-	if x != nil {
-		return x.Vlan
+	if x != nil && x.Vlan != nil {
+		return *x.Vlan
 	}
 	return 0
 }
@@ -1104,8 +1104,8 @@ type OvsPlug struct {
 	Bridge string                 `protobuf:"bytes,1,opt,name=bridge,proto3" json:"bridge,omitempty"`
 	// external_ids:iface-id, by which Neutron or OVN binds the port. Optional.
 	InterfaceId string `protobuf:"bytes,2,opt,name=interface_id,json=interfaceId,proto3" json:"interface_id,omitempty"`
-	// The port's access tag, 1 to 4094; 0 leaves the tag to whoever sets it.
-	Vlan          int32 `protobuf:"varint,3,opt,name=vlan,proto3" json:"vlan,omitempty"`
+	// The port's access tag, 1 to 4094. Left out, whoever sets the tag keeps it.
+	Vlan          *int32 `protobuf:"varint,3,opt,name=vlan,proto3,oneof" json:"vlan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1155,8 +1155,8 @@ func (x *OvsPlug) GetInterfaceId() string {
 }
 
 func (x *OvsPlug) GetVlan() int32 {
-	if x != nil {
-		return x.Vlan
+	if x != nil && x.Vlan != nil {
+		return *x.Vlan
 	}
 	return 0
 }
@@ -3381,11 +3381,12 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x03mac\x18\x06 \x01(\tR\x03mac\x120\n" +
 	"\x06status\x18\a \x01(\v2\x18.causeway.node.v1.StatusR\x06status\x123\n" +
 	"\agateway\x18\b \x01(\v2\x19.causeway.node.v1.GatewayR\agatewayB\x06\n" +
-	"\x04plug\"8\n" +
+	"\x04plug\"F\n" +
 	"\n" +
 	"BridgePlug\x12\x16\n" +
-	"\x06bridge\x18\x01 \x01(\tR\x06bridge\x12\x12\n" +
-	"\x04vlan\x18\x02 \x01(\x05R\x04vlan\"2\n" +
+	"\x06bridge\x18\x01 \x01(\tR\x06bridge\x12\x17\n" +
+	"\x04vlan\x18\x02 \x01(\x05H\x00R\x04vlan\x88\x01\x01B\a\n" +
+	"\x05_vlan\"2\n" +
 	"\bVlanPlug\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x05R\x02id\"s\n" +
@@ -3396,11 +3397,12 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x05peers\x18\x04 \x03(\tR\x05peers\x12\x12\n" +
 	"\x04port\x18\x05 \x01(\x05R\x04port\"%\n" +
 	"\vMacvlanPlug\x12\x16\n" +
-	"\x06device\x18\x01 \x01(\tR\x06device\"X\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\"f\n" +
 	"\aOvsPlug\x12\x16\n" +
 	"\x06bridge\x18\x01 \x01(\tR\x06bridge\x12!\n" +
-	"\finterface_id\x18\x02 \x01(\tR\vinterfaceId\x12\x12\n" +
-	"\x04vlan\x18\x03 \x01(\x05R\x04vlan\"F\n" +
+	"\finterface_id\x18\x02 \x01(\tR\vinterfaceId\x12\x17\n" +
+	"\x04vlan\x18\x03 \x01(\x05H\x00R\x04vlan\x88\x01\x01B\a\n" +
+	"\x05_vlan\"F\n" +
 	"\bNonePlug\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1c\n" +
 	"\tinterface\x18\x02 \x01(\tR\tinterface\";\n" +
@@ -3769,6 +3771,8 @@ func file_node_v1_node_proto_init() {
 		(*Network_Ovs)(nil),
 		(*Network_None)(nil),
 	}
+	file_node_v1_node_proto_msgTypes[4].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[8].OneofWrappers = []any{}
 	file_node_v1_node_proto_msgTypes[13].OneofWrappers = []any{}
 	file_node_v1_node_proto_msgTypes[49].OneofWrappers = []any{
 		(*WatchResponse_Attachment)(nil),
