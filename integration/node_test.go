@@ -219,6 +219,16 @@ func pidsBelow(dir string) []int {
 	return pids
 }
 
+// programOf a process; empty if it has gone.
+func programOf(pid int) string {
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	if err != nil {
+		return ""
+	}
+	program, _, _ := strings.Cut(string(data), "\x00")
+	return filepath.Base(program)
+}
+
 // The calls, each of which must succeed.
 
 func bridged(id, bridge string, addresses ...string) *nodev1.Network {

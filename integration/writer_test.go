@@ -85,11 +85,18 @@ func (s *scribe) more(ctx context.Context, lines int) {
 	s.mu.Lock()
 	want := s.lines + lines
 	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	until(ctx, s.t, "the writer does not go on", func() (bool, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.lines >= want || s.err != nil, nil
 	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		s.t.Fatalf("write: %v", s.err)
+	}
 }
 
 // finish ends the writer, and fails the test unless every line is in the file

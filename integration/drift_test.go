@@ -1,0 +1,170 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/causeway-project/causeway/integration/lab"
+)
+
+// TestDrift spoils what the agent made behind its back. All comes to be as it
+// was, and a client goes on with the file that it has open.
+func TestDrift(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	dir := w.share(t, "docs")
+	o := quick
+	o.Resync = 2 * time.Second
+	n := w.started(ctx, t, o)
+	n.putNetwork(ctx, blueNetwork())
+	n.putExport(ctx, exported("docs", "docs"))
+	link := n.one(ctx, "link ")
+	settled := n.state(ctx)
+	firewall := n.inGateway(ctx, "nft", "list", "ruleset")
+	// Without the interface's number, which is another one after its link was deleted.
+	addresses := func(text string) string { return strings.Join(strings.Fields(text)[1:], " ") }
+	before := addresses(n.inGateway(ctx, "ip", "-brief", "address", "show", "scope", "global"))
+	for _, d := range []struct {
+		name  string
+		spoil func()
+	}{
+		{"link deleted", func() { n.run(ctx, "ip", "link", "delete", link) }},
+		{"link taken from its bridge", func() { n.run(ctx, "ip", "link", "set", link, "nomaster") }},
+		{"link down", func() { n.run(ctx, "ip", "link", "set", link, "down") }},
+		{"address removed", func() { n.inGateway(ctx, "ip", "address", "delete", gateway4+"/24", "dev", "eth0") }},
+		{"firewall flushed", func() { n.inGateway(ctx, "nft", "flush", "ruleset") }},
+		{"bus killed", func() { n.killProcess("dbus-daemon") }},
+		{"gateway killed", func() { n.killProcess("ganesha.nfsd") }},
+		{"gateway stopped", func() { n.signalProcess("ganesha.nfsd", syscall.SIGSTOP) }},
+		{"namespace file removed", func() {
+			n.must(syscall.Unmount("/run/netns/cw-blue", syscall.MNT_DETACH))
+			n.must(os.Remove("/run/netns/cw-blue"))
+		}},
+	} {
+		t.Run(d.name, func(t *testing.T) {
+			n := n.within(t)
+			c := dial(ctx, t, n.client, gateway4)
+			s := scribble(ctx, t, c, "/docs/scribe")
+			s.more(ctx, 10)
+			begin := time.Now()
+			d.spoil()
+			s.more(ctx, 20)
+			until(ctx, t, "it is not repaired", func() (bool, error) {
+				host := n.state(ctx).Diff(settled)
+				if host != "" {
+					return false, errors.New(host)
+				}
+				rules, err := n.tryInGateway(ctx, "nft", "list", "ruleset")
+				if err != nil || rules != firewall {
+					return false, errors.Join(err, errors.New("the firewall is "+rules))
+				}
+				now, err := n.tryInGateway(ctx, "ip", "-brief", "address", "show", "scope", "global")
+				if err != nil || addresses(now) != before {
+					return false, errors.Join(err, errors.New("the addresses are "+now))
+				}
+				return true, nil
+			})
+			// What was there is reached anew, too.
+			again := dialAs(ctx, t, n.client, gateway6, t.Name())
+			if data, err := again.ReadFile(ctx, "/docs/hello"); err != nil || string(data) != "from docs\n" {
+				t.Errorf("hello reads %q, %v", data, err)
+			}
+			closeClient(ctx, t, again)
+			s.more(ctx, 5)
+			lines, longest := s.finish(ctx, filepath.Join(dir, "scribe"))
+			t.Logf("as it was after %s; %d lines, the slowest took %s; %+v", time.Since(begin).Round(time.Millisecond), lines, longest.Round(time.Millisecond), c.Stats())
+			n.must(c.Remove(ctx, "/docs/scribe"))
+			closeClient(ctx, t, c)
+		})
+	}
+	n.deleteExport(ctx, "docs")
+	n.deleteNetwork(ctx, "blue")
+	n.finish(ctx)
+}
+
+// TestUnmounted takes mounts away behind the agent's back. They come again at
+// once; what a client had open there is stale, and it opens it anew.
+func TestUnmounted(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, time.Minute)
+	w.share(t, "docs")
+	n := w.started(ctx, t, lab.AgentOptions{Resync: 2 * time.Second})
+	n.putNetwork(ctx, blueNetwork())
+	n.putExport(ctx, exported("docs", "docs"))
+	settled, gateway := n.state(ctx), n.gateway(ctx, "blue")
+	c := dial(ctx, t, n.client, gateway4)
+	for _, at := range []string{"exports/blue/docs", n.one(ctx, "mount mounts/")} {
+		n.must(syscall.Unmount(filepath.Join(n.RunDir, at), syscall.MNT_DETACH))
+		n.settles(ctx, settled)
+		until(ctx, t, "the export does not come again", func() (bool, error) {
+			data, err := c.ReadFile(ctx, "/docs/hello")
+			return string(data) == "from docs\n", err
+		})
+	}
+	if now := n.gateway(ctx, "blue"); now.GetPid() != gateway.GetPid() {
+		t.Errorf("the gateway is %v, was %v", now, gateway)
+	}
+	closeClient(ctx, t, c)
+	n.deleteExport(ctx, "docs")
+	n.deleteNetwork(ctx, "blue")
+	n.finish(ctx)
+}
+
+// one line of the host's state that begins so, without that.
+func (n *node) one(ctx context.Context, kind string) string {
+	n.t.Helper()
+	var found []string
+	for _, line := range n.state(ctx) {
+		if strings.HasPrefix(line, kind) {
+			found = append(found, line)
+		}
+	}
+	if len(found) != 1 {
+		n.t.Fatalf("%d lines begin with %q: %q", len(found), kind, found)
+	}
+	_, name, _ := strings.Cut(found[0], " ")
+	return name
+}
+
+func (n *node) run(ctx context.Context, argv ...string) {
+	n.t.Helper()
+	if out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		n.t.Fatalf("%q: %v: %s", argv, err, out)
+	}
+}
+
+// inGateway runs a program in the network's namespace.
+func (n *node) inGateway(ctx context.Context, argv ...string) string {
+	n.t.Helper()
+	out, err := n.tryInGateway(ctx, argv...)
+	n.must(err)
+	return out
+}
+
+func (n *node) tryInGateway(ctx context.Context, argv ...string) (string, error) {
+	gateway := lab.Client{NetNS: "/run/netns/cw-blue"}
+	out, err := gateway.Command(ctx, argv...).CombinedOutput()
+	return string(out), err
+}
+
+func (n *node) killProcess(name string) { n.signalProcess(name, syscall.SIGKILL) }
+
+// signalProcess of the agent's, known by its name.
+func (n *node) signalProcess(name string, s syscall.Signal) {
+	n.t.Helper()
+	found := 0
+	for _, pid := range pidsBelow(n.RunDir) {
+		if programOf(pid) == name {
+			found++
+			n.must(syscall.Kill(pid, s))
+		}
+	}
+	if found == 0 {
+		n.t.Fatalf("no %s runs", name)
+	}
+}
