@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	rtnl "github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
@@ -103,11 +104,37 @@ func (Macvlan) detach(_ context.Context, s *site) error                         
 // linkKinds makes links and tells their kind. It stands here because kernels
 // may be built without 802.1Q: the tests have a model of such links.
 type linkKinds interface {
+	// known is ErrUnsupported where the kernel makes no links of a kind. It has
+	// the kernel load the module, where there is one.
+	known(kind string) error
 	add(nl *netlink.Handle, l netlink.Link) error
 	kind(l netlink.Link) netlink.Link
 }
 
 type kernelKinds struct{}
+
+// known asks for a link without saying on what: a kernel that knows the kind
+// finds that wrong, and makes none (vlan_validate, macvlan_common_newlink,
+// vxlan_validate).
+func (kernelKinds) known(kind string) error {
+	req := rtnl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	req.AddData(rtnl.NewIfInfomsg(unix.AF_UNSPEC))
+	info := rtnl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(rtnl.IFLA_INFO_KIND, rtnl.NonZeroTerminated(kind))
+	req.AddData(info)
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); errors.Is(err, unix.EOPNOTSUPP) {
+		return unknownKind(kind)
+	}
+	return nil // whatever else is wrong shows when the link is made
+}
+
+func unknownKind(kind string) error {
+	module := kind
+	if kind == "vlan" {
+		module = "8021q"
+	}
+	return fmt.Errorf("this kernel makes no links of the kind %s: load it with \"modprobe %s\": %w", kind, module, ErrUnsupported)
+}
 
 func (kernelKinds) add(nl *netlink.Handle, l netlink.Link) error { return nl.LinkAdd(l) }
 func (kernelKinds) kind(l netlink.Link) netlink.Link             { return l }
@@ -222,17 +249,12 @@ func (s *site) addStacked(ctx context.Context, want stacked) error {
 	if err := s.clearStrays(); err != nil {
 		return err
 	}
-	kind := want.make.Type()
 	err := retry(ctx, unix.EEXIST, func() error { return s.h.kinds.add(s.nl, want.make) })
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EOPNOTSUPP):
-		module := kind
-		if kind == "vlan" {
-			module = "8021q"
-		}
-		return fmt.Errorf("add %s: this kernel makes no links of the kind %s: load it with \"modprobe %s\": %w", want.words, kind, module, ErrUnsupported)
+		return fmt.Errorf("add %s: %w", want.words, unknownKind(want.make.Type()))
 	case errors.Is(err, unix.EEXIST):
 		return fmt.Errorf("add %s: it is on this host already (see \"ip -d link\", also in other namespaces): %w", want.words, ErrTaken)
 	case errors.Is(err, unix.EBUSY):

@@ -16,6 +16,8 @@ type modelVLANs struct{}
 
 const modelGroup = 0xca0000
 
+func (modelVLANs) known(string) error { return nil }
+
 func (modelVLANs) add(nl *netlink.Handle, l netlink.Link) error {
 	v, ok := l.(*netlink.Vlan)
 	if !ok {

@@ -113,8 +113,18 @@ func (h *Host) Check(ctx context.Context, n Network) error {
 		return err
 	}
 	defer s.close()
-	_, err = n.Plug.base(ctx, s)
-	return err
+	if _, err = n.Plug.base(ctx, s); err != nil {
+		return err
+	}
+	switch n.Plug.(type) {
+	case VLAN:
+		return h.kinds.known("vlan")
+	case Macvlan:
+		return h.kinds.known("macvlan")
+	case VXLAN:
+		return h.kinds.known("vxlan")
+	}
+	return nil
 }
 
 // Ensure makes the network, or repairs whatever differs, and returns when its

@@ -533,6 +533,7 @@ func TestKernelVLAN(t *testing.T) {
 	t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), n) })
 	err := h.Ensure(t.Context(), n)
 	if errors.Is(err, ErrUnsupported) {
+		nothingLeft(t, h) // refused before anything was made
 		if !strings.Contains(err.Error(), "modprobe 8021q") {
 			t.Errorf("%v: without the cure", err)
 		}
@@ -612,5 +613,35 @@ func TestValidatePlugs(t *testing.T) {
 				t.Errorf("%v, want %q", err, test.words)
 			}
 		})
+	}
+}
+
+// A port that is not yet in its VLAN alone is never up: in another one it would
+// hear another tenant.
+func TestTagCutShort(t *testing.T) {
+	newBridge(t, "br-blue")
+	for nth := 1; nth <= 2; nth++ { // out of VLAN 1, into VLAN 100
+		h, n := newHost(), blue()
+		n.Plug = Bridge{Name: "br-blue", VLAN: 100}
+		model := newModelTable()
+		h.vlans = func(nl *netlink.Handle) portVLANs { model.nl = nl; return model }
+		model.fail = nth
+		t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), n) })
+		if err := h.Ensure(t.Context(), n); !errors.Is(err, unix.ENOMEM) {
+			t.Fatalf("ensure, change %d fails: %v", nth, err)
+		}
+		if model.fail != 0 {
+			t.Fatalf("change %d was not made", nth)
+		}
+		if l := ip(t, "link show cwblue"); strings.Contains(l, ",UP") || strings.Contains(l, "<UP") {
+			t.Errorf("change %d failed, and the port is up:\n%s", nth, l)
+		}
+		if err := h.Ensure(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		healthy(t, h, n)
+		if err := h.Remove(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

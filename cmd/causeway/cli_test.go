@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,32 @@ func TestJSONIsTheProtos(t *testing.T) {
 }
 
 // What is sent, for the examples and for every flag.
+// The commands of docs/gateways.md are taken as they stand; what a shell puts
+// in for $(...) is a word.
+func TestGatewaysDocument(t *testing.T) {
+	page, err := os.ReadFile("../../docs/gateways.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := newFakeAgent().serve(t)
+	inner := regexp.MustCompile(`"\$\([^)]*\)"`)
+	commands := 0
+	for _, line := range strings.Split(string(page), "\n") {
+		words, ok := strings.CutPrefix(line, "causeway ")
+		if !ok {
+			continue
+		}
+		commands++
+		got := runCLI(t.Context(), socket, "", strings.Fields(inner.ReplaceAllString(words, "word"))...)
+		if got.code != exitOK || got.err != "" {
+			t.Errorf("%s: exit %d, %q", line, got.code, got.err)
+		}
+	}
+	if commands < 8 {
+		t.Errorf("%d commands found", commands)
+	}
+}
+
 func TestRequests(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(secret, []byte("hunter2\n"), 0o600); err != nil {
