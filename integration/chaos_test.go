@@ -97,10 +97,11 @@ func newChaos(n *node, red *lab.Client) *chaos {
 // random. Afterwards the same calls have to lead to the same host as without.
 //
 // CAUSEWAY_CHAOS_SEED repeats a run's choices, though not their timing;
-// CAUSEWAY_CHAOS_SECONDS is how long it breaks things.
+// CAUSEWAY_CHAOS_SECONDS is how long it breaks things, and with
+// CAUSEWAY_CHAOS_GUESTS it kills virtiofsd and guests too.
 func TestChaos(t *testing.T) {
 	seed := fromEnv(t, "CAUSEWAY_CHAOS_SEED", int(time.Now().UnixNano()%1e9))
-	length := time.Duration(fromEnv(t, "CAUSEWAY_CHAOS_SECONDS", 40)) * time.Second
+	length := time.Duration(fromEnv(t, "CAUSEWAY_CHAOS_SECONDS", 20)) * time.Second
 	t.Logf("CAUSEWAY_CHAOS_SEED=%d CAUSEWAY_CHAOS_SECONDS=%v", seed, length.Seconds())
 	w, ctx := theWorld(t), limited(t, length+6*time.Minute)
 	for i := range 4 {
@@ -270,7 +271,6 @@ func (c *chaos) disturb(ctx context.Context, r *rand.Rand) map[string]int {
 		"ganesha":       signal("ganesha.nfsd", syscall.SIGKILL),
 		"bus":           signal("dbus-daemon", syscall.SIGKILL),
 		"ganesha stops": signal("ganesha.nfsd", syscall.SIGSTOP),
-		"virtiofsd":     signal("virtiofsd", syscall.SIGKILL),
 		"libvirtd":      rarely(func() error { return errors.Join(c.libvirt.Kill(), c.libvirt.Start(whole)) }),
 		"link": one("/sys/class/net/cw*", func(path string) error {
 			_ = exec.CommandContext(whole, "ip", "link", "delete", filepath.Base(path)).Run() // it may just go
@@ -281,7 +281,12 @@ func (c *chaos) disturb(ctx context.Context, r *rand.Rand) map[string]int {
 			return nil
 		}),
 		"view":  one(filepath.Join(c.RunDir, "exports/*/*"), unmount),
-		"guest": rarely(rarely(func() error { return errors.Join(c.guest.Destroy(), c.guest.Start(whole)) })),
+	}
+	// A virtiofsd that dies with a request in flight wedges its guest, or takes
+	// QEMU along; only a reset helps then, which nobody does by itself.
+	if os.Getenv("CAUSEWAY_CHAOS_GUESTS") != "" {
+		actions["virtiofsd"] = signal("virtiofsd", syscall.SIGKILL)
+		actions["guest"] = rarely(rarely(func() error { return errors.Join(c.guest.Destroy(), c.guest.Start(whole)) }))
 	}
 	names := slices.Sorted(maps.Keys(actions))
 	for ctx.Err() == nil {

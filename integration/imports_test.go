@@ -60,7 +60,7 @@ var onlyIn = map[string][]string{
 	"google.golang.org/protobuf":            {"agent/rpc", "api...", "cmd...", "integration..."},
 	"github.com/prometheus":                 {"agent", "cmd/causeway-agent"},
 	"github.com/spf13":                      {"cmd..."},
-	"os/exec":                               {"agent/process", "virtiofs", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
+	"os/exec":                               {"agent/process", "netns", "virtiofs", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
 }
 
 // TestImports reads the sources itself: a "go list" child would not be noticed
