@@ -280,7 +280,7 @@ func (c *chaos) disturb(ctx context.Context, r *rand.Rand) map[string]int {
 			_ = exec.CommandContext(whole, "nsenter", "--net="+path, "nft", "flush", "ruleset").Run()
 			return nil
 		}),
-		"view":  one(filepath.Join(c.RunDir, "exports/*/*"), unmount),
+		"view": one(filepath.Join(c.RunDir, "exports/*/*"), unmount),
 	}
 	// A virtiofsd that dies with a request in flight wedges its guest, or takes
 	// QEMU along; only a reset helps then, which nobody does by itself.
