@@ -90,6 +90,7 @@ type object struct {
 	quickEnds int             // of the gateway, in a row
 	unsteady  *Error          // it has ended too often of late
 	stuck     bool            // it runs and does not answer
+	figures   *figures        // of the gateway; nil until somebody asks
 	probed    <-chan struct{} // closed with the process that somebody probes
 	changed   chan struct{}   // closed and replaced at each change
 }

@@ -293,6 +293,7 @@ type server struct {
 	hung    bool // runs, and does not answer clients
 	mute    bool // does not answer D-Bus
 	probes  int  // since it is mute
+	asked   int  // for figures
 	started time.Time
 	exports map[uint16]ganesha.Export
 }
@@ -377,6 +378,29 @@ func (s *server) Probe(context.Context) ganesha.Health {
 		s.probes++
 	}
 	return h
+}
+
+// ExportStats answers with figures that name the export; a hung one does not
+// answer, as long as it is asked.
+func (s *server) ExportStats(ctx context.Context) ([]ganesha.ExportStats, error) {
+	s.mu.Lock()
+	silent := s.mute
+	s.asked++
+	var all []ganesha.ExportStats
+	for id := range s.exports {
+		n := uint64(id)
+		all = append(all, ganesha.ExportStats{ID: id, Read: ganesha.Transfer{Ops: n, Bytes: 10 * n, Time: time.Second}, Write: ganesha.Transfer{Ops: 2 * n, Errors: n, Bytes: 20 * n}})
+	}
+	s.mu.Unlock()
+	if silent {
+		<-ctx.Done()
+		return nil, ganesha.ErrNotRunning
+	}
+	return append(all, ganesha.ExportStats{ID: 4711}), nil // nobody's
+}
+
+func (s *server) ClientStats(_ context.Context, most int) ([]ganesha.ClientStats, error) {
+	return make([]ganesha.ClientStats, min(most, 3)), nil
 }
 
 func (s *server) Done() <-chan struct{} {

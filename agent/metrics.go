@@ -17,6 +17,7 @@ type metrics struct {
 	restarts prometheus.Counter
 	stuck    prometheus.Counter
 	drift    prometheus.Counter
+	exports  exportMetrics
 
 	objects, synced, damaged, pulse, gateways *prometheus.Desc
 }
@@ -40,6 +41,7 @@ func newMetrics(a *Agent) *metrics {
 		drift: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "causeway_network_drift_total", Help: "Times that a network on this host was found other than wanted.",
 		}),
+		exports:  newExportMetrics(),
 		objects:  prometheus.NewDesc("causeway_objects", "Objects by kind and phase.", []string{"kind", "phase"}, nil),
 		synced:   prometheus.NewDesc("causeway_in_sync", "1 when the ledger was read and the host seen once.", nil, nil),
 		damaged:  prometheus.NewDesc("causeway_ledger_damaged_files", "Ledger files that could not be read.", nil, nil),
@@ -58,6 +60,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.restarts.Describe(ch)
 	m.stuck.Describe(ch)
 	m.drift.Describe(ch)
+	m.exports.describe(ch)
 	for _, d := range []*prometheus.Desc{m.objects, m.synced, m.damaged, m.pulse, m.gateways} {
 		ch <- d
 	}
@@ -70,6 +73,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.restarts.Collect(ch)
 	m.stuck.Collect(ch)
 	m.drift.Collect(ch)
+	m.exports.collect(ch, m.a.sources(""))
 
 	m.a.mu.Lock()
 	defer m.a.mu.Unlock()

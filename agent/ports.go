@@ -38,6 +38,8 @@ type Server interface {
 	Status(ctx context.Context) (ganesha.Status, error)
 	Done() <-chan struct{}
 	Probe(ctx context.Context) ganesha.Health
+	ExportStats(ctx context.Context) ([]ganesha.ExportStats, error)
+	ClientStats(ctx context.Context, most int) ([]ganesha.ClientStats, error)
 	Put(ctx context.Context, e ganesha.Export) error
 	Remove(ctx context.Context, id uint16) error
 	Look(ctx context.Context, e ganesha.Export) (ganesha.Match, error)

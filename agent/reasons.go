@@ -32,6 +32,7 @@ const (
 	BadMAC        Reason = "bad_mac"
 	BadPseudo     Reason = "bad_pseudo_path"
 	BadRule       Reason = "bad_access_rule"
+	BadCount      Reason = "bad_count"
 	UnknownDriver Reason = "unknown_backend_kind"
 
 	// Of ids.

@@ -1,0 +1,93 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/causeway-project/causeway/ganesha"
+)
+
+func TestGatewayStatistics(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := published(t, h, dir)
+	got, err := a.GatewayStatistics(t.Context(), "blue", 2)
+	if err != nil || len(got) != 1 || got[0].Err != nil {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	id := got[0].Exports[0].ExportStats.ID
+	want := []ExportStatistics{{ID: "docs", ExportStats: ganesha.ExportStats{
+		ID: id, Read: ganesha.Transfer{Ops: uint64(id), Bytes: 10 * uint64(id), Time: time.Second},
+		Write: ganesha.Transfer{Ops: 2 * uint64(id), Errors: uint64(id), Bytes: 20 * uint64(id)},
+	}}}
+	if d := cmp.Diff(want, got[0].Exports); d != "" || len(got[0].Clients) != 2 || time.Since(got[0].At) > time.Minute {
+		t.Errorf("%d clients at %s, exports -want +got:\n%s", len(got[0].Clients), got[0].At, d)
+	}
+	if _, err := a.GatewayStatistics(t.Context(), "none", 0); AsError(err).Reason != UnknownID {
+		t.Errorf("unknown network: %v", err)
+	}
+	for _, n := range []int{-1, MaxClients + 1} {
+		if _, err := a.GatewayStatistics(t.Context(), "", n); AsError(err).Reason != BadCount {
+			t.Errorf("%d clients: %v", n, err)
+		}
+	}
+}
+
+// TestScrape: figures are kept between scrapes, and have bounded labels.
+func TestScrape(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := published(t, h, dir)
+	text := `
+# HELP causeway_export_bytes_total Bytes read and written.
+# TYPE causeway_export_bytes_total counter
+causeway_export_bytes_total{export="docs",network="blue",op="read"} 10
+causeway_export_bytes_total{export="docs",network="blue",op="write"} 20
+`
+	for range 3 {
+		if err := testutil.CollectAndCompare(a.Collector(), strings.NewReader(text), "causeway_export_bytes_total"); err != nil {
+			t.Error(err)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := h.gateways["blue"].asked; n != 1 {
+		t.Errorf("asked %d times for three scrapes", n)
+	}
+}
+
+func answered(all []GatewayStatistics) int {
+	n := 0
+	for _, g := range all {
+		if g.Err == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// TestScrapeHangs: gateways that do not answer do not keep the others' figures
+// back, nor the scrape.
+func TestScrapeHangs(t *testing.T) {
+	var sources []source
+	for i := range 50 {
+		s := &server{host: newHost(t), mute: i%2 == 1, exports: map[uint16]ganesha.Export{1: {}}}
+		sources = append(sources, source{network: fmt.Sprint(i), server: s, figures: &figures{turn: make(chan struct{}, 1)}, exports: map[uint16]string{1: "docs"}})
+	}
+	got := statistics(t.Context(), sources, func(ctx context.Context, s source) GatewayStatistics { return s.ask(ctx, time.Hour) })
+	if got[0].Err != nil || len(got[0].Exports) != 1 || got[1].Err == nil {
+		t.Errorf("%+v, %+v", got[0], got[1])
+	}
+	for i, g := range got {
+		if g.Err == nil && (g.Network != fmt.Sprint(i) || i%2 == 1) {
+			t.Errorf("%d answered: %+v", i, g)
+		}
+	}
+	if n := answered(got); n != 25 {
+		t.Errorf("%d answered of 25 that do not hang", n)
+	}
+}
