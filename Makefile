@@ -19,7 +19,7 @@ PROTOC_GEN_GO_GRPC := $(TOOLS)/protoc-gen-go-grpc-v1.6.2
 VCS = $(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
 # libvirt is loaded when it is used, so that a host for gateways alone needs none.
 BUILD = go build -tags libvirt_dlopen -trimpath -ldflags '-s -w' -buildvcs=$(VCS) -o bin/
-PROTO := node/v1/node.proto
+PROTO := node/v1/node.proto node/v1/gateways.proto
 SCRIPTS = $(shell find . -name '*.sh' -not -path './.cache/*') .ci/run
 
 .PHONY: help deps build check check-format check-vet check-lint check-proto check-scripts test demo bench proto clean
@@ -55,8 +55,8 @@ check-proto: $(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC)
 	fi; \
 	fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(call protoc,$$fresh); \
-	for f in "$$fresh"/$(dir $(PROTO))*; do \
-		diff -u "api/$(dir $(PROTO))$$(basename "$$f")" "$$f" || { echo "make proto is needed"; exit 1; }; \
+	for f in "$$fresh"/$(dir $(firstword $(PROTO)))*; do \
+		diff -u "api/$(dir $(firstword $(PROTO)))$$(basename "$$f")" "$$f" || { echo "make proto is needed"; exit 1; }; \
 	done
 
 check-scripts:

@@ -52,6 +52,11 @@ type Exports interface {
 	Exports(ctx context.Context, network string) ([]agent.Export, error)
 }
 
+// Gateways is what the service of that name needs; errors as Attachments'.
+type Gateways interface {
+	GatewayStatistics(ctx context.Context, network string, clients int) ([]agent.GatewayStatistics, error)
+}
+
 // Node is what the service of that name needs; errors as Attachments'.
 type Node interface {
 	Node(context.Context) (agent.Node, error)
@@ -65,6 +70,7 @@ type Agent interface {
 	Attachments
 	Networks
 	Exports
+	Gateways
 	Node
 }
 
@@ -131,6 +137,7 @@ func New(o Options) *Server {
 	nodev1.RegisterAttachmentsServer(s.grpc, attachments{agent: s.agent})
 	nodev1.RegisterNetworksServer(s.grpc, networks{agent: s.agent})
 	nodev1.RegisterExportsServer(s.grpc, exports{agent: s.agent})
+	nodev1.RegisterGatewaysServer(s.grpc, gateways{agent: s.agent})
 	nodev1.RegisterNodeServer(s.grpc, node{agent: s.agent})
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)

@@ -28,8 +28,8 @@ const (
 //
 // Gateways are the NFS servers of networks. They come and go with exports.
 type GatewaysClient interface {
-	// Statistics tells what clients have read and written. Figures of exports
-	// are up to five seconds old.
+	// Statistics tells what clients have read and written. Figures
+	// of exports are up to half a second old.
 	Statistics(ctx context.Context, in *GatewayStatisticsRequest, opts ...grpc.CallOption) (*GatewayStatisticsResponse, error)
 }
 
@@ -57,8 +57,8 @@ func (c *gatewaysClient) Statistics(ctx context.Context, in *GatewayStatisticsRe
 //
 // Gateways are the NFS servers of networks. They come and go with exports.
 type GatewaysServer interface {
-	// Statistics tells what clients have read and written. Figures of exports
-	// are up to five seconds old.
+	// Statistics tells what clients have read and written. Figures
+	// of exports are up to half a second old.
 	Statistics(context.Context, *GatewayStatisticsRequest) (*GatewayStatisticsResponse, error)
 	mustEmbedUnimplementedGatewaysServer()
 }
