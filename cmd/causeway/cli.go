@@ -116,6 +116,7 @@ type remote struct {
 	attachments nodev1.AttachmentsClient
 	networks    nodev1.NetworksClient
 	exports     nodev1.ExportsClient
+	gateways    nodev1.GatewaysClient
 	node        nodev1.NodeClient
 }
 
@@ -161,6 +162,7 @@ func (c *cli) with(ctx context.Context, t task, f func(context.Context, remote) 
 		attachments: nodev1.NewAttachmentsClient(conn),
 		networks:    nodev1.NewNetworksClient(conn),
 		exports:     nodev1.NewExportsClient(conn),
+		gateways:    nodev1.NewGatewaysClient(conn),
 		node:        nodev1.NewNodeClient(conn),
 	})
 	if err == nil {

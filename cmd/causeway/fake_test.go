@@ -257,6 +257,7 @@ func (f *fakeAgent) serve(t *testing.T) string {
 		t.Fatal(err)
 	}
 	server := grpc.NewServer(grpc.WaitForHandlers(true))
+	nodev1.RegisterGatewaysServer(server, &gatewayServer{fakeAgent: f})
 	nodev1.RegisterAttachmentsServer(server, attachmentServer{f})
 	nodev1.RegisterNetworksServer(server, networkServer{f})
 	nodev1.RegisterExportsServer(server, exportServer{f})

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -121,74 +119,4 @@ somebody else provides. The same command may be repeated.`,
 	addNoWait(cmd, &noWait)
 	must(cmd.MarkFlagRequired("address"))
 	return cmd
-}
-
-// gateways are the networks, seen from their Ganesha.
-func (c *cli) gateways() noun[*nodev1.Network] {
-	type T = *nodev1.Network
-	pid := func(n T) string {
-		if !n.GetGateway().GetRunning() {
-			return ""
-		}
-		return strconv.Itoa(int(n.GetGateway().GetPid()))
-	}
-	version := func(n T) string { return n.GetGateway().GetVersion() }
-	exports := func(n T) string { return fmt.Sprint(n.GetGateway().GetExports()) }
-	restarts := func(n T) string { return fmt.Sprint(n.GetGateway().GetRestarts()) }
-	n := c.networks()
-	n.name, n.id = "gateway", "NETWORK"
-	n.view = view[T]{
-		json: gatewayJSON,
-		row: []column[T]{
-			{"NETWORK", T.GetId},
-			{"STATE", gatewayState},
-			{"PID", pid},
-			{"VERSION", version},
-			{"EXPORTS", exports},
-			{"RESTARTS", restarts},
-			{"UPTIME", func(n T) string {
-				if !n.GetGateway().GetRunning() {
-					return ""
-				}
-				return c.age(n.GetGateway().GetStartedAt())
-			}},
-		},
-		detail: []detail[T]{
-			{"Network", one(T.GetId)},
-			{"State", one(gatewayState)},
-			{"PID", one(pid)},
-			{"Version", one(version)},
-			{"Started at", one(func(n T) string { return stamp(n.GetGateway().GetStartedAt()) })},
-			{"Exports", one(exports)},
-			{"Restarts", one(restarts)},
-			{"Addresses", T.GetAddresses},
-		},
-	}
-	return n
-}
-
-func (c *cli) gateway() *cobra.Command {
-	n := c.gateways()
-	return group("gateway", "The NFS servers of the networks; they come and go with exports", n.show(c), n.all(c))
-}
-
-func gatewayState(n *nodev1.Network) string {
-	switch g := n.GetGateway(); {
-	case g.GetRunning():
-		return "running"
-	case g.GetExports() > 0:
-		return "down"
-	}
-	return "idle"
-}
-
-func gatewayJSON(n *nodev1.Network) ([]byte, error) {
-	g, err := protoJSON(n.GetGateway())
-	if err != nil {
-		return nil, err
-	}
-	return json.Marshal(struct {
-		Network string          `json:"network"`
-		Gateway json.RawMessage `json:"gateway"`
-	}{n.GetId(), g})
 }
