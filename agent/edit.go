@@ -79,12 +79,19 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 	return old == nil, nil
 }
 
-// write puts the secret down before the record that needs it.
+// write puts the secret down before the record that needs it. A new object
+// never finds the secret of a former one of its name, which a crash between the
+// two may have left.
 func (a *Agent) write(key objectKey, r *record, secret drivers.Secret) error {
-	if !secret.IsZero() {
-		if err := a.ledger.PutSecret(key.kind, key.id, secret.Reveal()); err != nil {
-			return err
-		}
+	var err error
+	switch {
+	case !secret.IsZero():
+		err = a.ledger.PutSecret(key.kind, key.id, secret.Reveal())
+	case r.Generation == 1:
+		err = a.ledger.DeleteSecret(key.kind, key.id)
+	}
+	if err != nil {
+		return err
 	}
 	return a.ledger.Put(key.kind, key.id, r)
 }

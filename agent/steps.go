@@ -185,7 +185,8 @@ func (a *Agent) shareDir(network string, views ...string) error {
 	return nil
 }
 
-// unshareDir takes that directory away, unless a new view has come.
+// unshareDir takes that directory away. A new export's view may have come
+// meanwhile: then the directory stays for the gateway that starts again.
 func (a *Agent) unshareDir(ctx context.Context, network string) error {
 	a.views.Lock()
 	defer a.views.Unlock()
@@ -193,6 +194,9 @@ func (a *Agent) unshareDir(ctx context.Context, network string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	if len(entries) > 0 && a.hasExports(network) {
+		return nil
 	}
 	if len(entries) > 0 {
 		return fmt.Errorf("remove %s: there is a view of %s: %w", dir, entries[0].Name(), drivers.ErrBusy)

@@ -156,6 +156,14 @@ func (l *Ledger) PutSecret(kind, id string, secret []byte) error {
 	return nil
 }
 
+// DeleteSecret removes an object's secret. None there is success.
+func (l *Ledger) DeleteSecret(kind, id string) error {
+	if err := os.Remove(filepath.Join(l.dir, kind, id+".secret")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("ledger delete secret of %s %s: %w", kind, id, err)
+	}
+	return nil
+}
+
 // Secret reads an object's secret; nil where it has none.
 func (l *Ledger) Secret(kind, id string) ([]byte, error) {
 	b, err := os.ReadFile(filepath.Join(l.dir, kind, id+".secret"))
@@ -168,13 +176,14 @@ func (l *Ledger) Secret(kind, id string) ([]byte, error) {
 	return b, nil
 }
 
-// Delete removes a record, durably, and then its secret. None there is success.
+// Delete removes a secret and then its record, durably. None there is success.
 func (l *Ledger) Delete(kind, id string) error {
 	dir := filepath.Join(l.dir, kind)
-	for _, name := range []string{id + ".json", id + ".secret"} {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("ledger delete %s %s: %w", kind, id, err)
-		}
+	if err := l.DeleteSecret(kind, id); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, id+".json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("ledger delete %s %s: %w", kind, id, err)
 	}
 	if err := syncDir(dir); err != nil {
 		return fmt.Errorf("ledger delete %s %s: %w", kind, id, err)
