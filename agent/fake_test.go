@@ -366,14 +366,14 @@ func (s *server) Status(context.Context) (ganesha.Status, error) {
 	return ganesha.Status{Running: s.done != nil, PID: 42 + s.pid, StartedAt: s.started, Version: "4.3", LastLog: "it fell over"}, nil
 }
 
-func (s *server) Probe(context.Context) ganesha.Health {
+func (s *server) Probe(_ context.Context, o ganesha.ProbeOptions) ganesha.Health {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var h ganesha.Health
 	if s.hung || s.done == nil {
 		h.NFS = ganesha.ErrNotRunning
 	}
-	if s.mute || s.done == nil {
+	if !o.NFSOnly && (s.mute || s.done == nil) {
 		h.Bus = ganesha.ErrNotRunning
 		s.probes++
 	}

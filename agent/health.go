@@ -13,10 +13,14 @@ import (
 // is a suspicion: Start asks once more before it replaces the process, which
 // takes two answers of a second each.
 
-// mostMute is how many times in a row a gateway that serves its clients may
-// leave D-Bus unanswered: a change to an export on a slow backend may hold up
-// the thread that answers, and does not harm the others.
-const mostMute = 8
+// D-Bus is asked with each fourth question only, to save time. A gateway that
+// serves its clients may leave it unanswered twice in a row: a change to an
+// export on a slow backend may hold up the thread that answers, and does not
+// harm the others.
+const (
+	busEvery = 4
+	mostMute = 2
+)
 
 // probeDeadline bounds one question, of which the parts have limits of their own.
 const probeDeadline = 5 * time.Second
@@ -31,7 +35,7 @@ func (a *Agent) watchHealth(network string, s Server, done <-chan struct{}) {
 	}
 	o.probed = done
 	a.workers.Go(func() {
-		mute := 0
+		asked, mute := 0, 0
 		for timer := time.NewTimer(jitter(a.o.Probe)); ; timer.Reset(jitter(a.o.Probe)) {
 			select {
 			case <-a.run.Done():
@@ -41,9 +45,14 @@ func (a *Agent) watchHealth(network string, s Server, done <-chan struct{}) {
 			case <-timer.C:
 			}
 			ctx, cancel := context.WithTimeout(a.run, probeDeadline)
-			h := s.Probe(ctx)
+			asked++
+			o := ganesha.ProbeOptions{NFSOnly: asked%busEvery != 0}
+			h := s.Probe(ctx, o)
 			cancel()
-			if mute++; h.Bus == nil {
+			switch {
+			case h.Bus != nil:
+				mute++
+			case !o.NFSOnly:
 				mute = 0
 			}
 			if h.NFS == nil && mute <= mostMute {

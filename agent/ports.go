@@ -37,7 +37,7 @@ type Server interface {
 	Stop(ctx context.Context, o ganesha.StopOptions) error
 	Status(ctx context.Context) (ganesha.Status, error)
 	Done() <-chan struct{}
-	Probe(ctx context.Context) ganesha.Health
+	Probe(ctx context.Context, o ganesha.ProbeOptions) ganesha.Health
 	ExportStats(ctx context.Context) ([]ganesha.ExportStats, error)
 	ClientStats(ctx context.Context, most int) ([]ganesha.ClientStats, error)
 	Put(ctx context.Context, e ganesha.Export) error

@@ -13,15 +13,20 @@ type Health struct {
 	Bus error // it cannot be told anything; clients are served
 }
 
+// ProbeOptions of Probe.
+type ProbeOptions struct {
+	NFSOnly bool // leave D-Bus out, which is two fifths of the cost
+}
+
 // OK says whether nothing is wrong.
 func (h Health) OK() bool { return h.NFS == nil && h.Bus == nil }
 
 // Probe asks whether the process that was started or adopted still runs, with
 // an NFS NULL call over TCP from inside the namespace whether it serves, and
 // over D-Bus whether it can be managed. A stopped or hung process is told in a
-// second, a probe costs about a millisecond. It does not wait for a change
+// second, a probe costs 0.7 ms of processor time on both sides together. It does not wait for a change
 // under way, during which D-Bus may answer late.
-func (g *Gateway) Probe(ctx context.Context) Health {
+func (g *Gateway) Probe(ctx context.Context, o ProbeOptions) Health {
 	p, err := g.find()
 	if err == nil && p == nil {
 		err = ErrNotRunning
@@ -31,6 +36,10 @@ func (g *Gateway) Probe(ctx context.Context) Health {
 	}
 	if err := null(ctx, g.o.NetNS, g.limits.null); err != nil {
 		return Health{NFS: hung(err)}
+	}
+	if o.NFSOnly {
+		g.saw(p)
+		return Health{}
 	}
 	c, err := g.client(ctx)
 	if err == nil {

@@ -40,10 +40,13 @@ func testProbe(t *testing.T, system string) {
 			before := s.pid()
 			tt.damage(s)
 			began := time.Now()
-			h := s.g.Probe(t.Context())
+			h := s.g.Probe(t.Context(), ProbeOptions{})
 			t.Logf("%+v after %s", h, time.Since(began))
 			if (h.NFS == nil) != tt.nfs || (h.Bus == nil) != tt.bus {
 				t.Errorf("Probe = %+v, want NFS in order: %v, bus: %v", h, tt.nfs, tt.bus)
+			}
+			if h := s.g.Probe(t.Context(), ProbeOptions{NFSOnly: true}); h.OK() != tt.nfs || h.Bus != nil && tt.nfs {
+				t.Errorf("Probe of NFS alone = %+v, want it in order: %v", h, tt.nfs)
 			}
 			if h.NFS != nil && !errors.Is(h.NFS, ErrNotRunning) {
 				t.Errorf("NFS: %v, want ErrNotRunning", h.NFS)
@@ -56,7 +59,7 @@ func testProbe(t *testing.T, system string) {
 				t.Fatal(err)
 			}
 			t.Logf("replaced after %s", time.Since(began))
-			if h := s.g.Probe(t.Context()); !h.OK() {
+			if h := s.g.Probe(t.Context(), ProbeOptions{}); !h.OK() {
 				t.Errorf("Probe after Start = %+v", h)
 			}
 			if after := s.pid(); (after == before) != (tt.nfs && tt.bus) {
@@ -82,7 +85,7 @@ func BenchmarkProbe(b *testing.B) {
 	before := usage()
 	n := 0
 	for b.Loop() {
-		if h := s.g.Probe(b.Context()); !h.OK() {
+		if h := s.g.Probe(b.Context(), ProbeOptions{}); !h.OK() {
 			b.Fatalf("%+v", h)
 		}
 		n++
