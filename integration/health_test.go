@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -51,6 +52,19 @@ func TestGatewayHangs(t *testing.T) {
 	n.must(err)
 	if st := r.GetNetwork().GetStatus(); st.GetReason() != "gateway_keeps_ending" || !strings.Contains(st.GetMessage(), "NFS SERVER INITIALIZED") {
 		t.Errorf("after %d ends in a row the network is %v, want the reason and its log", len(ends), st)
+	}
+	top, err := n.Must(ctx, "gateway", "top", "blue", "--interval", "600ms", "--rounds", "1", "-o", "json")
+	n.must(err)
+	var busy struct {
+		Export string
+		Write  struct {
+			Operations float64 `json:"operations_per_second"`
+			Mean       float64 `json:"mean_seconds"`
+		}
+	}
+	n.must(json.Unmarshal([]byte(top), &busy))
+	if busy.Export != "docs" || busy.Write.Operations < 1 || busy.Write.Mean <= 0 {
+		t.Errorf("under a client that writes top says %s", top)
 	}
 	n.settles(ctx, settled)
 	_, longest := s.finish(ctx, filepath.Join(dir, "scribe"))
