@@ -94,7 +94,11 @@ func TestGatewaysDocument(t *testing.T) {
 			continue
 		}
 		commands++
-		got := runCLI(t.Context(), socket, "", strings.Fields(inner.ReplaceAllString(words, "word"))...)
+		args := strings.Fields(inner.ReplaceAllString(words, "word"))
+		if strings.HasPrefix(words, "gateway top") { // it goes on until interrupted
+			args = append(args, "--rounds", "1", "--interval", "100ms")
+		}
+		got := runCLI(t.Context(), socket, "", args...)
 		if got.code != exitOK || got.err != "" {
 			t.Errorf("%s: exit %d, %q", line, got.code, got.err)
 		}
