@@ -18,9 +18,16 @@ type GatewayStatistics struct {
 	Network string
 	At      time.Time          // when Ganesha was asked
 	Exports []ExportStatistics // those with any figures, by id
-	Clients []ganesha.ClientStats
+	Clients []ClientStatistics
 	Err     error // why figures are missing
 }
+
+// ClientStatistics are those of one client, and Transfer is what they count:
+// the figures are Ganesha's, as package ganesha reads them.
+type (
+	ClientStatistics = ganesha.ClientStats
+	Transfer         = ganesha.Transfer
+)
 
 // ExportStatistics are those of one export.
 type ExportStatistics struct {

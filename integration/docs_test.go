@@ -36,7 +36,7 @@ func TestTroubleshootingIsComplete(t *testing.T) {
 // TestLinks: every file that a document names is there.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)(#[a-z-]+)?\)`)
-	for _, doc := range []string{"README.md", "docs/quickstart.md", "docs/gateways.md", "docs/architecture.md", "docs/node-api.md", "docs/troubleshooting.md", "docs/bench.md"} {
+	for _, doc := range []string{"README.md", "docs/quickstart.md", "docs/gateways.md", "docs/architecture.md", "docs/node-api.md", "docs/troubleshooting.md", "docs/bench.md", "docs/gateways.md"} {
 		dir := "../" + strings.TrimSuffix(doc, doc[strings.LastIndex(doc, "/")+1:])
 		for _, l := range link.FindAllStringSubmatch(read(t, "../"+doc), -1) {
 			if _, err := os.Stat(dir + l[1]); err != nil {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/causeway-project/causeway/agent"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
-	"github.com/causeway-project/causeway/ganesha"
 )
 
 type gateways struct {
@@ -29,7 +28,7 @@ func statisticsTo(g agent.GatewayStatistics) *nodev1.GatewayStatistics {
 		Exports: each(g.Exports, func(e agent.ExportStatistics) *nodev1.ExportStatistics {
 			return &nodev1.ExportStatistics{Export: e.ID, ExportId: int32(e.ExportStats.ID), Read: transfersTo(e.Read), Write: transfersTo(e.Write)}
 		}),
-		Clients: each(g.Clients, func(c ganesha.ClientStats) *nodev1.ClientStatistics {
+		Clients: each(g.Clients, func(c agent.ClientStatistics) *nodev1.ClientStatistics {
 			return &nodev1.ClientStatistics{
 				Address: c.Address.String(), Seen: timeTo(c.Seen),
 				Read: transfersTo(c.Read), Write: transfersTo(c.Write), Requests: c.Compounds,
@@ -42,6 +41,6 @@ func statisticsTo(g agent.GatewayStatistics) *nodev1.GatewayStatistics {
 	return out
 }
 
-func transfersTo(t ganesha.Transfer) *nodev1.Transfers {
+func transfersTo(t agent.Transfer) *nodev1.Transfers {
 	return &nodev1.Transfers{Operations: t.Ops, Errors: t.Errors, Bytes: t.Bytes, Time: durationpb.New(t.Time)}
 }
