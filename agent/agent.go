@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -130,7 +131,7 @@ func New(o Options) (*Agent, error) {
 	for _, lr := range records {
 		r, err := decode(lr)
 		if err != nil {
-			damaged = append(damaged, ledger.Damage{Kind: lr.Kind, ID: lr.ID, Path: lr.ID + ".json", Err: err})
+			damaged = append(damaged, ledger.Damage{Kind: lr.Kind, ID: lr.ID, Path: filepath.Join(a.at.ledger(), lr.Kind, lr.ID+".json"), Err: err})
 			continue
 		}
 		key := objectKey{lr.Kind, lr.ID}

@@ -566,12 +566,16 @@ func TestDamagedRecordOwnsWhatItMayOwn(t *testing.T) {
 	}
 	a.stop()
 	path := filepath.Join(dir, "state/ledger/attachment/docs-vm1.json")
-	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
+	// Not JSON, and JSON that is no attachment.
+	odd := filepath.Join(dir, "state/ledger/attachment/odd.json")
+	for file, text := range map[string]string{path: "{", odd: `{"format":1,"kind":"attachment","id":"odd","body":{"generation":1}}`} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	a = h.boot(dir)
 	n, err := a.Node(t.Context())
-	if err != nil || len(n.Damaged) != 1 || !strings.Contains(n.Damaged[0], "docs-vm1.json") {
+	if all := strings.Join(n.Damaged, "\n"); err != nil || len(n.Damaged) != 2 || !strings.Contains(all, path) || !strings.Contains(all, odd) {
 		t.Errorf("damaged: %q, %v", n.Damaged, err)
 	}
 	if err := a.Detach(t.Context(), "docs-vm2"); err != nil {
