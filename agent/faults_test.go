@@ -135,6 +135,36 @@ func TestRefusedNetworkWithExport(t *testing.T) {
 	}
 }
 
+// TestDeleteDuringTry: the last try to make what is deleted meanwhile fails, and
+// the delete hears nothing of it.
+func TestDeleteDuringTry(t *testing.T) {
+	h := newHost(t)
+	var a *node
+	var deleting sync.WaitGroup
+	var once sync.Once
+	var deleted error
+	h.before = func(what string) {
+		if what == "ensure cw-red" {
+			once.Do(func() {
+				deleting.Go(func() { deleted = a.DeleteNetwork(t.Context(), "red") })
+				eventually(t, "being removed", func() bool {
+					n, err := a.Network(t.Context(), "red")
+					return err == nil && n.Status.Phase == Removing
+				})
+			})
+		}
+	}
+	a = h.boot(shortDir(t))
+	_, err := a.PutNetwork(t.Context(), Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.66/24")}})
+	deleting.Wait()
+	if err == nil || deleted != nil {
+		t.Errorf("put %v, delete %v", err, deleted)
+	}
+	if got := h.String(); got != "" {
+		t.Errorf("left:\n%s", got)
+	}
+}
+
 // TestExportOfLostNetwork: where the record of a network is gone, its exports
 // can be removed all the same.
 func TestExportOfLostNetwork(t *testing.T) {

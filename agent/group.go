@@ -45,6 +45,7 @@ type failure struct {
 	err      *Error
 	attempts int
 	next     time.Time
+	removing bool // it was to be taken away
 }
 
 // looking says how much a wake-up forgets.
@@ -206,12 +207,17 @@ func (a *Agent) members(g *group, now time.Time) []member {
 	return ms
 }
 
-// held names the removals that were tried and wait for their next try.
+// held names the removals that were tried and wait for their next try. Why a
+// thing could not be made is no reason to keep what is not wanted any more.
 func (a *Agent) held(g *group, w reconcile.World, now time.Time) map[reconcile.Key]bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	held := map[reconcile.Key]bool{}
 	for k, f := range g.fails {
+		if _, wanted := w.Want[k]; !wanted && !f.removing {
+			delete(g.fails, k)
+			continue
+		}
 		if _, there := w.Is[k]; there && now.Before(f.next) {
 			held[k] = true
 		}
@@ -262,6 +268,7 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(e.Reason), "err", err)
 	}
 	f := g.fails[s.Key].again(e)
+	f.removing = s.Verb == reconcile.Remove
 	// One that took long, as a guest does that keeps its device, must not be
 	// all that the worker does: the share has other users.
 	if free := time.Now().Add(time.Since(begin)); f.next.Before(free) {
