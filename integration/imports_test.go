@@ -31,8 +31,13 @@ var mayImport = map[string][]string{
 	// serve them all.
 	"ganesha":  {"agent/crashpoint", "agent/process"},
 	"virtiofs": {"agent/crashpoint", "agent/process"},
-	"netns":    {"agent/crashpoint"},
+	"netns":    {"agent/crashpoint", "netns/firewall", "netns/namespace", "netns/ovs", "netns/sysctl"},
 	"drivers":  {},
+
+	"netns/firewall":  {},
+	"netns/namespace": {"agent/crashpoint"},
+	"netns/ovs":       {},
+	"netns/sysctl":    {},
 
 	"drivers/drivertest": {"drivers", "drivers/mounts"},
 	"drivers/local":      {"drivers", "drivers/mounts"},
@@ -52,7 +57,7 @@ var mayImport = map[string][]string{
 var onlyIn = map[string][]string{
 	"libvirt.org/go":                        {"virtiofs", "integration/bench", "integration/lab"},
 	"github.com/vishvananda":                {"netns", "integration..."},
-	"github.com/google/nftables":            {"netns"},
+	"github.com/google/nftables":            {"netns/firewall"},
 	"github.com/godbus/dbus":                {"ganesha", "integration/bench"},
 	"github.com/coreos/go-systemd/v22/dbus": {"ganesha"},
 	"github.com/coreos/go-systemd":          {"cmd/causeway-agent", "ganesha"},
@@ -60,7 +65,7 @@ var onlyIn = map[string][]string{
 	"google.golang.org/protobuf":            {"agent/rpc", "api...", "cmd...", "integration..."},
 	"github.com/prometheus":                 {"agent", "cmd/causeway-agent"},
 	"github.com/spf13":                      {"cmd..."},
-	"os/exec":                               {"agent/process", "netns", "virtiofs", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
+	"os/exec":                               {"agent/process", "netns", "netns/ovs", "virtiofs", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
 }
 
 // TestImports reads the sources itself: a "go list" child would not be noticed

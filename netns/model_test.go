@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/namespace"
 )
 
 // modelVLANs stands for a kernel with 802.1Q where the tests' has none: a
@@ -59,11 +61,11 @@ func modelUsed(v *netlink.Vlan) (used bool, err error) {
 		return false, err
 	}
 	for _, name := range namespaces {
-		f, err := openNamespace(name)
+		f, err := namespace.Open(name)
 		if err != nil {
 			continue
 		}
-		err = inside(f, func() error {
+		err = namespace.Inside(f, func() error {
 			nl, err := newHandle()
 			if err != nil {
 				return err

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/namespace"
 )
 
 // childEnv makes the test binary, started again, do one thing and end.
@@ -58,7 +60,7 @@ func child(t *testing.T, what string, wrapper ...string) *exec.Cmd {
 // What a killed Ensure, or somebody's hand, may leave.
 func TestHalfMade(t *testing.T) {
 	newBridge(t, "br-blue")
-	path := Path("cw-blue")
+	path := namespace.Path("cw-blue")
 	tests := []struct {
 		name string
 		do   func(t *testing.T)
@@ -67,15 +69,15 @@ func TestHalfMade(t *testing.T) {
 			touch(t, path)
 		}},
 		{"directory is no mount", func(t *testing.T) {
-			for unix.Unmount(runDir, unix.MNT_DETACH) == nil {
+			for unix.Unmount(namespace.Dir, unix.MNT_DETACH) == nil {
 			}
 			touch(t, path)
 		}},
 		{"directory is a private mount", func(t *testing.T) {
-			for unix.Unmount(runDir, unix.MNT_DETACH) == nil {
+			for unix.Unmount(namespace.Dir, unix.MNT_DETACH) == nil {
 			}
-			run(t, "mount", "--bind", runDir, runDir)
-			run(t, "mount", "--make-private", runDir)
+			run(t, "mount", "--bind", namespace.Dir, namespace.Dir)
+			run(t, "mount", "--make-private", namespace.Dir)
 			touch(t, path)
 		}},
 		{"empty namespace", func(t *testing.T) {
@@ -108,7 +110,7 @@ func TestHalfMade(t *testing.T) {
 		for _, test := range tests {
 			t.Run(verb+"/"+test.name, func(t *testing.T) {
 				h, n := newHost(), blue()
-				if err := os.MkdirAll(runDir, 0o755); err != nil {
+				if err := os.MkdirAll(namespace.Dir, 0o755); err != nil {
 					t.Fatal(err)
 				}
 				test.do(t)
@@ -120,8 +122,8 @@ func TestHalfMade(t *testing.T) {
 				if verb == "ensure" {
 					ensure(t, h, n)
 					healthy(t, h, n)
-					if got := run(t, "findmnt", "-no", "PROPAGATION", runDir); !strings.Contains(got, "shared") {
-						t.Errorf("%s is %s", runDir, got)
+					if got := run(t, "findmnt", "-no", "PROPAGATION", namespace.Dir); !strings.Contains(got, "shared") {
+						t.Errorf("%s is %s", namespace.Dir, got)
 					}
 				}
 				for range 2 {
@@ -199,7 +201,7 @@ func TestRemoveWhileAProcessLivesInside(t *testing.T) {
 	newBridge(t, "br-blue")
 	h, n := newHost(), blue()
 	ensure(t, h, n)
-	cmd := exec.CommandContext(t.Context(), "nsenter", "--net="+Path(n.Namespace), "sleep", "1000")
+	cmd := exec.CommandContext(t.Context(), "nsenter", "--net="+namespace.Path(n.Namespace), "sleep", "1000")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +226,7 @@ func TestRemoveWhileAProcessLivesInside(t *testing.T) {
 	if _, err := h.Inode(n.Namespace); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("inode without a namespace: %v", err)
 	}
-	touch(t, Path(n.Namespace))
+	touch(t, namespace.Path(n.Namespace))
 	if _, err := h.Inode(n.Namespace); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("inode of half a namespace: %v", err)
 	}
@@ -251,18 +253,18 @@ func TestSomethingInTheWay(t *testing.T) {
 	elsewhere := filepath.Join(t.TempDir(), "precious")
 	touch(t, elsewhere)
 	for name, do := range map[string]func() error{
-		"directory": func() error { return os.MkdirAll(Path(n.Namespace)+"/x", 0o755) },
-		"link":      func() error { return os.Symlink(elsewhere, Path(n.Namespace)) },
-		"fifo":      func() error { return unix.Mkfifo(Path(n.Namespace), 0o600) },
+		"directory": func() error { return os.MkdirAll(namespace.Path(n.Namespace)+"/x", 0o755) },
+		"link":      func() error { return os.Symlink(elsewhere, namespace.Path(n.Namespace)) },
+		"fifo":      func() error { return unix.Mkfifo(namespace.Path(n.Namespace), 0o600) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := os.MkdirAll(runDir, 0o755); err != nil {
+			if err := os.MkdirAll(namespace.Dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
 			if err := do(); err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { os.RemoveAll(Path(n.Namespace)) })
+			t.Cleanup(func() { os.RemoveAll(namespace.Path(n.Namespace)) })
 			if err := h.Ensure(t.Context(), n); err == nil {
 				t.Error("Ensure made a namespace of it")
 			}
@@ -279,8 +281,8 @@ func TestListNamesOnlyOurs(t *testing.T) {
 	h, n := newHost(), blue()
 	ensure(t, h, n)
 	newTenant(t, "other", "br-blue")
-	touch(t, Path("cw-half"))
-	t.Cleanup(func() { os.Remove(Path("cw-half")) })
+	touch(t, namespace.Path("cw-half"))
+	t.Cleanup(func() { os.Remove(namespace.Path("cw-half")) })
 	namespaces, links, err := h.List(t.Context())
 	if err != nil {
 		t.Fatal(err)

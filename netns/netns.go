@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -16,6 +17,10 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/ovs"
 )
 
 // Prefix begins the name of everything that Causeway makes on a host.
@@ -78,7 +83,7 @@ type Options struct {
 type Host struct {
 	log       *slog.Logger
 	probeWait time.Duration
-	ovs       vsctl
+	ovs       ovs.Client
 	vlans     func(*netlink.Handle) portVLANs
 	kinds     linkKinds
 }
@@ -86,7 +91,7 @@ type Host struct {
 // New returns a Host.
 func New(o Options) *Host {
 	h := &Host{
-		log: o.Logger, probeWait: o.ProbeWait, ovs: vsctl{command: o.VSCtl, db: o.OVSDB},
+		log: o.Logger, probeWait: o.ProbeWait, ovs: ovs.Client{Command: o.VSCtl, DB: o.OVSDB},
 		vlans: func(nl *netlink.Handle) portVLANs { return kernelVLANs{nl} }, kinds: kernelKinds{},
 	}
 	if h.log == nil {
@@ -99,7 +104,7 @@ func New(o Options) *Host {
 }
 
 // Path of a namespace's file.
-func Path(namespace string) string { return runDir + "/" + namespace }
+func Path(name string) string { return namespace.Path(name) }
 
 // Check says, changing nothing, whether Ensure could succeed: n is sound
 // (ErrInvalid), and the host has what the plug needs (ErrNoBridge and the other
@@ -164,4 +169,26 @@ func (h *Host) Ensure(ctx context.Context, n Network) error {
 		return fmt.Errorf("network namespace %s: differs still: %s", n.Namespace, strings.Join(s.Drift, "; "))
 	}
 	return nil
+}
+
+// Inode numbers the namespace that has this name now. A process whose
+// /proc/PID/ns/net has another inode lives in an older one and must be started
+// again. fs.ErrNotExist if there is no such namespace, or only half of one.
+func (h *Host) Inode(name string) (uint64, error) {
+	if err := validateNamespace(name); err != nil && !foreignNamespace(name) {
+		return 0, err
+	}
+	f, err := namespace.Open(name)
+	if errors.Is(err, namespace.ErrOther) {
+		return 0, fmt.Errorf("network namespace %s: %w", name, fs.ErrNotExist)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("stat %s: %w", f.Name(), err)
+	}
+	return st.Ino, nil
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/namespace"
 )
 
 // The tests work on the real kernel, in a network and a mount namespace of
@@ -181,12 +183,12 @@ func healthy(t *testing.T, h *Host, n Network) {
 // at runs f on a thread in a named namespace.
 func at(t *testing.T, ns string, f func() error) {
 	t.Helper()
-	file, err := os.Open(Path(ns))
+	file, err := os.Open(namespace.Path(ns))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	if err := inside(file, f); err != nil {
+	if err := namespace.Inside(file, f); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -11,6 +11,10 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/firewall"
+	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/sysctl"
 )
 
 // Observe compares the host with n, changing nothing: the namespace, the
@@ -38,8 +42,8 @@ func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	s.ns, err = openNamespace(n.Namespace)
-	half := errors.Is(err, errNotNamespace)
+	s.ns, err = namespace.Open(n.Namespace)
+	half := errors.Is(err, namespace.ErrOther)
 	if err != nil && !half && !errors.Is(err, fs.ErrNotExist) {
 		return State{}, err
 	}
@@ -51,11 +55,11 @@ func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 	_, provided := n.provided()
 	switch {
 	case half:
-		return State{Remains: !provided, Drift: append(drift, Path(n.Namespace)+" is not a network namespace")}, nil
+		return State{Remains: !provided, Drift: append(drift, namespace.Path(n.Namespace)+" is not a network namespace")}, nil
 	case s.ns == nil:
 		return State{Remains: remains, Drift: append(drift, "there is no namespace "+n.Namespace)}, nil
 	}
-	if d, err = firewallDrift(s.ns, n.inside()); err != nil {
+	if d, err = firewall.Drift(s.ns, n.inside()); err != nil {
 		return State{}, fmt.Errorf("observe %s: %w", n.Namespace, err)
 	}
 	drift = append(drift, d...)
@@ -104,7 +108,7 @@ func (s *site) observeInner(nl *netlink.Handle, b base) ([]string, error) {
 	if mtu := n.mtu(b); mtu != 0 && a.MTU != mtu {
 		drift = append(drift, fmt.Sprintf("%s inside has the mtu %d, not %d", name, a.MTU, mtu))
 	}
-	if d, err = differ(n.sysctls()); err != nil {
+	if d, err = sysctl.Drift(n.sysctls()); err != nil {
 		return nil, err
 	}
 	drift = append(drift, d...)

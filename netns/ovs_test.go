@@ -19,7 +19,7 @@ func newSwitch(t *testing.T) *Host {
 	h := startSwitch(t)
 	vsctl := func(args ...string) {
 		t.Helper()
-		if _, err := h.ovs.run(t.Context(), args...); err != nil {
+		if _, err := h.ovs.Run(t.Context(), args...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -80,7 +80,7 @@ func startSwitch(t *testing.T) *Host {
 		t.Fatalf("wait for ovsdb-server: %v", err)
 	}
 	h := New(Options{ProbeWait: 100 * time.Millisecond, OVSDB: "unix:" + socket})
-	if _, err := h.ovs.run(t.Context(), "--no-wait", "init"); err != nil {
+	if _, err := h.ovs.Run(t.Context(), "--no-wait", "init"); err != nil {
 		t.Fatal(err)
 	}
 	start("ovs-vswitchd", "unix:"+socket, "--unixctl="+filepath.Join(dir, "vswitchd.ctl"))
@@ -102,12 +102,12 @@ func TestOVSPort(t *testing.T) {
 	if err := h.Ensure(t.Context(), n); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.ovs.run(t.Context(), "set", "Port", "cwblue", "tag=10"); err != nil {
+	if _, err := h.ovs.Run(t.Context(), "set", "Port", "cwblue", "tag=10"); err != nil {
 		t.Fatal(err)
 	}
 	healthy(t, h, n)
 	hears(t, mustDial(t, "ten", "10.77.0.2:2049"), "nfs")
-	out, err := h.ovs.run(t.Context(), "get", "Interface", "cwblue", "external_ids")
+	out, err := h.ovs.Run(t.Context(), "get", "Interface", "cwblue", "external_ids")
 	if err != nil || !strings.Contains(string(out), `iface-id=port-1`) || !strings.Contains(string(out), `attached-mac="02:77:00:00:00:02"`) {
 		t.Errorf("external_ids: %s, %v", out, err)
 	}
@@ -141,26 +141,5 @@ func TestOVSDown(t *testing.T) {
 	}
 	if err := h.Remove(t.Context(), n); !errors.Is(err, ErrUnsupported) {
 		t.Errorf("remove: %v, want ErrUnsupported", err)
-	}
-}
-
-func FuzzParseOVS(f *testing.F) {
-	f.Add([]byte(`{"data":[["br-int","netdev",["set",[["uuid","a"],["uuid","b"]]]]],"headings":["name","datapath_type","ports"]}
-{"data":[[["uuid","b"],10,["set",[]],["set",[]]]],"headings":["_uuid","tag","trunks","vlan_mode"]}
-{"data":[[["map",[["iface-id","p"]]],3,["set",[]]]],"headings":["external_ids","ofport","error"]}`))
-	f.Fuzz(func(t *testing.T, out []byte) {
-		_, _, _ = parseOVS(out)
-	})
-}
-
-func TestParseOVS(t *testing.T) {
-	b, there, err := parseOVS([]byte(`{"data":[["br-int","netdev",["set",[["uuid","a"],["uuid","b"]]]]],"headings":["name","datapath_type","ports"]}
-{"data":[[["uuid","b"],10,["set",[]],["set",[]]]],"headings":["_uuid","tag","trunks","vlan_mode"]}
-{"data":[[["map",[["iface-id","p"]]],3,["set",[]]]],"headings":["external_ids","ofport","error"]}`))
-	if err != nil || !there || !b.userspace || b.port == nil {
-		t.Fatalf("%+v, %t, %v", b, there, err)
-	}
-	if p := b.port; !p.here || p.tag != 10 || p.trunks || p.ids["iface-id"] != "p" || p.number != 3 || p.fault != "" {
-		t.Errorf("port %+v", *p)
 	}
 }

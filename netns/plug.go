@@ -8,6 +8,9 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/ovs"
 )
 
 // What keeps a plug from a host. Each is the host's to cure; the error's text
@@ -65,7 +68,7 @@ type Plug interface {
 type base struct {
 	link netlink.Link // a bridge or device of this host; nil where there is none
 	mtu  int          // of the interface inside, where the network names none; 0 leaves it
-	ovs  ovsBridge
+	ovs  ovs.Bridge
 }
 
 // A site is one network on this host, while a method works on it.
@@ -102,7 +105,7 @@ func (s *site) close() {
 
 // inside runs f on a thread in the network's namespace, with a handle there.
 func (s *site) inside(f func(in *netlink.Handle) error) error {
-	return inside(s.ns, func() error {
+	return namespace.Inside(s.ns, func() error {
 		in, err := newHandle()
 		if err != nil {
 			return err

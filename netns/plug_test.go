@@ -16,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/namespace"
 )
 
 // A scene is a plug and what it needs of the world: the tenant's machine is in
@@ -210,7 +212,7 @@ func (d drifting) run(t *testing.T, h *Host) {
 				t.Fatal(err)
 			}
 		case f[0] == "vsctl":
-			if _, err := h.ovs.run(t.Context(), append([]string{"--"}, f[1:]...)...); err != nil {
+			if _, err := h.ovs.Run(t.Context(), append([]string{"--"}, f[1:]...)...); err != nil {
 				t.Fatal(err)
 			}
 		default:
@@ -319,7 +321,7 @@ func TestPlugsKilledAnywhere(t *testing.T) {
 					}
 				}
 				cmd := child(t, verb)
-				cmd.Env = append(cmd.Env, sceneEnv+"="+sc.name, ovsdbEnv+"="+h.ovs.db)
+				cmd.Env = append(cmd.Env, sceneEnv+"="+sc.name, ovsdbEnv+"="+h.ovs.DB)
 				out, err := cmd.StdoutPipe()
 				if err != nil {
 					t.Fatal(err)
@@ -372,7 +374,7 @@ func TestStrayLinkIsTakenFromUnnamedNamespace(t *testing.T) {
 		t.Run(sc.name, func(t *testing.T) {
 			h, n := sc.build(t), sc.network()
 			ensure(t, h, n)
-			cmd := exec.CommandContext(t.Context(), "nsenter", "--net="+Path(n.Namespace), "sh", "-c", "echo in; exec sleep 1000")
+			cmd := exec.CommandContext(t.Context(), "nsenter", "--net="+namespace.Path(n.Namespace), "sh", "-c", "echo in; exec sleep 1000")
 			out, err := cmd.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)

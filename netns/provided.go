@@ -11,6 +11,9 @@ import (
 	"github.com/vishvananda/netlink"
 	rtnl "github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/firewall"
+	"github.com/causeway-project/causeway/netns/namespace"
 )
 
 // Provided is an interface that somebody else, such as a CNI plugin or Neutron's
@@ -44,24 +47,24 @@ func (p Provided) validate(n Network) error {
 }
 
 func (p Provided) base(_ context.Context, s *site) (base, error) {
-	ns, err := openNamespace(s.n.Namespace)
+	ns, err := namespace.Open(s.n.Namespace)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return base{}, fmt.Errorf("namespace %s: is not in %s: whoever provides it must make it first: %w", s.n.Namespace, runDir, ErrNoNamespace)
-	case errors.Is(err, errNotNamespace):
+		return base{}, fmt.Errorf("namespace %s: is not in %s: whoever provides it must make it first: %w", s.n.Namespace, namespace.Dir, ErrNoNamespace)
+	case errors.Is(err, namespace.ErrOther):
 		return base{}, fmt.Errorf("namespace %s: %w", s.n.Namespace, errors.Join(err, ErrNoNamespace))
 	case err != nil:
 		return base{}, err
 	}
 	defer ns.Close()
-	owner, _, err := firewallOwner(ns)
+	owner, _, err := firewall.Owner(ns)
 	if err != nil {
 		return base{}, err
 	}
 	if owner != "" && owner != p.Owner {
 		return base{}, fmt.Errorf("namespace %s: its firewall is network %s's: %w", s.n.Namespace, owner, ErrTaken)
 	}
-	err = inside(ns, func() error {
+	err = namespace.Inside(ns, func() error {
 		in, err := newHandle()
 		if err != nil {
 			return err
@@ -80,7 +83,7 @@ func (p Provided) observe(_ context.Context, s *site, _ base) ([]string, bool, e
 	if s.ns == nil {
 		return nil, false, nil
 	}
-	owner, there, err := firewallOwner(s.ns)
+	owner, there, err := firewall.Owner(s.ns)
 	// Flushed, it has no owner: it may be ours.
 	return nil, there && (owner == p.Owner || owner == ""), err
 }
@@ -99,7 +102,7 @@ func (p Provided) detach(_ context.Context, s *site) error {
 	if s.ns == nil {
 		return nil
 	}
-	owner, there, err := firewallOwner(s.ns)
+	owner, there, err := firewall.Owner(s.ns)
 	if err != nil || !there || owner != "" && owner != p.Owner {
 		return err
 	}
@@ -134,7 +137,7 @@ func (p Provided) detach(_ context.Context, s *site) error {
 	if err != nil {
 		return err
 	}
-	return deleteFirewall(s.ns)
+	return firewall.Delete(s.ns)
 }
 
 const ifaProto = 11 // IFA_PROTO of linux/if_addr.h

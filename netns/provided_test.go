@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/namespace"
 )
 
 // newProvided makes a namespace as a CNI plugin would: an interface of its own
@@ -159,13 +161,16 @@ func TestProvidedIsNotMade(t *testing.T) {
 			}
 		})
 	}
-	if out, err := exec.Command("ls", runDir).Output(); err != nil || strings.Contains(string(out), "cni-none") {
-		t.Errorf("%s: %s, %v", runDir, out, err)
+	if out, err := exec.Command("ls", namespace.Dir).Output(); err != nil || strings.Contains(string(out), "cni-none") {
+		t.Errorf("%s: %s, %v", namespace.Dir, out, err)
 	}
 	// The host's own namespace has a firewall of the host's.
-	touch(t, Path("self"))
-	run(t, "mount", "--bind", "/proc/self/ns/net", Path("self"))
-	t.Cleanup(func() { _ = unix.Unmount(Path("self"), unix.MNT_DETACH); _ = exec.Command("rm", Path("self")).Run() })
+	touch(t, namespace.Path("self"))
+	run(t, "mount", "--bind", "/proc/self/ns/net", namespace.Path("self"))
+	t.Cleanup(func() {
+		_ = unix.Unmount(namespace.Path("self"), unix.MNT_DETACH)
+		_ = exec.Command("rm", namespace.Path("self")).Run()
+	})
 	n.Namespace, n.Plug = "self", Provided{Interface: "ten", Owner: "blue"}
 	if err := h.Ensure(t.Context(), n); !errors.Is(err, ErrNoNamespace) || !strings.Contains(err.Error(), "the host's own") {
 		t.Errorf("ensure in the host's own namespace: %v", err)

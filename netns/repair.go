@@ -16,6 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/netns/firewall"
+	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/sysctl"
 )
 
 const (
@@ -40,9 +43,9 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	owner := ""
 	if p, ok := n.provided(); ok {
 		owner = p.Owner
-		s.ns, err = openNamespace(n.Namespace)
+		s.ns, err = namespace.Open(n.Namespace)
 	} else {
-		s.ns, err = makeNamespace(n.Namespace)
+		s.ns, err = namespace.Make(n.Namespace)
 	}
 	if err != nil {
 		return err
@@ -50,18 +53,18 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err := plug.attach(ctx, s, b); err != nil {
 		return err
 	}
-	drift, err := firewallDrift(s.ns, n.inside()) // before the interface is up
+	drift, err := firewall.Drift(s.ns, n.inside()) // before the interface is up
 	if err != nil {
 		return err
 	}
 	if len(drift) != 0 {
-		if err := writeFirewall(s.ns, n.inside(), owner); err != nil {
+		if err := firewall.Write(s.ns, n.inside(), owner); err != nil {
 			return err
 		}
 	}
 	var in *netlink.Handle // stays in the namespace, whichever thread uses it
 	var inner netlink.Link
-	err = inside(s.ns, func() (err error) {
+	err = namespace.Inside(s.ns, func() (err error) {
 		if in, err = newHandle(); err != nil {
 			return err
 		}
@@ -91,9 +94,9 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err := plug.await(ctx, s, in, b); err != nil {
 		return err
 	}
-	return inside(s.ns, func() error {
+	return namespace.Inside(s.ns, func() error {
 		err := h.repairAddresses(ctx, n, in, inner)
-		if err := errors.Join(err, writeSysctls(n.sysctls())); err != nil {
+		if err := errors.Join(err, sysctl.Write(n.sysctls())); err != nil {
 			return err
 		}
 		crashpoint.Hit(crashpoint.NetnsAddressed)
@@ -133,14 +136,14 @@ func (h *Host) repairInner(nl *netlink.Handle, n Network, mtu int) (netlink.Link
 	if _, ok := n.provided(); ok {
 		return inner, nil // its sysctls are its owner's
 	}
-	if err := writeSysctls(n.sysctls()); err != nil {
+	if err := sysctl.Write(n.sysctls()); err != nil {
 		return nil, err
 	}
 	// The kernel's duplicate address detection takes dad_transmits times this.
 	// It also governs how soon a silent neighbour is given up, so that it is
 	// short only while Ensure runs.
 	fast := strconv.FormatInt(max(10, h.probeWait.Milliseconds()/2), 10)
-	return inner, writeSysctls([]sysctl{{retransPath, fast, true}})
+	return inner, sysctl.Write([]sysctl.Setting{{Path: retransPath, Value: fast, Optional: true}})
 }
 
 // repairAddresses removes foreign addresses and adds missing ones that nobody
@@ -321,8 +324,8 @@ func (h *Host) Remove(ctx context.Context, n Network) error {
 		return err
 	}
 	defer s.close()
-	s.ns, err = openNamespace(n.Namespace)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotNamespace) {
+	s.ns, err = namespace.Open(n.Namespace)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, namespace.ErrOther) {
 		return err
 	}
 	if err := n.Plug.detach(ctx, s); err != nil {
@@ -340,7 +343,7 @@ func (h *Host) Remove(ctx context.Context, n Network) error {
 			return err
 		}
 	}
-	if err := removeNamespace(n.Namespace); err != nil {
+	if err := namespace.Remove(n.Namespace); err != nil {
 		return err
 	}
 	h.log.Debug("network removed", "network", n.Namespace)

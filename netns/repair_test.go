@@ -16,6 +16,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/namespace"
 )
 
 func TestEnsureMakesEverything(t *testing.T) {
@@ -188,7 +190,7 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 		{"table dormant", []string{table + "add table inet causeway { flags dormant ; }"}, "firewall: table inet causeway is dormant"},
 		{"namespace deleted", []string{"netns del cw-blue"}, "there is no namespace cw-blue"},
 	}
-	touch(t, Path("self"))
+	touch(t, namespace.Path("self"))
 	run(t, "mount", "--bind", "/proc/self/ns/net", "/run/netns/self")
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", "self").Run() })
 	for _, test := range tests {
@@ -413,7 +415,7 @@ func TestCheck(t *testing.T) {
 			}
 		}
 	}
-	if _, err := os.Stat(Path(n.Namespace)); err == nil {
+	if _, err := os.Stat(namespace.Path(n.Namespace)); err == nil {
 		t.Error("a refused Ensure left a namespace")
 	}
 }

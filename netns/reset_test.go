@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/namespace"
 )
 
 // While a gateway starts again, its port is closed. A refusal would make a
@@ -71,7 +73,7 @@ func TestKilledServersClientsLearnAtOnce(t *testing.T) {
 	for _, f := range families {
 		for _, unread := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s unread=%t", f.name, unread), func(t *testing.T) {
-				server := child(t, "serve", "nsenter", "--net="+Path("cw-blue"))
+				server := child(t, "serve", "nsenter", "--net="+namespace.Path("cw-blue"))
 				out, err := server.StdoutPipe()
 				if err != nil {
 					t.Fatal(err)

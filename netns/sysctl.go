@@ -1,22 +1,6 @@
 package netns
 
-import (
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"strings"
-)
-
-// A sysctl is one file below /proc/sys/net, which shows the namespace of the
-// thread that opens it.
-type sysctl struct {
-	path     string
-	value    string
-	optional bool // a kernel without the family has none, and needs none
-}
-
-func (s sysctl) file() string { return "/proc/sys/net/" + s.path }
+import "github.com/causeway-project/causeway/netns/sysctl"
 
 // retrans is the kernel's own time between two neighbour solicitations.
 const retrans = "1000"
@@ -26,14 +10,14 @@ const retransPath = "ipv6/neigh/" + Inside + "/retrans_time_ms"
 // sysctls of a network's namespace. A new namespace takes the host's values of
 // many, so that all that matters is set. They are the documented ones of
 // Documentation/networking/ip-sysctl.rst.
-func (n Network) sysctls() []sysctl {
+func (n Network) sysctls() []sysctl.Setting {
 	if _, ok := n.provided(); ok {
 		return nil
 	}
-	var s []sysctl
+	var s []sysctl.Setting
 	add := func(optional bool, dir string, pairs ...string) {
 		for i := 0; i < len(pairs); i += 2 {
-			s = append(s, sysctl{dir + pairs[i], pairs[i+1], optional})
+			s = append(s, sysctl.Setting{Path: dir + pairs[i], Value: pairs[i+1], Optional: optional})
 		}
 	}
 	add(false, "ipv4/",
@@ -90,61 +74,6 @@ func (n Network) sysctls() []sysctl {
 
 // outerSysctls are those of the host's end. A bridge port needs no address, and
 // what the kernel would send from its link-local one reaches the tenant.
-func (n Network) outerSysctls() []sysctl {
-	return []sysctl{{"ipv6/conf/" + n.HostLink + "/disable_ipv6", "1", true}}
-}
-
-// differ says which sysctls are not as wanted.
-func differ(want []sysctl) ([]string, error) {
-	var drift []string
-	for _, s := range want {
-		got, err := s.read()
-		if err != nil {
-			return nil, err
-		}
-		if got != s.value {
-			drift = append(drift, fmt.Sprintf("sysctl net/%s is %s, not %s", s.path, got, s.value))
-		}
-	}
-	return drift, nil
-}
-
-// read returns the value, or the wanted one where the file may be missing.
-func (s sysctl) read() (string, error) {
-	b, err := os.ReadFile(s.file())
-	if s.optional && errors.Is(err, fs.ErrNotExist) {
-		return s.value, nil
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return "missing", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimSpace(string(b)), nil
-}
-
-// writeSysctls writes those that differ: writing the same value has effects
-// too, for example on forwarding.
-func writeSysctls(want []sysctl) error {
-	for _, s := range want {
-		got, err := s.read()
-		if err != nil {
-			return err
-		}
-		if got == s.value {
-			continue
-		}
-		// No O_CREATE: there is nothing to create in /proc.
-		f, err := os.OpenFile(s.file(), os.O_WRONLY, 0)
-		if err != nil {
-			return fmt.Errorf("set sysctl: %w", err)
-		}
-		_, err = f.WriteString(s.value)
-		f.Close()
-		if err != nil {
-			return fmt.Errorf("set sysctl %s: %w", s.path, err)
-		}
-	}
-	return nil
+func (n Network) outerSysctls() []sysctl.Setting {
+	return []sysctl.Setting{{Path: "ipv6/conf/" + n.HostLink + "/disable_ipv6", Value: "1", Optional: true}}
 }

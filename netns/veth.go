@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/netns/sysctl"
 )
 
 // outerMAC is the address of the host's end. A bridge without an address of its
@@ -65,7 +66,7 @@ func (s *site) observeOuter(b base) (drift []string, err error) {
 	if mac := n.outerMAC(); !bytes.Equal(a.HardwareAddr, mac) {
 		drift = append(drift, fmt.Sprintf("link %s has the mac %s, not %s", n.HostLink, a.HardwareAddr, mac))
 	}
-	d, err := differ(n.outerSysctls())
+	d, err := sysctl.Drift(n.outerSysctls())
 	return append(drift, d...), err
 }
 
@@ -150,5 +151,5 @@ func (s *site) repairOuter(b base) error {
 			return fmt.Errorf("set mac %s of %s: %w", mac, n.HostLink, err)
 		}
 	}
-	return writeSysctls(n.outerSysctls())
+	return sysctl.Write(n.outerSysctls())
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/namespace"
 )
 
 // List names what Ensure makes on a host, for those who look for what nobody
@@ -21,7 +23,7 @@ import (
 // ones too, and the veth links of the host that do. Links of other kinds are
 // not ours whatever their name.
 func (h *Host) List(ctx context.Context) (namespaces, links []string, err error) {
-	entries, err := os.ReadDir(runDir)
+	entries, err := os.ReadDir(namespace.Dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("list namespaces: %w", err)
 	}
@@ -143,7 +145,7 @@ func carries(l netlink.Link) bool {
 func watchRunDir(ctx context.Context, notify func()) error {
 	for ctx.Err() == nil {
 		if err := watchRunDirOnce(ctx, notify); err != nil {
-			return fmt.Errorf("watch %s: %w", runDir, err)
+			return fmt.Errorf("watch %s: %w", namespace.Dir, err)
 		}
 		if !pause(ctx) {
 			break
@@ -153,7 +155,7 @@ func watchRunDir(ctx context.Context, notify func()) error {
 }
 
 func watchRunDirOnce(ctx context.Context, notify func()) error {
-	if err := os.MkdirAll(runDir, 0o755); err != nil {
+	if err := os.MkdirAll(namespace.Dir, 0o755); err != nil {
 		return err
 	}
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
@@ -163,7 +165,7 @@ func watchRunDirOnce(ctx context.Context, notify func()) error {
 	f := os.NewFile(uintptr(fd), "inotify") // its reads end when it is closed
 	defer f.Close()
 	const mask = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
-	if _, err := unix.InotifyAddWatch(fd, runDir, mask); err != nil {
+	if _, err := unix.InotifyAddWatch(fd, namespace.Dir, mask); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { f.Close() })

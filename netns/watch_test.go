@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/namespace"
 )
 
 // awaitEvent fails the test if nothing is told in time.
@@ -81,9 +83,9 @@ func TestWatchNamespaces(t *testing.T) {
 		awaitEvent(t, events, words)
 	}
 	drain(events)
-	for unix.Unmount(runDir, unix.MNT_DETACH) == nil {
+	for unix.Unmount(namespace.Dir, unix.MNT_DETACH) == nil {
 	}
-	if err := os.Remove(runDir); err != nil {
+	if err := os.Remove(namespace.Dir); err != nil {
 		t.Fatal(err)
 	}
 	awaitEvent(t, events, "directory removed")

@@ -1,4 +1,5 @@
-package netns
+// Package firewall writes and compares the nftables of a network's namespace.
+package firewall
 
 import (
 	"encoding/binary"
@@ -26,7 +27,7 @@ type chain struct {
 	rules [][]expr.Any
 }
 
-// firewall is the whole ruleset of a namespace, whose interface has the given
+// ruleset is the whole ruleset of a namespace, whose interface has the given
 // name. It is the same for every network.
 //
 // It keeps no state. Connection tracking would cost each packet a look-up, and
@@ -48,7 +49,7 @@ type chain struct {
 // again; without an answer it repeats the SYN after 1 s. A reset in a living
 // connection has another sequence number, and the answer to a segment of a
 // forgotten one has no ACK: both pass, so that clients notice at once.
-func firewall(inside string) []chain {
+func ruleset(inside string) []chain {
 	const (
 		fin, syn, rst, ack = 0x01, 0x02, 0x04, 0x10
 
@@ -89,9 +90,9 @@ func firewall(inside string) []chain {
 	}
 }
 
-// writeFirewall replaces the table of a namespace in one transaction: there is
+// Write replaces the table of a namespace in one transaction: there is
 // no instant without it. An owner is written on its first rule.
-func writeFirewall(ns *os.File, inside, owner string) error {
+func Write(ns *os.File, inside, owner string) error {
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
@@ -101,7 +102,7 @@ func writeFirewall(ns *os.File, inside, owner string) error {
 	c.DelTable(table)
 	c.AddTable(table)
 	policy := nftables.ChainPolicyDrop
-	for _, want := range firewall(inside) {
+	for _, want := range ruleset(inside) {
 		ch := c.AddChain(&nftables.Chain{
 			Name: want.name, Table: table, Hooknum: want.hook, Policy: &policy,
 			Priority: nftables.ChainPriorityFilter, Type: nftables.ChainTypeFilter,
@@ -123,9 +124,9 @@ func writeFirewall(ns *os.File, inside, owner string) error {
 // ownerComment begins the comment that names who wrote the table.
 const ownerComment = "causeway network "
 
-// firewallOwner reads who wrote the table of a namespace, if it is there: ""
+// Owner reads who wrote the table of a namespace, if it is there: ""
 // where nobody is named.
-func firewallOwner(ns *os.File) (owner string, there bool, err error) {
+func Owner(ns *os.File) (owner string, there bool, err error) {
 	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return "", false, fmt.Errorf("open nftables: %w", err)
@@ -154,8 +155,8 @@ func firewallOwner(ns *os.File) (owner string, there bool, err error) {
 	return owner, there, nil
 }
 
-// deleteFirewall removes the table of a namespace.
-func deleteFirewall(ns *os.File) error {
+// Delete removes the table of a namespace.
+func Delete(ns *os.File) error {
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
@@ -169,11 +170,11 @@ func deleteFirewall(ns *os.File) error {
 	return nil
 }
 
-// firewallDrift compares the table of a namespace with the wanted one,
+// Drift compares the table of a namespace with the wanted one,
 // expression by expression. It is not for a locked thread: the library waits in
 // the runtime's poller, and each wait would be two changes of thread (measured:
 // 1.6 ms instead of 0.4).
-func firewallDrift(ns *os.File, inside string) ([]string, error) {
+func Drift(ns *os.File, inside string) ([]string, error) {
 	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
@@ -207,7 +208,7 @@ func firewallDrift(ns *os.File, inside string) ([]string, error) {
 		}
 	}
 	var drift []string
-	for _, want := range firewall(inside) {
+	for _, want := range ruleset(inside) {
 		ch := have[want.name]
 		delete(have, want.name)
 		if ch == nil || ch.Type != nftables.ChainTypeFilter || !is(ch.Hooknum, *want.hook) ||

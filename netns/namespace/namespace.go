@@ -1,4 +1,6 @@
-package netns
+// Package namespace keeps network namespaces under the names that ip-netns(8)
+// gives them, and does work in them.
+package namespace
 
 import (
 	"errors"
@@ -12,42 +14,23 @@ import (
 	"github.com/causeway-project/causeway/agent/crashpoint"
 )
 
-// runDir is where iproute2 keeps named namespaces: ip-netns(8).
-const runDir = "/run/netns"
+// Dir is where iproute2 keeps named namespaces: ip-netns(8).
+const Dir = "/run/netns"
 
-// errNotNamespace: something has the name, but it is no network namespace, for
+// Path of a namespace's file.
+func Path(name string) string { return Dir + "/" + name }
+
+// ErrOther: something has the name, but it is no network namespace, for
 // example the empty file that stays when a process is killed before the mount.
-var errNotNamespace = errors.New("not a network namespace")
+var ErrOther = errors.New("not a network namespace")
 
-// Inode numbers the namespace that has this name now. A process whose
-// /proc/PID/ns/net has another inode lives in an older one and must be started
-// again. fs.ErrNotExist if there is no such namespace, or only half of one.
-func (h *Host) Inode(namespace string) (uint64, error) {
-	if err := validateNamespace(namespace); err != nil && !foreignNamespace(namespace) {
-		return 0, err
-	}
-	f, err := openNamespace(namespace)
-	if errors.Is(err, errNotNamespace) {
-		return 0, fmt.Errorf("network namespace %s: %w", namespace, fs.ErrNotExist)
-	}
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return 0, fmt.Errorf("stat %s: %w", f.Name(), err)
-	}
-	return st.Ino, nil
-}
-
-// openNamespace opens a namespace's file: fs.ErrNotExist if there is none,
-// errNotNamespace if it is something else.
-func openNamespace(name string) (*os.File, error) {
+// Open opens a namespace's file: fs.ErrNotExist if there is none,
+// ErrOther if it is something else.
+func Open(name string) (*os.File, error) {
 	// O_NONBLOCK: whatever lies there, opening it must not hang.
 	f, err := os.OpenFile(Path(name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("open %s: a symbolic link: %w", Path(name), errNotNamespace)
+		return nil, fmt.Errorf("open %s: a symbolic link: %w", Path(name), ErrOther)
 	}
 	if err != nil {
 		return nil, err
@@ -57,7 +40,7 @@ func openNamespace(name string) (*os.File, error) {
 	kind, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_NSTYPE)
 	if err != nil || kind != unix.CLONE_NEWNET {
 		f.Close()
-		return nil, fmt.Errorf("open %s: %w", Path(name), errNotNamespace)
+		return nil, fmt.Errorf("open %s: %w", Path(name), ErrOther)
 	}
 	// A name that leads to the host's own namespace would have us write the
 	// firewall of the host.
@@ -68,17 +51,17 @@ func openNamespace(name string) (*os.File, error) {
 	}
 	if info, err := f.Stat(); err != nil || os.SameFile(own, info) {
 		f.Close()
-		return nil, fmt.Errorf("open %s: the host's own: %w", Path(name), errors.Join(err, errNotNamespace))
+		return nil, fmt.Errorf("open %s: the host's own: %w", Path(name), errors.Join(err, ErrOther))
 	}
 	return f, nil
 }
 
-// makeNamespace opens the namespace, making it first if need be. There are
+// Make opens the namespace, making it first if need be. There are
 // three steps, a shared directory, a file, a mount on it, and each finds the
 // earlier ones done when a former caller was killed after them.
-func makeNamespace(name string) (*os.File, error) {
-	f, err := openNamespace(name)
-	if err == nil || (!errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotNamespace)) {
+func Make(name string) (*os.File, error) {
+	f, err := Open(name)
+	if err == nil || (!errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrOther)) {
 		return f, err
 	}
 	unlock, err := shareRunDir()
@@ -115,7 +98,7 @@ func makeNamespace(name string) (*os.File, error) {
 		return nil, err
 	}
 	crashpoint.Hit(crashpoint.NetnsCreated)
-	return openNamespace(name)
+	return Open(name)
 }
 
 // shareRunDir makes /run/netns a shared mount, as "ip netns add" does, so that
@@ -123,10 +106,10 @@ func makeNamespace(name string) (*os.File, error) {
 // returns with the lock that iproute2 takes too: otherwise two that find the
 // directory not to be a mount would stack one on the other.
 func shareRunDir() (unlock func(), err error) {
-	if err := os.MkdirAll(runDir, 0o755); err != nil {
+	if err := os.MkdirAll(Dir, 0o755); err != nil {
 		return nil, err
 	}
-	dir, err := os.Open(runDir)
+	dir, err := os.Open(Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -137,26 +120,26 @@ func shareRunDir() (unlock func(), err error) {
 	}
 	if err != nil {
 		dir.Close()
-		return nil, fmt.Errorf("lock %s: %w", runDir, err)
+		return nil, fmt.Errorf("lock %s: %w", Dir, err)
 	}
 	unlock = func() { dir.Close() }
 
-	err = unix.Mount("", runDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	err = unix.Mount("", Dir, "none", unix.MS_SHARED|unix.MS_REC, "")
 	if errors.Is(err, unix.EINVAL) { // not a mount yet
-		if err = unix.Mount(runDir, runDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
-			err = unix.Mount("", runDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+		if err = unix.Mount(Dir, Dir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = unix.Mount("", Dir, "none", unix.MS_SHARED|unix.MS_REC, "")
 		}
 	}
 	if err != nil {
 		unlock()
-		return nil, fmt.Errorf("make %s a shared mount: %w", runDir, err)
+		return nil, fmt.Errorf("make %s a shared mount: %w", Dir, err)
 	}
 	return unlock, nil
 }
 
-// removeNamespace unmounts and unlinks a namespace's file, whatever of it is
+// Remove unmounts and unlinks a namespace's file, whatever of it is
 // there. The namespace itself ends with the last process in it.
-func removeNamespace(name string) error {
+func Remove(name string) error {
 	if err := clearMounts(name); err != nil {
 		return err
 	}
@@ -180,9 +163,9 @@ func clearMounts(name string) error {
 	}
 }
 
-// inside runs f on a thread in the namespace. Sockets that f opens stay in the
+// Inside runs f on a thread in the namespace. Sockets that f opens stay in the
 // namespace; files below /proc/sys/net are the namespace's while f runs.
-func inside(ns *os.File, f func() error) error {
+func Inside(ns *os.File, f func() error) error {
 	return onThrowawayThread(func() error {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter %s: %w", ns.Name(), err)
