@@ -316,3 +316,76 @@ func TestRouterAdvertisementsAreIgnored(t *testing.T) {
 	in(t, "ten", "ping -q -c 1 -W 5 fd77::2")
 	healthy(t, h, n) // no foreign address, no foreign route
 }
+
+// A network that asked for more ports gets those, and the door falls shut when
+// it no longer does.
+func TestFirewallOpensFurtherPorts(t *testing.T) {
+	h, n := blueWithTenant(t)
+	n.TCPPorts, n.UDPPorts = []uint16{111, 20048}, []uint16{111, 32766}
+	ensure(t, h, n)
+	healthy(t, h, n)
+	for _, p := range []string{"2049", "111", "20048", "22"} {
+		listen(t, "cw-blue", "[::]:"+p, "nfs")
+	}
+	// Messages of RFC 5531 as far as the procedure: look-ups and a list.
+	call := func(procedure byte) []byte {
+		return []byte{1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0x86, 0xa0, 0, 0, 0, 2, 0, 0, 0, procedure, 0, 0, 0, 0}
+	}
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			for _, p := range []string{"2049", "111", "20048"} {
+				hears(t, mustDial(t, "ten", net.JoinHostPort(f.gateway, p)), "nfs")
+			}
+			_, err := dial(t, "ten", "tcp", net.JoinHostPort(f.gateway, "22"), silence)
+			noAnswer(t, "port 22", err)
+			rpcbind := listenUDP(t, "cw-blue", net.JoinHostPort(f.gateway, "111"))
+			c, err := dial(t, "ten", "udp", net.JoinHostPort(f.gateway, "111"), answer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, procedure := range []byte{4, 5, 1, 3} {
+				if _, err := c.Write(call(procedure)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b := make([]byte, 100)
+			_ = rpcbind.SetReadDeadline(time.Now().Add(answer))
+			k, from, err := rpcbind.ReadFrom(b)
+			if err != nil || b[23] != 3 {
+				t.Fatalf("read %x, %v; want the look-up alone", b[:k], err)
+			}
+			if _, err := rpcbind.WriteTo([]byte("yes"), from); err != nil {
+				t.Fatal(err)
+			}
+			_ = c.SetReadDeadline(time.Now().Add(answer))
+			if k, err := c.Read(b); err != nil || string(b[:k]) != "yes" {
+				t.Errorf("the answer is %q, %v", b[:k], err)
+			}
+			// What is said first leaves by an open port, and by no other.
+			server := listenUDP(t, "ten", net.JoinHostPort(f.tenant, "53"))
+			for _, from := range []int{32767, 32766} {
+				at(t, "cw-blue", func() error {
+					u := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(f.gateway), Port: from}}
+					c, err := u.DialContext(t.Context(), "udp", net.JoinHostPort(f.tenant, "53"))
+					if err != nil {
+						return err
+					}
+					defer c.Close()
+					_, _ = c.Write([]byte{byte(from)})
+					return nil
+				})
+			}
+			_ = server.SetReadDeadline(time.Now().Add(answer))
+			if k, _, err := server.ReadFrom(b); err != nil || k != 1 || b[0] != byte(32766&0xff) {
+				t.Errorf("read %x, %v; want the datagram from the open port alone", b[:k], err)
+			}
+			if _, err := dial(t, "cw-blue", "tcp", net.JoinHostPort(f.tenant, "80"), silence); err == nil {
+				t.Error("it connected")
+			}
+		})
+	}
+	n.TCPPorts, n.UDPPorts = nil, nil
+	ensure(t, h, n)
+	_, err := dial(t, "ten", "tcp", "10.77.0.2:20048", silence)
+	noAnswer(t, "port 20048 when the door is shut", err)
+}

@@ -50,6 +50,10 @@ type Network struct {
 	Routes    []Route
 	MTU       int              // bytes, 1280 to 65535; 0 takes what the plug's bridge or device carries
 	MAC       net.HardwareAddr // required, unless the plug is Provided: of the interface inside
+
+	// Ports that the network reaches beside TCP 2049; from those of UDP
+	// datagrams may also leave. None of them is 0.
+	TCPPorts, UDPPorts []uint16
 }
 
 // A Route sends packets for Destination to Via.

@@ -53,12 +53,12 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err := plug.attach(ctx, s, b); err != nil {
 		return err
 	}
-	drift, err := firewall.Drift(s.ns, n.inside()) // before the interface is up
+	drift, err := firewall.Drift(s.ns, n.door()) // before the interface is up
 	if err != nil {
 		return err
 	}
 	if len(drift) != 0 {
-		if err := firewall.Write(s.ns, n.inside(), owner); err != nil {
+		if err := firewall.Write(s.ns, n.door(), owner); err != nil {
 			return err
 		}
 	}

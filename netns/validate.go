@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -26,6 +27,9 @@ func (n Network) validate() error {
 	}
 	if len(n.Addresses) == 0 {
 		return fmt.Errorf("addresses: none given: %w", ErrInvalid)
+	}
+	if slices.Contains(n.TCPPorts, 0) || slices.Contains(n.UDPPorts, 0) {
+		return fmt.Errorf("port 0: none can listen there: %w", ErrInvalid)
 	}
 	seen := make(map[netip.Addr]bool)
 	for _, p := range n.Addresses {

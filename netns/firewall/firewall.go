@@ -17,8 +17,18 @@ import (
 // tableName is the nftables table, of family inet, in each namespace.
 const tableName = "causeway"
 
-// NFSPort is the one TCP port that a tenant reaches.
+// NFSPort is the one TCP port that a tenant reaches in every network.
 const NFSPort = 2049
+
+// RPCBindPort over UDP answers look-ups alone: see ruleset.
+const RPCBindPort = 111
+
+// A Door is what is open between a namespace and its network.
+type Door struct {
+	Interface string   // required: its name in the namespace
+	TCP       []uint16 // ports that a tenant reaches beside NFSPort
+	UDP       []uint16 // ports that a tenant reaches, and from which datagrams may leave
+}
 
 // A chain is one base chain at a hook, with the policy drop.
 type chain struct {
@@ -27,20 +37,26 @@ type chain struct {
 	rules [][]expr.Any
 }
 
-// ruleset is the whole ruleset of a namespace, whose interface has the given
-// name. It is the same for every network.
+// ruleset is the whole ruleset of a namespace. It is the same for every network
+// but for the ports of its Door, which is shut unless the network asked for
+// NFSv3.
 //
 // It keeps no state. Connection tracking would cost each packet a look-up, and
 // a tenant's flood would fill a table that (net.netfilter.nf_conntrack_max)
 // counts for each namespace but takes the host's memory; and nothing is gained:
-// the only connections are those to one port, and what may leave is known by
+// the only connections are those to known ports, and what may leave is known by
 // its source port. Fragments: IPv4 is reassembled before the input hook; of
 // IPv6, fragments after the first match no port and are dropped, which harms
 // nobody, since TCP does not send any.
 //
-//	input    lo; TCP to 2049; echo requests, errors, neighbour discovery, MLD queries
+//	input    lo; TCP to 2049 and the door's; echo requests, errors, neighbour discovery, MLD queries
 //	forward  nothing
-//	output   lo; TCP from 2049 but for two cases; echo replies, neighbour discovery, MLD reports
+//	output   lo; TCP from those ports but for two cases; echo replies, neighbour discovery, MLD reports
+//
+// Where the door has UDP ports, datagrams come and go by them. To rpcbind only
+// the look-up of one program gets through (procedure 3 of all versions: RFC
+// 1833, 2.2.1 and 3.2), whose answer is shorter than the question: a list of
+// all would make the gateway an amplifier for whoever forges his address.
 //
 // The two cases: a SYN without ACK would open a connection into the tenant's
 // network; and the kernel's answer to a SYN at a closed port (RFC 9293, 3.10.7.1:
@@ -49,16 +65,38 @@ type chain struct {
 // again; without an answer it repeats the SYN after 1 s. A reset in a living
 // connection has another sequence number, and the answer to a segment of a
 // forgotten one has no ACK: both pass, so that clients notice at once.
-func ruleset(inside string) []chain {
+func ruleset(door Door) []chain {
 	const (
 		fin, syn, rst, ack = 0x01, 0x02, 0x04, 0x10
 
 		sport, dport, sequence, flags = 0, 2, 4, 13 // offsets in a TCP header: RFC 9293, 3.1
+
+		procedure = 8 + 5*4 // behind the UDP header: RFC 5531, 9
+		getAddr   = 3
 	)
+	inside := door.Interface
 	echo4, echo6 := byte(8), byte(128)
 	input := [][]expr.Any{
 		rule(accept, iifname("lo")),
-		rule(accept, iifname(inside), l4proto(unix.IPPROTO_TCP), transport(dport, port(NFSPort))),
+	}
+	output := [][]expr.Any{rule(accept, oifname("lo"))}
+	opened := append([]uint16{NFSPort}, door.TCP...)
+	for _, p := range opened {
+		input = append(input, rule(accept, iifname(inside), l4proto(unix.IPPROTO_TCP), transport(dport, port(p))))
+		output = append(output, rule(drop, l4proto(unix.IPPROTO_TCP), transport(sport, port(p)),
+			masked(flags, fin|syn|rst|ack, rst|ack), transport(sequence, []byte{0, 0, 0, 0})))
+	}
+	output = append(output, rule(drop, l4proto(unix.IPPROTO_TCP), masked(flags, syn|ack, syn)))
+	for _, p := range opened {
+		output = append(output, rule(accept, oifname(inside), l4proto(unix.IPPROTO_TCP), transport(sport, port(p))))
+	}
+	for _, p := range door.UDP {
+		in := [][]expr.Any{iifname(inside), l4proto(unix.IPPROTO_UDP), transport(dport, port(p))}
+		if p == RPCBindPort {
+			in = append(in, transport(procedure, []byte{0, 0, 0, getAddr}))
+		}
+		input = append(input, rule(accept, in...))
+		output = append(output, rule(accept, oifname(inside), l4proto(unix.IPPROTO_UDP), transport(sport, port(p))))
 	}
 	// Destination unreachable (with "fragmentation needed"), time exceeded,
 	// parameter problem.
@@ -71,14 +109,7 @@ func ruleset(inside string) []chain {
 	for _, t := range []byte{1, 2, 3, 4, echo6, 130, 135, 136} {
 		input = append(input, rule(accept, iifname(inside), ipv6(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{t})))
 	}
-	output := [][]expr.Any{
-		rule(accept, oifname("lo")),
-		rule(drop, l4proto(unix.IPPROTO_TCP), transport(sport, port(NFSPort)),
-			masked(flags, fin|syn|rst|ack, rst|ack), transport(sequence, []byte{0, 0, 0, 0})),
-		rule(drop, l4proto(unix.IPPROTO_TCP), masked(flags, syn|ack, syn)),
-		rule(accept, oifname(inside), l4proto(unix.IPPROTO_TCP), transport(sport, port(NFSPort))),
-		rule(accept, oifname(inside), ipv4(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{0})),
-	}
+	output = append(output, rule(accept, oifname(inside), ipv4(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{0})))
 	// Echo reply, MLD reports and done, neighbour solicitation and advertisement.
 	for _, t := range []byte{129, 131, 132, 135, 136, 143} {
 		output = append(output, rule(accept, oifname(inside), ipv6(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{t})))
@@ -92,7 +123,7 @@ func ruleset(inside string) []chain {
 
 // Write replaces the table of a namespace in one transaction: there is
 // no instant without it. An owner is written on its first rule.
-func Write(ns *os.File, inside, owner string) error {
+func Write(ns *os.File, door Door, owner string) error {
 	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
@@ -102,7 +133,7 @@ func Write(ns *os.File, inside, owner string) error {
 	c.DelTable(table)
 	c.AddTable(table)
 	policy := nftables.ChainPolicyDrop
-	for _, want := range ruleset(inside) {
+	for _, want := range ruleset(door) {
 		ch := c.AddChain(&nftables.Chain{
 			Name: want.name, Table: table, Hooknum: want.hook, Policy: &policy,
 			Priority: nftables.ChainPriorityFilter, Type: nftables.ChainTypeFilter,
@@ -174,7 +205,7 @@ func Delete(ns *os.File) error {
 // expression by expression. It is not for a locked thread: the library waits in
 // the runtime's poller, and each wait would be two changes of thread (measured:
 // 1.6 ms instead of 0.4).
-func Drift(ns *os.File, inside string) ([]string, error) {
+func Drift(ns *os.File, door Door) ([]string, error) {
 	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(ns.Fd())))
 	if err != nil {
 		return nil, fmt.Errorf("open nftables: %w", err)
@@ -208,7 +239,7 @@ func Drift(ns *os.File, inside string) ([]string, error) {
 		}
 	}
 	var drift []string
-	for _, want := range ruleset(inside) {
+	for _, want := range ruleset(door) {
 		ch := have[want.name]
 		delete(have, want.name)
 		if ch == nil || ch.Type != nftables.ChainTypeFilter || !is(ch.Hooknum, *want.hook) ||
