@@ -49,6 +49,12 @@ type ServerPlace struct {
 	NetNS    string // path of its namespace
 }
 
+// A placedServer is a gateway's handle, which a network that moves has anew.
+type placedServer struct {
+	Server
+	place ServerPlace
+}
+
 // An Agent is the core of one node.
 //
 // Locks: mu guards the maps, the objects and the groups' shared half, and is
@@ -68,7 +74,7 @@ type Agent struct {
 	mu       sync.Mutex
 	objects  map[objectKey]*object
 	groups   map[string]*group
-	servers  map[string]Server // by network
+	servers  map[string]placedServer // by network
 	damaged  []ledger.Damage
 	watchers map[*watcher]bool
 	run      context.Context // of the workers; nil before Run
@@ -110,7 +116,7 @@ func New(o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		o: o, log: o.Logger, at: layout{state: o.StateDir, run: o.RunDir}, start: time.Now(),
-		objects: map[objectKey]*object{}, groups: map[string]*group{}, servers: map[string]Server{},
+		objects: map[objectKey]*object{}, groups: map[string]*group{}, servers: map[string]placedServer{},
 		watchers: map[*watcher]bool{},
 	}
 	a.metrics = newMetrics(a)
@@ -289,18 +295,19 @@ func (a *Agent) MountsChanged() {
 func (a *Agent) server(network string, n *networkIntent) Server {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	place := ServerPlace{
+		Network:  network,
+		RunDir:   a.at.gatewayRun(network),
+		StateDir: a.at.gatewayState(network),
+		Exports:  a.at.exports(network),
+		NetNS:    namespacePath(n.Namespace),
+	}
 	s, ok := a.servers[network]
-	if !ok {
-		s = a.o.Servers(ServerPlace{
-			Network:  network,
-			RunDir:   a.at.gatewayRun(network),
-			StateDir: a.at.gatewayState(network),
-			Exports:  a.at.exports(network),
-			NetNS:    namespacePath(n.Namespace),
-		})
+	if !ok || s.place != place {
+		s = placedServer{a.o.Servers(place), place}
 		a.servers[network] = s
 	}
-	return s
+	return s.Server
 }
 
 // ready refuses what changes the host before the host has been seen.

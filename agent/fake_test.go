@@ -38,7 +38,7 @@ type host struct {
 	mounted    map[string]string // target -> what
 	sharing    map[string]bool   // directories that are being made shared
 	gone       map[string]bool
-	namespaces map[string]bool
+	namespaces map[string]netns.Network // as made
 	drift      bool
 	bridges    map[string]bool
 	gateways   map[string]*server // by network
@@ -54,7 +54,7 @@ type host struct {
 func newHost(t *testing.T) *host {
 	h := &host{
 		t: t, shares: map[string]bool{"docs": true, "music": true}, mounted: map[string]string{}, sharing: map[string]bool{}, gone: map[string]bool{},
-		namespaces: map[string]bool{}, bridges: map[string]bool{"br-blue": true, "br-red": true}, gateways: map[string]*server{},
+		namespaces: map[string]netns.Network{}, bridges: map[string]bool{"br-blue": true, "br-red": true}, gateways: map[string]*server{},
 		daemons: map[string]chan struct{}{}, instances: map[string]*Instance{}, guests: map[string]bool{},
 	}
 	for _, name := range []string{"vm1", "vm2"} {
@@ -254,10 +254,18 @@ func (h networks) Ensure(_ context.Context, n netns.Network) error {
 	if !h.bridges[bridgeOf(n)] {
 		return netns.ErrNoBridge
 	}
+	is, there := h.namespaces[n.Namespace]
+	if there && bridgeOf(is) != bridgeOf(n) {
+		h.t.Errorf("%s was made on %s, and is to become %s's in place", n.Namespace, bridgeOf(is), bridgeOf(n))
+	}
 	if bridgeOf(n) == "br-red" && n.Addresses[0].Addr().String() == "10.77.0.66" {
+		if !there {
+			n.Addresses = nil
+			h.namespaces[n.Namespace] = n // all but the address
+		}
 		return netns.ErrAddressInUse
 	}
-	h.namespaces[n.Namespace], h.drift = true, false
+	h.namespaces[n.Namespace], h.drift = n, false
 	return nil
 }
 
@@ -270,6 +278,9 @@ func (h networks) Remove(_ context.Context, n netns.Network) error {
 	if s := h.gateways[strings.TrimPrefix(n.Namespace, "cw-")]; s != nil && s.done != nil {
 		h.t.Errorf("removed %s under its gateway", n.Namespace)
 	}
+	if is, there := h.namespaces[n.Namespace]; there && bridgeOf(is) != bridgeOf(n) {
+		h.t.Errorf("%s was made on %s, and %s is told to let go", n.Namespace, bridgeOf(is), bridgeOf(n))
+	}
 	delete(h.namespaces, n.Namespace)
 	return nil
 }
@@ -277,8 +288,9 @@ func (h networks) Remove(_ context.Context, n netns.Network) error {
 func (h networks) Observe(_ context.Context, n netns.Network) (netns.State, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := netns.State{Exists: h.namespaces[n.Namespace]}
-	if h.drift {
+	is, there := h.namespaces[n.Namespace]
+	s := netns.State{Exists: there}
+	if h.drift || there && fmt.Sprint(is) != fmt.Sprint(n) {
 		s.Drift = []string{"link is down"}
 	}
 	return s, nil
@@ -295,6 +307,7 @@ type server struct {
 	probes  int  // since it is mute
 	asked   int  // for figures
 	started time.Time
+	records bool // of clients that may reclaim
 	exports map[uint16]ganesha.Export
 }
 
@@ -303,9 +316,10 @@ func (h *host) server(p ServerPlace) Server {
 	defer h.mu.Unlock()
 	s := h.gateways[p.Network]
 	if s == nil {
-		s = &server{host: h, place: p, exports: map[uint16]ganesha.Export{}}
+		s = &server{host: h, exports: map[uint16]ganesha.Export{}}
 		h.gateways[p.Network] = s
 	}
+	s.place = p
 	return s
 }
 
@@ -324,10 +338,10 @@ func (s *server) Start(_ context.Context, exports func() []ganesha.Export) error
 	if err := s.changing("start %s", s.place.Network); err != nil {
 		return err
 	}
-	if !s.namespaces["cw-"+s.place.Network] {
+	if _, there := s.namespaces[filepath.Base(s.place.NetNS)]; !there {
 		s.t.Errorf("started the gateway of %s without its namespace", s.place.Network)
 	}
-	s.done, s.started, s.hung, s.mute = make(chan struct{}), time.Now(), false, false
+	s.done, s.started, s.hung, s.mute, s.records = make(chan struct{}), time.Now(), false, false, true
 	s.pid++
 	for _, e := range es {
 		if !s.amnesia {
@@ -346,7 +360,7 @@ func (s *server) kill() {
 	s.exports = map[uint16]ganesha.Export{}
 }
 
-func (s *server) Stop(context.Context, ganesha.StopOptions) error {
+func (s *server) Stop(_ context.Context, o ganesha.StopOptions) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.changing("stop %s", s.place.Network); err != nil {
@@ -357,6 +371,7 @@ func (s *server) Stop(context.Context, ganesha.StopOptions) error {
 		s.done = nil
 	}
 	s.exports = map[uint16]ganesha.Export{}
+	s.records = s.records && !o.Forget
 	return nil
 }
 

@@ -57,48 +57,63 @@ func (a *Agent) networkIntent(n Network) *networkIntent {
 
 func (a *Agent) networkRecord(key objectKey, old *record, n *networkIntent) (*record, error) {
 	if old != nil {
-		is := old.Network
-		switch {
-		case old.Removing:
+		if old.Removing {
 			return nil, beingRemoved(key)
-		case !is.plugIntent.equal(n.plugIntent):
-			return nil, otherSettings(key, "plug")
-		case !slices.Equal(is.Addresses, n.Addresses):
-			return nil, otherSettings(key, "set of addresses")
-		case !slices.Equal(is.Routes, n.Routes):
-			return nil, otherSettings(key, "set of routes")
-		case is.MTU != n.MTU:
-			return nil, otherSettings(key, "MTU")
-		case is.MAC != n.MAC:
-			return nil, otherSettings(key, "MAC")
+		}
+		if what := old.Network.differs(n); what != "" {
+			e := otherSettings(key, what)
+			e.Message = fmt.Sprintf("network %s exists with another %s: update it, choose another id, or delete it first", key.id, what)
+			return nil, e
 		}
 		return old, nil
 	}
+	if err := a.meetsLocked(key, n); err != nil {
+		return nil, err
+	}
+	return &record{Generation: 1, Network: n}, nil
+}
+
+// meetsLocked refuses a network that cannot be on this host beside the others.
+// One that moves is at both places until it has left the first.
+func (a *Agent) meetsLocked(key objectKey, n *networkIntent) error {
 	for other, o := range a.objects {
 		r := o.intent()
 		if other == key || r == nil || r.Network == nil {
 			continue
 		}
-		if r.Network.HostLink == n.HostLink {
-			return nil, invalid(BadID, "network id %q makes the same link name as %q: choose another", key.id, other.id)
+		if err := r.Network.meets(other.id, key.id, n); err != nil {
+			return err
 		}
-		if r.Network.segment() != n.segment() {
-			continue // another segment may well use the same addresses
-		}
-		if n.single() {
-			return nil, &Error{
-				Kind: Precondition, Reason: PlugTaken, Metadata: map[string]string{"network": other.id},
-				Message: fmt.Sprintf("network %s has the %s already, and a host can have it once: use that network", other.id, n.segment()),
-			}
-		}
-		if taken, ok := sameAddress(r.Network.Addresses, n.Addresses); ok {
-			return nil, &Error{
-				Kind: Precondition, Reason: AddressTaken, Metadata: map[string]string{"network": other.id, "address": taken.String()},
-				Message: fmt.Sprintf("address %v is network %s's on the same segment: choose another", taken, other.id),
+		if former := r.Network.Former; former != nil {
+			if err := former.meets(other.id, key.id, n); err != nil {
+				return err
 			}
 		}
 	}
-	return &record{Generation: 1, Network: n}, nil
+	return nil
+}
+
+// meets says why network id, as n, cannot be on one host with network other.
+func (r *networkIntent) meets(other, id string, n *networkIntent) error {
+	if r.HostLink == n.HostLink {
+		return invalid(BadID, "network id %q makes the same link name as %q: choose another", id, other)
+	}
+	if r.segment() != n.segment() {
+		return nil // another segment may well use the same addresses
+	}
+	if n.single() {
+		return &Error{
+			Kind: Precondition, Reason: PlugTaken, Metadata: map[string]string{"network": other},
+			Message: fmt.Sprintf("network %s has the %s already, and a host can have it once: use that network", other, n.segment()),
+		}
+	}
+	if taken, ok := sameAddress(r.Addresses, n.Addresses); ok {
+		return &Error{
+			Kind: Precondition, Reason: AddressTaken, Metadata: map[string]string{"network": other, "address": taken.String()},
+			Message: fmt.Sprintf("address %v is network %s's on the same segment: choose another", taken, other),
+		}
+	}
+	return nil
 }
 
 func sameAddress(a, b []netip.Prefix) (netip.Addr, bool) {

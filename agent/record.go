@@ -63,6 +63,48 @@ type networkIntent struct {
 	Namespace string `json:"namespace"`
 	HostLink  string `json:"host_link"`
 	LinkMAC   string `json:"link_mac"`
+
+	// Former is what was made before the plug changed, until all of it is gone.
+	// While it is there nothing of the present plug has been made.
+	Former *networkIntent `json:"former,omitempty"`
+}
+
+// differs names the first setting in which two networks differ, as their
+// callers said them; none is "".
+func (n *networkIntent) differs(o *networkIntent) string {
+	switch {
+	case !n.plugIntent.equal(o.plugIntent):
+		return "plug"
+	case !slices.Equal(n.Addresses, o.Addresses):
+		return "set of addresses"
+	case !slices.Equal(n.Routes, o.Routes):
+		return "set of routes"
+	case n.MTU != o.MTU:
+		return "MTU"
+	case n.MAC != o.MAC:
+		return "MAC"
+	}
+	return ""
+}
+
+// changedTo is the next generation of a network's record. What was made by the
+// former plug is remembered until it is gone, and what can stay keeps its names.
+func (r *record) changedTo(want networkIntent) *record {
+	is := r.Network
+	if want.MAC == "" && is.MAC == "" && want.LinkMAC != "" && is.LinkMAC != "" {
+		want.LinkMAC = is.LinkMAC
+	}
+	want.Former = is.Former
+	switch {
+	case is.Former != nil: // then nothing of what is has been made
+	case is.sameMake(want.plugIntent):
+		want.Namespace, want.HostLink = is.Namespace, is.HostLink
+	default:
+		want.Former = is
+	}
+	next := r.next()
+	next.Network = &want
+	return next
 }
 
 // A plugIntent is a Plug. Records of agents that knew bridges alone have no
@@ -110,6 +152,15 @@ func (p plugIntent) equal(o plugIntent) bool {
 	}
 	p.Kind, o.Kind, p.Peers, o.Peers = p.kind(), o.kind(), nil, nil
 	return reflect.DeepEqual(p, o)
+}
+
+// sameMake reports whether one plug can become the other in place, so that the
+// namespace and the gateway in it stay.
+func (p plugIntent) sameMake(o plugIntent) bool {
+	if p.kind() == PlugVXLAN {
+		p.Peers, o.Peers = nil, nil
+	}
+	return p.equal(o)
 }
 
 // segment names what two networks of one host share when they meet on the

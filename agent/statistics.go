@@ -73,7 +73,7 @@ func (a *Agent) sources(network string) []source {
 	defer a.mu.Unlock()
 	byNetwork := map[string]*source{}
 	for key, o := range a.objects {
-		server := a.servers[key.id]
+		server := a.servers[key.id].Server
 		if key.kind != kindNetwork || o.serving != up || o.stuck || server == nil || network != "" && key.id != network {
 			continue
 		}

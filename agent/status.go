@@ -49,6 +49,7 @@ func settled(k reconcile.Key, w reconcile.World) bool {
 // as wanted decides.
 func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcile.Plan, instances instanceCache) (Status, *Error) {
 	s := Status{Generation: m.rec.Generation, Phase: Ready}
+	s.ObservedGeneration = min(a.objects[m.key].status.ObservedGeneration, m.rec.Generation-1)
 	keys := keysOf(m.key.id, m.rec)
 	if m.rec.Removing {
 		s.Phase = Removing

@@ -76,6 +76,9 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 		}
 		return a.makeView(ctx, m)
 	case reconcile.Namespace:
+		if remove && m.rec.Network.Former != nil {
+			return a.leave(ctx, m)
+		}
 		if remove {
 			return a.o.Namespaces.Remove(ctx, a.networkOf(m))
 		}

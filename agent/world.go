@@ -61,6 +61,9 @@ var here = reconcile.Version{Identity: "here"}
 // drifted is a thing that is there and has to be put right in place.
 var drifted = reconcile.Version{Identity: "here", Settings: "drifted"}
 
+// former is a namespace with a plug that its network has no more.
+var former = reconcile.Version{Identity: "former"}
+
 func deviceVersion(tag string) reconcile.Version {
 	return reconcile.Version{Identity: "tag " + tag}
 }
@@ -245,6 +248,9 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 		sight, err := a.o.Mounts.Peek(a.at.view(m.rec.Export.Network, m.key.id))
 		return here, sight.Mounted, err
 	case reconcile.Namespace:
+		if m.rec.Network.Former != nil {
+			return former, true, nil // or what is left of it
+		}
 		st, err := a.o.Namespaces.Observe(ctx, a.networkOf(m))
 		if st.Exists && len(st.Drift) > 0 {
 			a.log.Warn("network drifted and will be repaired", "network", m.key.id, "drift", st.Drift)
@@ -318,7 +324,7 @@ func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version,
 func (a *Agent) existingServer(network string) Server {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.servers[network]
+	return a.servers[network].Server
 }
 
 func (a *Agent) observeDevice(ctx context.Context, m member, instances instanceCache) (reconcile.Version, bool, error) {

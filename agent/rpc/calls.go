@@ -88,6 +88,8 @@ func mutating(method string) (verb string, ok bool) {
 		return "attachment.repair", true
 	case nodev1.Networks_Put_FullMethodName:
 		return "network.put", true
+	case nodev1.Networks_Update_FullMethodName:
+		return "network.update", true
 	case nodev1.Networks_Delete_FullMethodName:
 		return "network.delete", true
 	case nodev1.Exports_Put_FullMethodName:

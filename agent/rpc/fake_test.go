@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -63,6 +64,12 @@ func (f *fake) Attachments(ctx context.Context, instance string) ([]agent.Attach
 
 func (f *fake) RepairAttachment(ctx context.Context, id string) (agent.Attachment, error) {
 	return f.attachment, f.called(ctx, "RepairAttachment "+id)
+}
+
+func (f *fake) UpdateNetwork(ctx context.Context, n agent.Network, seen int64) (agent.Network, error) {
+	err := f.called(ctx, fmt.Sprintf("UpdateNetwork %d", seen))
+	f.network = n
+	return n, err
 }
 
 func (f *fake) PutNetwork(ctx context.Context, n agent.Network) (agent.Network, error) {

@@ -39,6 +39,7 @@ type Attachments interface {
 // Networks is what the service of that name needs; errors as Attachments'.
 type Networks interface {
 	PutNetwork(context.Context, agent.Network) (agent.Network, error)
+	UpdateNetwork(ctx context.Context, n agent.Network, seen int64) (agent.Network, error)
 	DeleteNetwork(ctx context.Context, id string) error
 	Network(ctx context.Context, id string) (agent.Network, error)
 	Networks(context.Context) ([]agent.Network, error)

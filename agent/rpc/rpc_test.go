@@ -47,6 +47,7 @@ func calls() map[string]struct {
 		nodev1.Attachments_List_FullMethodName:   {&nodev1.ListAttachmentsRequest{}, &nodev1.ListAttachmentsResponse{}, "Attachments"},
 		nodev1.Attachments_Repair_FullMethodName: {&nodev1.RepairAttachmentRequest{Id: "x"}, &nodev1.RepairAttachmentResponse{}, "RepairAttachment x"},
 		nodev1.Networks_Put_FullMethodName:       {&nodev1.PutNetworkRequest{Network: network}, &nodev1.PutNetworkResponse{}, "PutNetwork"},
+		nodev1.Networks_Update_FullMethodName:    {&nodev1.UpdateNetworkRequest{Network: network, Generation: 3}, &nodev1.UpdateNetworkResponse{}, "UpdateNetwork 3"},
 		nodev1.Networks_Delete_FullMethodName:    {&nodev1.DeleteNetworkRequest{Id: "x"}, &nodev1.DeleteNetworkResponse{}, "DeleteNetwork x"},
 		nodev1.Networks_Get_FullMethodName:       {&nodev1.GetNetworkRequest{Id: "x"}, &nodev1.GetNetworkResponse{}, "Network x"},
 		nodev1.Networks_List_FullMethodName:      {&nodev1.ListNetworksRequest{}, &nodev1.ListNetworksResponse{}, "Networks"},
@@ -137,7 +138,7 @@ func TestAudit(t *testing.T) {
 	}
 	slices.Sort(verbs)
 	want := []string{"attachment.attach", "attachment.detach", "attachment.repair",
-		"export.delete", "export.delete", "export.put", "network.delete", "network.put"}
+		"export.delete", "export.delete", "export.put", "network.delete", "network.put", "network.update"}
 	if diff := cmp.Diff(want, verbs); diff != "" {
 		t.Errorf("audited verbs (-want +got):\n%s", diff)
 	}

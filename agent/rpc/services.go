@@ -83,6 +83,18 @@ func (s networks) Put(ctx context.Context, r *nodev1.PutNetworkRequest) (*nodev1
 	return &nodev1.PutNetworkResponse{Network: networkTo(got)}, nil
 }
 
+func (s networks) Update(ctx context.Context, r *nodev1.UpdateNetworkRequest) (*nodev1.UpdateNetworkResponse, error) {
+	want, err := networkFrom(r.GetNetwork())
+	if err != nil {
+		return nil, err
+	}
+	got, err := s.agent.UpdateNetwork(ctx, want, r.GetGeneration())
+	if err != nil {
+		return nil, err
+	}
+	return &nodev1.UpdateNetworkResponse{Network: networkTo(got)}, nil
+}
+
 func (s networks) Delete(ctx context.Context, r *nodev1.DeleteNetworkRequest) (*nodev1.DeleteNetworkResponse, error) {
 	if err := checkNeeds(need{"id", r.GetId()}); err != nil {
 		return nil, err

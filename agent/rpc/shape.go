@@ -123,6 +123,8 @@ func objectID(req proto.Message) string {
 		return r.GetAttachment().GetId()
 	case *nodev1.PutNetworkRequest:
 		return r.GetNetwork().GetId()
+	case *nodev1.UpdateNetworkRequest:
+		return r.GetNetwork().GetId()
 	case *nodev1.PutExportRequest:
 		return r.GetExport().GetId()
 	case interface{ GetId() string }:

@@ -181,6 +181,10 @@ func (s networkServer) Put(ctx context.Context, r *nodev1.PutNetworkRequest) (*n
 	return &nodev1.PutNetworkResponse{Network: s.networks[0]}, s.change(ctx, "put", r)
 }
 
+func (s networkServer) Update(ctx context.Context, r *nodev1.UpdateNetworkRequest) (*nodev1.UpdateNetworkResponse, error) {
+	return &nodev1.UpdateNetworkResponse{Network: s.networks[0]}, s.change(ctx, "update", r)
+}
+
 func (s networkServer) Delete(ctx context.Context, r *nodev1.DeleteNetworkRequest) (*nodev1.DeleteNetworkResponse, error) {
 	return &nodev1.DeleteNetworkResponse{}, s.change(ctx, "delete", r)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -63,17 +64,62 @@ func (c *cli) networks() noun[*nodev1.Network] {
 func (c *cli) network() *cobra.Command {
 	n := c.networks()
 	return group("network", "Tenant networks as plugged into this host",
-		c.networkCreate(n), n.show(c), n.all(c), n.remove(c, func(ctx context.Context, r remote, id string) error {
+		c.networkCreate(n), c.networkUpdate(n), n.show(c), n.all(c), n.remove(c, func(ctx context.Context, r remote, id string) error {
 			_, err := r.networks.Delete(ctx, &nodev1.DeleteNetworkRequest{Id: id})
 			return err
 		}), c.watch("network"))
 }
 
+// networkFlags are a network's settings besides its id.
+type networkFlags struct {
+	plug      plugFlags
+	addresses []string
+	routes    []string
+	mtu       int32
+	mac       string
+}
+
+func (f *networkFlags) add(cmd *cobra.Command) {
+	f.plug.add(cmd)
+	flags := cmd.Flags()
+	flags.StringArrayVar(&f.addresses, "address", nil, "an address of the gateway with its prefix length; may be repeated")
+	flags.StringArrayVar(&f.routes, "route", nil, "a route as DESTINATION=VIA; may be repeated")
+	flags.Int32Var(&f.mtu, "mtu", 0, "bytes; 0 takes what the bridge or device carries")
+	flags.StringVar(&f.mac, "mac", "", "hardware address; chosen by the agent if not given")
+}
+
+func (f *networkFlags) given(cmd *cobra.Command) bool {
+	return f.plug.given(cmd) || slices.ContainsFunc([]string{"address", "route", "mtu", "mac"}, cmd.Flags().Changed)
+}
+
+// set gives the network the settings that were given, but for the plug.
+func (f *networkFlags) set(cmd *cobra.Command, n *nodev1.Network) error {
+	given := cmd.Flags().Changed
+	if given("address") {
+		n.Addresses = f.addresses
+	}
+	if given("route") {
+		n.Routes = nil
+		for _, s := range f.routes {
+			r, err := parseRoute(s)
+			if err != nil {
+				return err
+			}
+			n.Routes = append(n.Routes, r)
+		}
+	}
+	if given("mtu") {
+		n.Mtu = f.mtu
+	}
+	if given("mac") {
+		n.Mac = f.mac
+	}
+	return nil
+}
+
 func (c *cli) networkCreate(n noun[*nodev1.Network]) *cobra.Command {
-	var plug plugFlags
-	var routes []string
+	var settings networkFlags
 	var noWait bool
-	network := &nodev1.Network{}
 	cmd := &cobra.Command{
 		Use:   "create ID --bridge BRIDGE --address ADDRESS/BITS",
 		Short: "Plug this host's gateway into a tenant network",
@@ -90,17 +136,12 @@ somebody else provides. The same command may be repeated.`,
   causeway network create amber --namespace cni-7 --interface eth0 --address 10.77.0.2/24`,
 		Args: oneArg("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			network.Id = args[0]
-			if err := plug.set(cmd, network); err != nil {
+			network := &nodev1.Network{Id: args[0]}
+			if err := settings.plug.set(cmd, network); err != nil {
 				return err
 			}
-			network.Routes = nil
-			for _, s := range routes {
-				r, err := parseRoute(s)
-				if err != nil {
-					return err
-				}
-				network.Routes = append(network.Routes, r)
+			if err := settings.set(cmd, network); err != nil {
+				return err
 			}
 			return n.create(cmd.Context(), c, creation[*nodev1.Network]{id: network.GetId(), noWait: noWait,
 				put: func(ctx context.Context, r remote) (*nodev1.Network, error) {
@@ -110,13 +151,60 @@ somebody else provides. The same command may be repeated.`,
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	flags := cmd.Flags()
-	plug.add(cmd)
-	flags.StringArrayVar(&network.Addresses, "address", nil, "an address of the gateway with its prefix length; may be repeated (required)")
-	flags.StringArrayVar(&routes, "route", nil, "a route as DESTINATION=VIA; may be repeated")
-	flags.Int32Var(&network.Mtu, "mtu", 0, "bytes; 0 takes what the bridge or device carries")
-	flags.StringVar(&network.Mac, "mac", "", "hardware address; chosen by the agent if not given")
+	settings.add(cmd)
 	addNoWait(cmd, &noWait)
 	must(cmd.MarkFlagRequired("address"))
+	return cmd
+}
+
+func (c *cli) networkUpdate(n noun[*nodev1.Network]) *cobra.Command {
+	var settings networkFlags
+	var noRoutes bool
+	cmd := &cobra.Command{
+		Use:   "update ID [--address ADDRESS/BITS]...",
+		Short: "Change a network, or plug it in elsewhere",
+		Long: `Change the settings that are given, and wait until the gateway serves as wanted;
+the others stay. --address and --route replace the whole list. Addresses, routes,
+MTU, MAC and the peers of a VXLAN change in place. A plug is given whole, as with
+create; with another one the gateway is made anew with the same exports, and
+clients that reach it there reclaim what they had open. The same command may be
+repeated.`,
+		Example: `  causeway network update blue --address 10.77.0.2/24 --address 10.77.0.3/24
+  causeway network update blue --bridge br-trunk --vlan 100`,
+		Args: oneArg("ID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !settings.given(cmd) && !noRoutes {
+				return usage("nothing to change is given; see '%s --help'", cmd.CommandPath())
+			}
+			return c.with(cmd.Context(), task{doing: "update network " + args[0]}, func(ctx context.Context, r remote) error {
+				network, err := n.get(ctx, r, args[0])
+				if err != nil {
+					return err
+				}
+				if settings.plug.given(cmd) {
+					if err := settings.plug.set(cmd, network); err != nil {
+						return err
+					}
+				}
+				if err := settings.set(cmd, network); err != nil {
+					return err
+				}
+				if noRoutes {
+					network.Routes = nil
+				}
+				seen := network.GetStatus().GetGeneration()
+				network.Gateway, network.Status = nil, nil
+				resp, err := r.networks.Update(ctx, &nodev1.UpdateNetworkRequest{Network: network, Generation: seen})
+				if err != nil {
+					return err
+				}
+				return printOne(c, n.view, resp.GetNetwork())
+			})
+		},
+		ValidArgsFunction: n.complete(c, 1),
+	}
+	settings.add(cmd)
+	cmd.Flags().BoolVar(&noRoutes, "no-routes", false, "take all routes away")
+	cmd.MarkFlagsMutuallyExclusive("route", "no-routes")
 	return cmd
 }

@@ -56,6 +56,14 @@ func (p *plugFlags) add(cmd *cobra.Command) {
 	f.StringVar(&p.iface, "interface", "", "the interface's name in the namespace")
 }
 
+// given reports whether any of them was.
+func (p *plugFlags) given(cmd *cobra.Command) bool {
+	given := cmd.Flags().Changed
+	return slices.ContainsFunc(plugKinds(), func(k plugFlag) bool {
+		return given(k.name) || slices.ContainsFunc(slices.Concat(k.required, k.optional), given)
+	})
+}
+
 // set gives the network its plug.
 func (p *plugFlags) set(cmd *cobra.Command, n *nodev1.Network) error {
 	given := cmd.Flags().Changed

@@ -364,7 +364,7 @@ func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Type.Descriptor instead.
 func (WatchResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{49, 0}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{51, 0}
 }
 
 // Status is what the agent knows of an object.
@@ -2071,6 +2071,105 @@ func (x *PutNetworkResponse) GetNetwork() *Network {
 	return nil
 }
 
+type UpdateNetworkRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The whole network, as in Put. The mac of an answer may be sent back.
+	Network *Network `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// status.generation of the network that the caller saw: if it has another
+	// one meanwhile, nothing is changed. 0 changes whatever is there.
+	Generation    int64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateNetworkRequest) Reset() {
+	*x = UpdateNetworkRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateNetworkRequest) ProtoMessage() {}
+
+func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
+func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *UpdateNetworkRequest) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
+func (x *UpdateNetworkRequest) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+type UpdateNetworkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Network       *Network               `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateNetworkResponse) Reset() {
+	*x = UpdateNetworkResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateNetworkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateNetworkResponse) ProtoMessage() {}
+
+func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateNetworkResponse.ProtoReflect.Descriptor instead.
+func (*UpdateNetworkResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *UpdateNetworkResponse) GetNetwork() *Network {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
 type DeleteNetworkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2080,7 +2179,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2092,7 +2191,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2105,7 +2204,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeleteNetworkRequest) GetId() string {
@@ -2123,7 +2222,7 @@ type DeleteNetworkResponse struct {
 
 func (x *DeleteNetworkResponse) Reset() {
 	*x = DeleteNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2234,7 @@ func (x *DeleteNetworkResponse) String() string {
 func (*DeleteNetworkResponse) ProtoMessage() {}
 
 func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2247,7 @@ func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkResponse.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 type GetNetworkRequest struct {
@@ -2160,7 +2259,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2271,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2284,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetNetworkRequest) GetId() string {
@@ -2204,7 +2303,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2315,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2328,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetNetworkResponse) GetNetwork() *Network {
@@ -2247,7 +2346,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2358,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2371,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 type ListNetworksResponse struct {
@@ -2284,7 +2383,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2395,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2408,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -2328,7 +2427,7 @@ type PutExportRequest struct {
 
 func (x *PutExportRequest) Reset() {
 	*x = PutExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2439,7 @@ func (x *PutExportRequest) String() string {
 func (*PutExportRequest) ProtoMessage() {}
 
 func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2452,7 @@ func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportRequest.ProtoReflect.Descriptor instead.
 func (*PutExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PutExportRequest) GetExport() *Export {
@@ -2372,7 +2471,7 @@ type PutExportResponse struct {
 
 func (x *PutExportResponse) Reset() {
 	*x = PutExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2384,7 +2483,7 @@ func (x *PutExportResponse) String() string {
 func (*PutExportResponse) ProtoMessage() {}
 
 func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +2496,7 @@ func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportResponse.ProtoReflect.Descriptor instead.
 func (*PutExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PutExportResponse) GetExport() *Export {
@@ -2416,7 +2515,7 @@ type DeleteExportRequest struct {
 
 func (x *DeleteExportRequest) Reset() {
 	*x = DeleteExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2527,7 @@ func (x *DeleteExportRequest) String() string {
 func (*DeleteExportRequest) ProtoMessage() {}
 
 func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2540,7 @@ func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportRequest.ProtoReflect.Descriptor instead.
 func (*DeleteExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteExportRequest) GetId() string {
@@ -2459,7 +2558,7 @@ type DeleteExportResponse struct {
 
 func (x *DeleteExportResponse) Reset() {
 	*x = DeleteExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2570,7 @@ func (x *DeleteExportResponse) String() string {
 func (*DeleteExportResponse) ProtoMessage() {}
 
 func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2583,7 @@ func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportResponse.ProtoReflect.Descriptor instead.
 func (*DeleteExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 type GetExportRequest struct {
@@ -2496,7 +2595,7 @@ type GetExportRequest struct {
 
 func (x *GetExportRequest) Reset() {
 	*x = GetExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +2607,7 @@ func (x *GetExportRequest) String() string {
 func (*GetExportRequest) ProtoMessage() {}
 
 func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +2620,7 @@ func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportRequest.ProtoReflect.Descriptor instead.
 func (*GetExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetExportRequest) GetId() string {
@@ -2540,7 +2639,7 @@ type GetExportResponse struct {
 
 func (x *GetExportResponse) Reset() {
 	*x = GetExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2552,7 +2651,7 @@ func (x *GetExportResponse) String() string {
 func (*GetExportResponse) ProtoMessage() {}
 
 func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2565,7 +2664,7 @@ func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportResponse.ProtoReflect.Descriptor instead.
 func (*GetExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetExportResponse) GetExport() *Export {
@@ -2585,7 +2684,7 @@ type ListExportsRequest struct {
 
 func (x *ListExportsRequest) Reset() {
 	*x = ListExportsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +2696,7 @@ func (x *ListExportsRequest) String() string {
 func (*ListExportsRequest) ProtoMessage() {}
 
 func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +2709,7 @@ func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsRequest.ProtoReflect.Descriptor instead.
 func (*ListExportsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListExportsRequest) GetNetwork() string {
@@ -2629,7 +2728,7 @@ type ListExportsResponse struct {
 
 func (x *ListExportsResponse) Reset() {
 	*x = ListExportsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2740,7 @@ func (x *ListExportsResponse) String() string {
 func (*ListExportsResponse) ProtoMessage() {}
 
 func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +2753,7 @@ func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListExportsResponse) GetExports() []*Export {
@@ -2672,7 +2771,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2684,7 +2783,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2697,7 +2796,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 type GetNodeResponse struct {
@@ -2720,7 +2819,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2732,7 +2831,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2745,7 +2844,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetNodeResponse) GetHostname() string {
@@ -2819,7 +2918,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +2930,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +2943,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Driver) GetKind() string {
@@ -2899,7 +2998,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2911,7 +3010,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2924,7 +3023,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Mount) GetName() string {
@@ -2987,7 +3086,7 @@ type Subsystem struct {
 
 func (x *Subsystem) Reset() {
 	*x = Subsystem{}
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3098,7 @@ func (x *Subsystem) String() string {
 func (*Subsystem) ProtoMessage() {}
 
 func (x *Subsystem) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3111,7 @@ func (x *Subsystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subsystem.ProtoReflect.Descriptor instead.
 func (*Subsystem) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Subsystem) GetName() string {
@@ -3044,7 +3143,7 @@ type PreflightRequest struct {
 
 func (x *PreflightRequest) Reset() {
 	*x = PreflightRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3155,7 @@ func (x *PreflightRequest) String() string {
 func (*PreflightRequest) ProtoMessage() {}
 
 func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3168,7 @@ func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightRequest.ProtoReflect.Descriptor instead.
 func (*PreflightRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
 }
 
 type PreflightResponse struct {
@@ -3081,7 +3180,7 @@ type PreflightResponse struct {
 
 func (x *PreflightResponse) Reset() {
 	*x = PreflightResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3093,7 +3192,7 @@ func (x *PreflightResponse) String() string {
 func (*PreflightResponse) ProtoMessage() {}
 
 func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3106,7 +3205,7 @@ func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
 func (*PreflightResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PreflightResponse) GetChecks() []*Check {
@@ -3129,7 +3228,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3141,7 +3240,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3154,7 +3253,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Check) GetName() string {
@@ -3193,7 +3292,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +3304,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +3317,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
 }
 
 type WatchResponse struct {
@@ -3238,7 +3337,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3250,7 +3349,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3263,7 +3362,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *WatchResponse) GetType() WatchResponse_Type {
@@ -3468,6 +3567,13 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x11PutNetworkRequest\x123\n" +
 	"\anetwork\x18\x01 \x01(\v2\x19.causeway.node.v1.NetworkR\anetwork\"I\n" +
 	"\x12PutNetworkResponse\x123\n" +
+	"\anetwork\x18\x01 \x01(\v2\x19.causeway.node.v1.NetworkR\anetwork\"k\n" +
+	"\x14UpdateNetworkRequest\x123\n" +
+	"\anetwork\x18\x01 \x01(\v2\x19.causeway.node.v1.NetworkR\anetwork\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x03R\n" +
+	"generation\"L\n" +
+	"\x15UpdateNetworkResponse\x123\n" +
 	"\anetwork\x18\x01 \x01(\v2\x19.causeway.node.v1.NetworkR\anetwork\"&\n" +
 	"\x14DeleteNetworkRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x17\n" +
@@ -3582,9 +3688,10 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x06Detach\x12\x1f.causeway.node.v1.DetachRequest\x1a .causeway.node.v1.DetachResponse\x12V\n" +
 	"\x03Get\x12&.causeway.node.v1.GetAttachmentRequest\x1a'.causeway.node.v1.GetAttachmentResponse\x12[\n" +
 	"\x04List\x12(.causeway.node.v1.ListAttachmentsRequest\x1a).causeway.node.v1.ListAttachmentsResponse\x12_\n" +
-	"\x06Repair\x12).causeway.node.v1.RepairAttachmentRequest\x1a*.causeway.node.v1.RepairAttachmentResponse2\xe0\x02\n" +
+	"\x06Repair\x12).causeway.node.v1.RepairAttachmentRequest\x1a*.causeway.node.v1.RepairAttachmentResponse2\xbb\x03\n" +
 	"\bNetworks\x12P\n" +
 	"\x03Put\x12#.causeway.node.v1.PutNetworkRequest\x1a$.causeway.node.v1.PutNetworkResponse\x12Y\n" +
+	"\x06Update\x12&.causeway.node.v1.UpdateNetworkRequest\x1a'.causeway.node.v1.UpdateNetworkResponse\x12Y\n" +
 	"\x06Delete\x12&.causeway.node.v1.DeleteNetworkRequest\x1a'.causeway.node.v1.DeleteNetworkResponse\x12P\n" +
 	"\x03Get\x12#.causeway.node.v1.GetNetworkRequest\x1a$.causeway.node.v1.GetNetworkResponse\x12U\n" +
 	"\x04List\x12%.causeway.node.v1.ListNetworksRequest\x1a&.causeway.node.v1.ListNetworksResponse2\xd7\x02\n" +
@@ -3611,7 +3718,7 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_node_v1_node_proto_goTypes = []any{
 	(Phase)(0),                       // 0: causeway.node.v1.Phase
 	(GuestState)(0),                  // 1: causeway.node.v1.GuestState
@@ -3645,37 +3752,39 @@ var file_node_v1_node_proto_goTypes = []any{
 	(*RepairAttachmentResponse)(nil), // 29: causeway.node.v1.RepairAttachmentResponse
 	(*PutNetworkRequest)(nil),        // 30: causeway.node.v1.PutNetworkRequest
 	(*PutNetworkResponse)(nil),       // 31: causeway.node.v1.PutNetworkResponse
-	(*DeleteNetworkRequest)(nil),     // 32: causeway.node.v1.DeleteNetworkRequest
-	(*DeleteNetworkResponse)(nil),    // 33: causeway.node.v1.DeleteNetworkResponse
-	(*GetNetworkRequest)(nil),        // 34: causeway.node.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),       // 35: causeway.node.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),      // 36: causeway.node.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),     // 37: causeway.node.v1.ListNetworksResponse
-	(*PutExportRequest)(nil),         // 38: causeway.node.v1.PutExportRequest
-	(*PutExportResponse)(nil),        // 39: causeway.node.v1.PutExportResponse
-	(*DeleteExportRequest)(nil),      // 40: causeway.node.v1.DeleteExportRequest
-	(*DeleteExportResponse)(nil),     // 41: causeway.node.v1.DeleteExportResponse
-	(*GetExportRequest)(nil),         // 42: causeway.node.v1.GetExportRequest
-	(*GetExportResponse)(nil),        // 43: causeway.node.v1.GetExportResponse
-	(*ListExportsRequest)(nil),       // 44: causeway.node.v1.ListExportsRequest
-	(*ListExportsResponse)(nil),      // 45: causeway.node.v1.ListExportsResponse
-	(*GetNodeRequest)(nil),           // 46: causeway.node.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),          // 47: causeway.node.v1.GetNodeResponse
-	(*Driver)(nil),                   // 48: causeway.node.v1.Driver
-	(*Mount)(nil),                    // 49: causeway.node.v1.Mount
-	(*Subsystem)(nil),                // 50: causeway.node.v1.Subsystem
-	(*PreflightRequest)(nil),         // 51: causeway.node.v1.PreflightRequest
-	(*PreflightResponse)(nil),        // 52: causeway.node.v1.PreflightResponse
-	(*Check)(nil),                    // 53: causeway.node.v1.Check
-	(*WatchRequest)(nil),             // 54: causeway.node.v1.WatchRequest
-	(*WatchResponse)(nil),            // 55: causeway.node.v1.WatchResponse
-	nil,                              // 56: causeway.node.v1.Connection.OptionsEntry
-	(*timestamppb.Timestamp)(nil),    // 57: google.protobuf.Timestamp
+	(*UpdateNetworkRequest)(nil),     // 32: causeway.node.v1.UpdateNetworkRequest
+	(*UpdateNetworkResponse)(nil),    // 33: causeway.node.v1.UpdateNetworkResponse
+	(*DeleteNetworkRequest)(nil),     // 34: causeway.node.v1.DeleteNetworkRequest
+	(*DeleteNetworkResponse)(nil),    // 35: causeway.node.v1.DeleteNetworkResponse
+	(*GetNetworkRequest)(nil),        // 36: causeway.node.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),       // 37: causeway.node.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),      // 38: causeway.node.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),     // 39: causeway.node.v1.ListNetworksResponse
+	(*PutExportRequest)(nil),         // 40: causeway.node.v1.PutExportRequest
+	(*PutExportResponse)(nil),        // 41: causeway.node.v1.PutExportResponse
+	(*DeleteExportRequest)(nil),      // 42: causeway.node.v1.DeleteExportRequest
+	(*DeleteExportResponse)(nil),     // 43: causeway.node.v1.DeleteExportResponse
+	(*GetExportRequest)(nil),         // 44: causeway.node.v1.GetExportRequest
+	(*GetExportResponse)(nil),        // 45: causeway.node.v1.GetExportResponse
+	(*ListExportsRequest)(nil),       // 46: causeway.node.v1.ListExportsRequest
+	(*ListExportsResponse)(nil),      // 47: causeway.node.v1.ListExportsResponse
+	(*GetNodeRequest)(nil),           // 48: causeway.node.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),          // 49: causeway.node.v1.GetNodeResponse
+	(*Driver)(nil),                   // 50: causeway.node.v1.Driver
+	(*Mount)(nil),                    // 51: causeway.node.v1.Mount
+	(*Subsystem)(nil),                // 52: causeway.node.v1.Subsystem
+	(*PreflightRequest)(nil),         // 53: causeway.node.v1.PreflightRequest
+	(*PreflightResponse)(nil),        // 54: causeway.node.v1.PreflightResponse
+	(*Check)(nil),                    // 55: causeway.node.v1.Check
+	(*WatchRequest)(nil),             // 56: causeway.node.v1.WatchRequest
+	(*WatchResponse)(nil),            // 57: causeway.node.v1.WatchResponse
+	nil,                              // 58: causeway.node.v1.Connection.OptionsEntry
+	(*timestamppb.Timestamp)(nil),    // 59: google.protobuf.Timestamp
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	0,  // 0: causeway.node.v1.Status.phase:type_name -> causeway.node.v1.Phase
-	57, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
-	56, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
+	59, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
+	58, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
 	7,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
 	6,  // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
 	1,  // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
@@ -3688,7 +3797,7 @@ var file_node_v1_node_proto_depIdxs = []int32{
 	16, // 12: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
 	6,  // 13: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
 	17, // 14: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
-	57, // 15: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
+	59, // 15: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
 	7,  // 16: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
 	19, // 17: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
 	6,  // 18: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
@@ -3701,61 +3810,65 @@ var file_node_v1_node_proto_depIdxs = []int32{
 	8,  // 25: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
 	9,  // 26: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
 	9,  // 27: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
-	9,  // 28: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
-	9,  // 29: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
-	18, // 30: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
-	18, // 31: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
-	18, // 32: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
-	18, // 33: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
-	57, // 34: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
-	48, // 35: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
-	49, // 36: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
-	50, // 37: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
-	6,  // 38: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
-	4,  // 39: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
-	53, // 40: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
-	4,  // 41: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
-	5,  // 42: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
-	8,  // 43: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
-	9,  // 44: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
-	18, // 45: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
-	20, // 46: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
-	22, // 47: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
-	24, // 48: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
-	26, // 49: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
-	28, // 50: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
-	30, // 51: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
-	32, // 52: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
-	34, // 53: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
-	36, // 54: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
-	38, // 55: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
-	40, // 56: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
-	42, // 57: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
-	44, // 58: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
-	46, // 59: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
-	51, // 60: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
-	54, // 61: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
-	21, // 62: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
-	23, // 63: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
-	25, // 64: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
-	27, // 65: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
-	29, // 66: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
-	31, // 67: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
-	33, // 68: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
-	35, // 69: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
-	37, // 70: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
-	39, // 71: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
-	41, // 72: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
-	43, // 73: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
-	45, // 74: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
-	47, // 75: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
-	52, // 76: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
-	55, // 77: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
-	62, // [62:78] is the sub-list for method output_type
-	46, // [46:62] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	9,  // 28: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
+	9,  // 29: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
+	9,  // 30: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
+	9,  // 31: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
+	18, // 32: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
+	18, // 33: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
+	18, // 34: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
+	18, // 35: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
+	59, // 36: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
+	50, // 37: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
+	51, // 38: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
+	52, // 39: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
+	6,  // 40: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
+	4,  // 41: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
+	55, // 42: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
+	4,  // 43: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
+	5,  // 44: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
+	8,  // 45: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
+	9,  // 46: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
+	18, // 47: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
+	20, // 48: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
+	22, // 49: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
+	24, // 50: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
+	26, // 51: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
+	28, // 52: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
+	30, // 53: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
+	32, // 54: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
+	34, // 55: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
+	36, // 56: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
+	38, // 57: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
+	40, // 58: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
+	42, // 59: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
+	44, // 60: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
+	46, // 61: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
+	48, // 62: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
+	53, // 63: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
+	56, // 64: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
+	21, // 65: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
+	23, // 66: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
+	25, // 67: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
+	27, // 68: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
+	29, // 69: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
+	31, // 70: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
+	33, // 71: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
+	35, // 72: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
+	37, // 73: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
+	39, // 74: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
+	41, // 75: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
+	43, // 76: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
+	45, // 77: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
+	47, // 78: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
+	49, // 79: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
+	54, // 80: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
+	57, // 81: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
+	65, // [65:82] is the sub-list for method output_type
+	48, // [48:65] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -3774,7 +3887,7 @@ func file_node_v1_node_proto_init() {
 	file_node_v1_node_proto_msgTypes[4].OneofWrappers = []any{}
 	file_node_v1_node_proto_msgTypes[8].OneofWrappers = []any{}
 	file_node_v1_node_proto_msgTypes[13].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[49].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[51].OneofWrappers = []any{
 		(*WatchResponse_Attachment)(nil),
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Export)(nil),
@@ -3785,7 +3898,7 @@ func file_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -298,6 +298,7 @@ var Attachments_ServiceDesc = grpc.ServiceDesc{
 
 const (
 	Networks_Put_FullMethodName    = "/causeway.node.v1.Networks/Put"
+	Networks_Update_FullMethodName = "/causeway.node.v1.Networks/Update"
 	Networks_Delete_FullMethodName = "/causeway.node.v1.Networks/Delete"
 	Networks_Get_FullMethodName    = "/causeway.node.v1.Networks/Get"
 	Networks_List_FullMethodName   = "/causeway.node.v1.Networks/List"
@@ -310,8 +311,15 @@ const (
 // Networks are tenant networks as plugged into this host.
 type NetworksClient interface {
 	// Put makes the network's namespace. A gateway is started with the
-	// network's first export.
+	// network's first export. A network that is there with other settings is
+	// not changed: see Update.
 	Put(ctx context.Context, in *PutNetworkRequest, opts ...grpc.CallOption) (*PutNetworkResponse, error)
+	// Update changes a network that is there, and returns when its gateway
+	// serves as wanted. Addresses, routes, MTU, MAC and the peers of a VXLAN
+	// change in place. With another plug the gateway is made anew, with the same
+	// exports and the recovery records of its clients. What the network refuses
+	// is taken back.
+	Update(ctx context.Context, in *UpdateNetworkRequest, opts ...grpc.CallOption) (*UpdateNetworkResponse, error)
 	// Delete refuses while exports use the network, and names them. An unknown
 	// id is success.
 	Delete(ctx context.Context, in *DeleteNetworkRequest, opts ...grpc.CallOption) (*DeleteNetworkResponse, error)
@@ -331,6 +339,16 @@ func (c *networksClient) Put(ctx context.Context, in *PutNetworkRequest, opts ..
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PutNetworkResponse)
 	err := c.cc.Invoke(ctx, Networks_Put_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *networksClient) Update(ctx context.Context, in *UpdateNetworkRequest, opts ...grpc.CallOption) (*UpdateNetworkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateNetworkResponse)
+	err := c.cc.Invoke(ctx, Networks_Update_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -374,8 +392,15 @@ func (c *networksClient) List(ctx context.Context, in *ListNetworksRequest, opts
 // Networks are tenant networks as plugged into this host.
 type NetworksServer interface {
 	// Put makes the network's namespace. A gateway is started with the
-	// network's first export.
+	// network's first export. A network that is there with other settings is
+	// not changed: see Update.
 	Put(context.Context, *PutNetworkRequest) (*PutNetworkResponse, error)
+	// Update changes a network that is there, and returns when its gateway
+	// serves as wanted. Addresses, routes, MTU, MAC and the peers of a VXLAN
+	// change in place. With another plug the gateway is made anew, with the same
+	// exports and the recovery records of its clients. What the network refuses
+	// is taken back.
+	Update(context.Context, *UpdateNetworkRequest) (*UpdateNetworkResponse, error)
 	// Delete refuses while exports use the network, and names them. An unknown
 	// id is success.
 	Delete(context.Context, *DeleteNetworkRequest) (*DeleteNetworkResponse, error)
@@ -393,6 +418,9 @@ type UnimplementedNetworksServer struct{}
 
 func (UnimplementedNetworksServer) Put(context.Context, *PutNetworkRequest) (*PutNetworkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Put not implemented")
+}
+func (UnimplementedNetworksServer) Update(context.Context, *UpdateNetworkRequest) (*UpdateNetworkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Update not implemented")
 }
 func (UnimplementedNetworksServer) Delete(context.Context, *DeleteNetworkRequest) (*DeleteNetworkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Delete not implemented")
@@ -438,6 +466,24 @@ func _Networks_Put_Handler(srv interface{}, ctx context.Context, dec func(interf
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(NetworksServer).Put(ctx, req.(*PutNetworkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Networks_Update_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateNetworkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NetworksServer).Update(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Networks_Update_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NetworksServer).Update(ctx, req.(*UpdateNetworkRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -506,6 +552,10 @@ var Networks_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Put",
 			Handler:    _Networks_Put_Handler,
+		},
+		{
+			MethodName: "Update",
+			Handler:    _Networks_Update_Handler,
 		},
 		{
 			MethodName: "Delete",

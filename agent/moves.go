@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/causeway-project/causeway/drivers"
+)
+
+// UpdateNetwork changes a network to n, and returns when its gateway serves as
+// wanted. Addresses, routes, MTU, MAC and the peers of a VXLAN change in place:
+// clients of what stays do not notice. Another plug has the gateway made anew,
+// in a namespace of its own, with the same exports, file handles and recovery
+// records, so that clients that reach it there reclaim what they had open.
+//
+// seen, unless 0, is the generation that the caller decided upon: if the
+// network has another one meanwhile nothing is changed. A change that the
+// network refuses (AddressInUse) is taken back before UpdateNetwork returns.
+func (a *Agent) UpdateNetwork(ctx context.Context, n Network, seen int64) (Network, error) {
+	if err := checkNetwork(n); err != nil {
+		return Network{}, err
+	}
+	if err := a.ready(); err != nil {
+		return Network{}, err
+	}
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	key := objectKey{kindNetwork, n.ID}
+	want := a.networkIntent(n)
+	if !a.known(key) {
+		return Network{}, unknownID(kindNetwork, n.ID)
+	}
+	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key, &record{Network: want}})); err != nil {
+		return Network{}, classify(err)
+	}
+	var before, after *record
+	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
+		next, err := a.updatedNetwork(key, old, *want, seen)
+		if err == nil && next != old {
+			before, after = old, next
+		}
+		return next, err
+	})
+	if err != nil {
+		return Network{}, err
+	}
+	a.tellExports(n.ID)
+	err = a.await(ctx, key, false)
+	if e := (*Error)(nil); after != nil && errors.As(err, &e) && e.permanent() {
+		a.takeBack(ctx, key, before, after)
+	}
+	if err != nil {
+		return Network{}, err
+	}
+	return a.Network(ctx, n.ID)
+}
+
+func (a *Agent) updatedNetwork(key objectKey, old *record, want networkIntent, seen int64) (*record, error) {
+	switch {
+	case old == nil:
+		return nil, unknownID(kindNetwork, key.id)
+	case old.Removing:
+		return nil, beingRemoved(key)
+	}
+	if old.Network.MAC == "" && want.MAC == old.Network.LinkMAC {
+		want.MAC = "" // the one that the agent chose, and told
+		if want.kind() == PlugNone {
+			want.LinkMAC = "" // its owner's
+		}
+	}
+	if old.Network.differs(&want) == "" {
+		return old, nil
+	}
+	if seen != 0 && seen != old.Generation {
+		return nil, &Error{
+			Kind: Busy, Reason: ChangedMeanwhile, Metadata: map[string]string{"id": key.id, "generation": fmt.Sprint(old.Generation)},
+			Message: fmt.Sprintf("network %s is at generation %d, not %d: look at it again, and repeat the change if it still fits", key.id, old.Generation, seen),
+		}
+	}
+	next := old.changedTo(want)
+	if err := a.meetsLocked(key, next.Network); err != nil {
+		return nil, err
+	}
+	return next, nil
+}
+
+// takeBack restores a network whose change was refused, unless somebody has
+// changed it again, and returns when it is as before. Without it, as after a
+// kill, the change stands and is tried again until it can be made.
+func (a *Agent) takeBack(ctx context.Context, key objectKey, before, after *record) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
+		if old == nil || old.Removing || old.Generation != after.Generation {
+			return old, nil
+		}
+		return old.changedTo(*before.Network), nil
+	})
+	a.tellExports(key.id)
+	if err == nil {
+		err = a.await(ctx, key, false)
+	}
+	if err != nil {
+		a.log.Error("change that was refused could not be taken back, update the network again", "network", key.id, "err", err)
+	}
+}
+
+// tellExports tells the watchers where a network's exports are now.
+func (a *Agent) tellExports(network string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, o := range a.objects {
+		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network {
+			a.tellLocked(o, false)
+		}
+	}
+}
+
+// leave removes what was made by the plug that a network had before, and then
+// notes that it is gone: until that is written, nothing is made by the new one.
+// The gateway has been stopped.
+func (a *Agent) leave(ctx context.Context, m member) error {
+	former := m.rec.Network.Former
+	if err := a.o.Namespaces.Remove(ctx, a.networkOf(member{m.key, &record{Network: former}})); err != nil {
+		return err
+	}
+	_, err := a.edit(ctx, m.key, drivers.Secret{}, func(old *record) (*record, error) {
+		if old == nil || old.Network.Former != former {
+			return old, nil
+		}
+		left, network := *old, *old.Network
+		network.Former = nil
+		left.Network = &network
+		return &left, nil
+	})
+	return err
+}

@@ -1,0 +1,352 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// plugged says how the network blue is on the host, and whether its gateway
+// serves and has the records of its clients.
+func (h *host) plugged() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n, there := h.namespaces["cw-blue"]
+	if !there {
+		return "nowhere"
+	}
+	s := h.gateways["blue"]
+	words := fmt.Sprint(bridgeOf(n), " ", n.Addresses)
+	if s != nil && s.done != nil {
+		words += " serves"
+	}
+	if s != nil && s.records {
+		words += " knows"
+	}
+	if s != nil {
+		for id, e := range s.exports {
+			words += fmt.Sprintf(" %d:%s", id, e.Pseudo)
+		}
+	}
+	return words
+}
+
+func blueAt(bridge string, addresses ...string) Network {
+	n := Network{ID: "blue", Plug: bridgePlug(bridge)}
+	for _, a := range addresses {
+		n.Addresses = append(n.Addresses, prefix(a))
+	}
+	return n
+}
+
+// served is a host with a network, an export and a client, and its agent.
+func served(t *testing.T) (*host, *node) {
+	t.Helper()
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.PutExport(t.Context(), docs()); err != nil {
+		t.Fatal(err)
+	}
+	h.log = nil
+	return h, a
+}
+
+// TestUpdateInPlace: what can change under a gateway does.
+func TestUpdateInPlace(t *testing.T) {
+	h, a := served(t)
+	ctx := t.Context()
+	n := blueAt("br-blue", "10.77.0.3/24")
+	n.MTU = 1400
+	for range 2 { // the second confirms the first
+		got, err := a.UpdateNetwork(ctx, n, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := got.Status; s.Phase != Ready || s.Generation != 2 || s.ObservedGeneration != 2 {
+			t.Errorf("status is %+v", s)
+		}
+	}
+	if want := "br-blue [10.77.0.3/24] serves knows 1:/docs"; h.plugged() != want {
+		t.Errorf("blue is %s, want %s", h.plugged(), want)
+	}
+	if want := []string{"ensure cw-blue"}; !slices.Equal(h.log, want) {
+		t.Errorf("host was told %q, want %q", h.log, want)
+	}
+	e, err := a.Export(ctx, "docs")
+	if err != nil || !slices.Equal(e.Locations, []string{"10.77.0.3:/docs"}) {
+		t.Errorf("locations are %q, %v", e.Locations, err)
+	}
+	// What the agent answers may be sent back, the MAC that it chose included.
+	now, err := a.Network(ctx, "blue")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, err = a.UpdateNetwork(ctx, now, now.Status.Generation); err != nil || now.Status.Generation != 2 {
+		t.Errorf("as answered: %+v, %v", now.Status, err)
+	}
+	if _, err := a.PutNetwork(ctx, n); err != nil {
+		t.Errorf("put as updated: %v", err)
+	}
+}
+
+// TestReplug: the old gateway is gone before the new one is made, and it is the
+// same for its clients.
+func TestReplug(t *testing.T) {
+	h, a := served(t)
+	ctx := t.Context()
+	before, err := os.ReadFile(filepath.Join(a.at.ledger(), "export/docs.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var phases []string
+	watching, stop := context.WithCancel(ctx)
+	watched := make(chan error, 1)
+	synced := make(chan struct{})
+	go func() {
+		watched <- a.Watch(watching, func(e Event) error {
+			if e.Synced {
+				close(synced)
+			}
+			if n := e.Network; n != nil {
+				phases = append(phases, fmt.Sprintf("%s %d/%d", n.Status.Phase, n.Status.ObservedGeneration, n.Status.Generation))
+			}
+			return nil
+		})
+	}()
+	<-synced
+	if _, err := a.UpdateNetwork(ctx, blueAt("br-red", "10.77.0.2/24"), 1); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"stop blue", "remove cw-blue", "ensure cw-blue", "start blue"}; !slices.Equal(h.log, want) {
+		t.Errorf("host was told %q, want %q", h.log, want)
+	}
+	if want := "br-red [10.77.0.2/24] serves knows 1:/docs"; h.plugged() != want {
+		t.Errorf("blue is %s, want %s", h.plugged(), want)
+	}
+	after, err := os.ReadFile(filepath.Join(a.at.ledger(), "export/docs.json"))
+	if err != nil || string(after) != string(before) {
+		t.Errorf("export's record was %s and is %s, %v", before, after, err)
+	}
+	if r, err := os.ReadFile(filepath.Join(a.at.ledger(), "network/blue.json")); err != nil || strings.Contains(string(r), "former") {
+		t.Errorf("record is %s, %v", r, err)
+	}
+	stop()
+	if err := <-watched; err != nil {
+		t.Error(err)
+	}
+	if got := slices.Compact(phases); !slices.Contains(got, "working 1/2") || slices.Contains(got[1:], "ready 1/1") {
+		t.Errorf("watched %q", got)
+	}
+}
+
+// TestUpdateRefusals: each is refused with its reason, and afterwards all is as
+// before, though some have to be tried to be known.
+func TestUpdateRefusals(t *testing.T) {
+	h, a := served(t)
+	ctx := t.Context()
+	red := Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.4/24")}}
+	if _, err := a.PutNetwork(ctx, red); err != nil {
+		t.Fatal(err)
+	}
+	redAt := func(address string) Network {
+		n := red
+		n.Addresses = []netip.Prefix{prefix(address)}
+		return n
+	}
+	want := h.plugged()
+	for _, c := range []struct {
+		name   string
+		n      Network
+		seen   int64
+		kind   Kind
+		reason Reason
+	}{
+		{"unknown", Network{ID: "green", Plug: bridgePlug("br-red"), Addresses: red.Addresses}, 0, NotFound, UnknownID},
+		{"seen another", blueAt("br-blue", "10.77.0.9/24"), 7, Busy, ChangedMeanwhile},
+		{"no address", blueAt("br-blue"), 0, Invalid, BadAddress},
+		{"bridge missing", blueAt("br-none", "10.77.0.2/24"), 0, Precondition, NoBridge},
+		{"another network's address", blueAt("br-red", "10.77.0.4/24"), 0, Precondition, AddressTaken},
+		{"another machine's address, in place", redAt("10.77.0.66/24"), 0, Precondition, AddressInUse},
+		{"another machine's address, elsewhere", blueAt("br-red", "10.77.0.66/24"), 0, Precondition, AddressInUse},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := a.UpdateNetwork(ctx, c.n, c.seen)
+			reasonOf(t, err, c.kind, c.reason)
+			if got := h.plugged(); got != want {
+				t.Errorf("blue is %s, want %s", got, want)
+			}
+			h.mu.Lock()
+			got := fmt.Sprint(h.namespaces["cw-red"].Addresses)
+			h.mu.Unlock()
+			if got != "[10.77.0.4/24]" {
+				t.Errorf("red has the addresses %s", got)
+			}
+			for _, id := range []string{"blue", "red"} {
+				n, err := a.Network(ctx, id)
+				if err != nil || n.Status.Phase != Ready || n.Status.ObservedGeneration != n.Status.Generation {
+					t.Errorf("%s is %+v, %v", id, n.Status, err)
+				}
+			}
+		})
+	}
+}
+
+// moves is what may happen to a network that serves, and what is then there.
+func moves(ctx context.Context, a *Agent) (verbs []func() error, want []string) {
+	update := func(n Network) func() error {
+		return func() error { _, err := a.UpdateNetwork(ctx, n, 0); return err }
+	}
+	return []func() error{
+			func() error { _, err := a.PutNetwork(ctx, blue()); return err },
+			func() error { _, err := a.PutExport(ctx, docs()); return err },
+			update(blueAt("br-blue", "10.77.0.3/24")),
+			update(blueAt("br-red", "10.77.0.3/24")),
+			update(blueAt("br-blue", "10.77.0.2/24")),
+			func() error { return a.DeleteExport(ctx, "docs") },
+			update(blueAt("br-red", "10.77.0.5/24")),
+			func() error { return a.DeleteNetwork(ctx, "blue") },
+		}, []string{
+			"br-blue [10.77.0.2/24 fd77::2/64]",
+			"br-blue [10.77.0.2/24 fd77::2/64] serves knows 1:/docs",
+			"br-blue [10.77.0.3/24] serves knows 1:/docs",
+			"br-red [10.77.0.3/24] serves knows 1:/docs",
+			"br-blue [10.77.0.2/24] serves knows 1:/docs",
+			"br-blue [10.77.0.2/24]",
+			"br-red [10.77.0.5/24]",
+			"nowhere",
+		}
+}
+
+// TestMoveFailsEverywhere fails each call that changes the host, once.
+func TestMoveFailsEverywhere(t *testing.T) {
+	for failAt := 1; ; failAt++ {
+		h := newHost(t)
+		h.failAt = failAt
+		a := h.boot(shortDir(t))
+		verbs, want := moves(t.Context(), a.Agent)
+		for i, verb := range verbs {
+			if err := verb(); err != nil {
+				t.Fatalf("call %d failed, verb %d: %v", failAt, i, err)
+			}
+			eventually(t, fmt.Sprintf("call %d failed, verb %d: %s", failAt, i, want[i]), func() bool { return h.plugged() == want[i] })
+		}
+		a.stop()
+		if !h.failed {
+			t.Logf("%d calls", failAt-1)
+			return
+		}
+	}
+}
+
+// TestMoveDiesEverywhere ends the agent at each call that changes the host, and
+// goes on with a new one. A gateway that has exports never forgets its clients.
+func TestMoveDiesEverywhere(t *testing.T) {
+	for dieAt := 1; ; dieAt++ {
+		h, dir := newHost(t), shortDir(t)
+		ctx, die := context.WithCancel(t.Context())
+		h.onCall = func(n int) {
+			if n == dieAt {
+				h.failAt = n // the call itself does not happen
+				die()
+			}
+		}
+		a := h.boot(dir)
+		verbs, want := moves(ctx, a.Agent)
+		i := 0
+		for ; i < len(verbs) && verbs[i]() == nil; i++ {
+			eventually(t, fmt.Sprintf("dies at %d, verb %d: %s", dieAt, i, want[i]), func() bool { return h.plugged() == want[i] || ctx.Err() != nil })
+			if ctx.Err() != nil {
+				break
+			}
+		}
+		a.stop()
+		die()
+		if !h.failed {
+			t.Logf("%d calls", dieAt-1)
+			return
+		}
+		a = h.boot(dir)
+		// By itself first: the caller may be gone for good.
+		if n, err := a.Network(t.Context(), "blue"); err == nil && i < len(want)-1 {
+			eventually(t, fmt.Sprintf("died at %d in verb %d: %+v", dieAt, i, n.Status), func() bool {
+				n, err := a.Network(t.Context(), "blue")
+				return err == nil && n.Status.Phase == Ready
+			})
+		}
+		verbs, _ = moves(t.Context(), a.Agent)
+		for ; i < len(verbs); i++ {
+			if err := verbs[i](); err != nil {
+				t.Fatalf("died at %d, verb %d: %v", dieAt, i, err)
+			}
+			eventually(t, fmt.Sprintf("died at %d, verb %d: is %s, want %s", dieAt, i, h.plugged(), want[i]), func() bool { return h.plugged() == want[i] })
+		}
+		a.stop()
+	}
+}
+
+// TestRefusedAndKilled: with nobody left to take the change back it stands, the
+// old addresses stay too, and the same call is refused again.
+func TestRefusedAndKilled(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	ctx := t.Context()
+	if _, err := a.PutNetwork(ctx, blueAt("br-red", "10.77.0.3/24")); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithCancel(ctx)
+	cancel() // the caller has gone, and hears of nothing
+	_, err := a.UpdateNetwork(short, blueAt("br-red", "10.77.0.66/24"), 0)
+	if e := (*Error)(nil); !errors.As(err, &e) || e.Kind != Deadline && e.Reason != AddressInUse {
+		t.Fatalf("error is %v", err)
+	}
+	a.stop()
+	a = h.boot(dir)
+	_, err = a.UpdateNetwork(ctx, blueAt("br-red", "10.77.0.66/24"), 0)
+	reasonOf(t, err, Precondition, AddressInUse)
+	if want := "br-red [10.77.0.3/24]"; h.plugged() != want {
+		t.Errorf("blue is %s, want %s", h.plugged(), want)
+	}
+	if _, err := a.UpdateNetwork(ctx, blueAt("br-red", "10.77.0.3/24"), 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestChangedTo: whatever is wanted while a network is on its way, what was
+// made is remembered until it is gone, and nothing else.
+func TestChangedTo(t *testing.T) {
+	intent := func(bridge string) networkIntent {
+		return networkIntent{plugIntent: plugIntentOf(bridgePlug(bridge)), Namespace: "cw-blue", HostLink: "cw1", LinkMAC: "02:00:00:00:00:01"}
+	}
+	first := &record{Generation: 1, Network: new(intent("br-blue"))}
+	second := first.changedTo(intent("br-red"))
+	third := second.changedTo(intent("br-green"))
+	for i, r := range []*record{second, third, third.changedTo(intent("br-blue"))} {
+		if r.Network.Former != first.Network || r.Generation != int64(i+2) {
+			t.Errorf("%d: %+v, former %+v", i, r, r.Network.Former)
+		}
+	}
+	// Names that an earlier version chose stay with what stays, as in JSON.
+	var old record
+	if err := json.Unmarshal([]byte(`{"generation":3,"network":{"bridge":"br-blue","addresses":["10.77.0.2/24"],`+
+		`"namespace":"cw-old","host_link":"cwold","link_mac":"02:00:00:00:00:09"}}`), &old); err != nil {
+		t.Fatal(err)
+	}
+	want := intent("br-blue")
+	want.MTU = 1400
+	got := old.changedTo(want).Network
+	if diff := cmp.Diff([]string{"cw-old", "cwold", "02:00:00:00:00:09"}, []string{got.Namespace, got.HostLink, got.LinkMAC}); diff != "" {
+		t.Errorf("names (-want +got):\n%s", diff)
+	}
+}
