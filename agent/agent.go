@@ -47,6 +47,7 @@ type ServerPlace struct {
 	StateDir string
 	Exports  string // the shared directory of its trees
 	NetNS    string // path of its namespace
+	Settings string // ganesha.Options.Settings
 }
 
 // A placedServer is a gateway's handle, which a network that moves has anew.
@@ -301,6 +302,7 @@ func (a *Agent) server(network string, n *networkIntent) Server {
 		StateDir: a.at.gatewayState(network),
 		Exports:  a.at.exports(network),
 		NetNS:    namespacePath(n.Namespace),
+		Settings: n.gatewaySettings(),
 	}
 	s, ok := a.servers[network]
 	if !ok || s.place != place {

@@ -299,16 +299,17 @@ func (h networks) Observe(_ context.Context, n netns.Network) (netns.State, erro
 // server is one gateway: agent.Server.
 type server struct {
 	*host
-	place   ServerPlace
-	done    chan struct{}
-	pid     int
-	hung    bool // runs, and does not answer clients
-	mute    bool // does not answer D-Bus
-	probes  int  // since it is mute
-	asked   int  // for figures
-	started time.Time
-	records bool // of clients that may reclaim
-	exports map[uint16]ganesha.Export
+	place    ServerPlace
+	done     chan struct{}
+	pid      int
+	hung     bool // runs, and does not answer clients
+	mute     bool // does not answer D-Bus
+	probes   int  // since it is mute
+	asked    int  // for figures
+	started  time.Time
+	settings string // of the last start
+	records  bool   // of clients that may reclaim
+	exports  map[uint16]ganesha.Export
 }
 
 func (h *host) server(p ServerPlace) Server {
@@ -328,7 +329,7 @@ func (s *server) Start(_ context.Context, exports func() []ganesha.Export) error
 	s.slow("start " + s.place.Network)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.done != nil && !s.hung && !s.mute {
+	if s.done != nil && !s.hung && !s.mute && s.settings == s.place.Settings {
 		return nil
 	}
 	if s.done != nil {
@@ -342,6 +343,7 @@ func (s *server) Start(_ context.Context, exports func() []ganesha.Export) error
 		s.t.Errorf("started the gateway of %s without its namespace", s.place.Network)
 	}
 	s.done, s.started, s.hung, s.mute, s.records = make(chan struct{}), time.Now(), false, false, true
+	s.settings = s.place.Settings
 	s.pid++
 	for _, e := range es {
 		if !s.amnesia {
@@ -378,7 +380,7 @@ func (s *server) Stop(_ context.Context, o ganesha.StopOptions) error {
 func (s *server) Status(context.Context) (ganesha.Status, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ganesha.Status{Running: s.done != nil, PID: 42 + s.pid, StartedAt: s.started, Version: "4.3", LastLog: "it fell over"}, nil
+	return ganesha.Status{Running: s.done != nil, PID: 42 + s.pid, StartedAt: s.started, Version: "4.3", Settings: s.settings, LastLog: "it fell over"}, nil
 }
 
 func (s *server) Probe(_ context.Context, o ganesha.ProbeOptions) ganesha.Health {

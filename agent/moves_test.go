@@ -350,3 +350,24 @@ func TestChangedTo(t *testing.T) {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
 }
+
+// TestOtherSettings: a gateway that was started with other settings than its
+// network's is replaced, once, and forgets nobody.
+func TestOtherSettings(t *testing.T) {
+	h, a := served(t)
+	a.stop()
+	h.mu.Lock()
+	h.gateways["blue"].settings = "of another start"
+	h.mu.Unlock()
+	a = h.boot(filepath.Dir(a.o.StateDir))
+	eventually(t, "it serves as wanted", func() bool {
+		n, err := a.Network(t.Context(), "blue")
+		return err == nil && n.Status.Phase == Ready && n.Gateway.PID == 44
+	})
+	if want := "br-blue [10.77.0.2/24 fd77::2/64] serves knows 1:/docs"; h.plugged() != want {
+		t.Errorf("blue is %s, want %s", h.plugged(), want)
+	}
+	if want := []string{"start blue"}; !slices.Equal(h.log, want) {
+		t.Errorf("host was told %q, want %q", h.log, want)
+	}
+}

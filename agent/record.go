@@ -154,6 +154,12 @@ func (p plugIntent) equal(o plugIntent) bool {
 	return reflect.DeepEqual(p, o)
 }
 
+// gatewaySettings names what of a network is rendered into its gateway's
+// configuration: one that was started with another name is started anew, once,
+// and its clients reclaim. What every network has by default is "": gateways of
+// earlier agents have no name, and an upgrade is to restart none.
+func (*networkIntent) gatewaySettings() string { return "" }
+
 // sameMake reports whether one plug can become the other in place, so that the
 // namespace and the gateway in it stay.
 func (p plugIntent) sameMake(o plugIntent) bool {

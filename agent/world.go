@@ -50,6 +50,8 @@ func versionOf(k reconcile.Key, r *record) reconcile.Version {
 	switch k.Kind {
 	case reconcile.Device:
 		return deviceVersion(r.Attachment.Tag)
+	case reconcile.Gateway:
+		return reconcile.Version{Identity: "here", Settings: r.Network.gatewaySettings()}
 	case reconcile.Export:
 		return reconcile.Version{Identity: "here", Settings: fmt.Sprint(r.Export.Rules)}
 	}
@@ -296,7 +298,7 @@ func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m
 		return drifted, true, nil
 	}
 	a.watchEnd(g, k, s.Done())
-	return here, true, nil
+	return reconcile.Version{Identity: "here", Settings: st.Settings}, true, nil
 }
 
 func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version, bool, error) {

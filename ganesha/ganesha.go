@@ -4,6 +4,7 @@
 // # What lies where
 //
 //	RunDir/conf/ganesha.conf      rendered at each start from the wanted exports
+//	RunDir/conf/settings          Options.Settings, of the same start
 //	RunDir/conf/bus.conf          of the private bus
 //	RunDir/conf/exports/ID.conf   what Ganesha was last told of one export
 //	RunDir/sock/bus               the socket of the private bus
@@ -101,6 +102,7 @@ type Options struct {
 	StateDir string        // required: recovery records of clients; survives a reboot
 	Exports  string        // required: the shared directory below which exported trees are mounted
 	NetNS    string        // required: path of the network namespace
+	Settings string        // names those of these options that may change under a running gateway: Start replaces one that was started with another name
 	Lease    time.Duration // whole seconds; 10 s by default
 	Grace    time.Duration // whole seconds; 15 s by default
 	System   string        // root directory of the distribution whose Ganesha and D-Bus daemon run; empty is the host's

@@ -183,6 +183,20 @@ func testRepair(t *testing.T, system string) {
 			}
 		}},
 		"nothing": {samePID: true, damage: func(*site) {}},
+		"other settings": {damage: func(s *site) {
+			s.o.Settings = "others"
+			s.g = New(s.o)
+			if st, err := s.g.Status(s.t.Context()); err != nil || st.Settings != "" {
+				s.t.Errorf("Status = %+v, %v", st, err)
+			}
+		}},
+		"settings of its start": {samePID: true, damage: func(s *site) {
+			if err := replace(s.g.path(confDir, "settings"), "others"); err != nil {
+				s.t.Fatal(err)
+			}
+			s.o.Settings = "others"
+			s.g = New(s.o)
+		}},
 		"configuration lost": {damage: func(s *site) {
 			if err := os.RemoveAll(s.g.path(confDir)); err != nil {
 				s.t.Fatal(err)

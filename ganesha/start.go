@@ -62,6 +62,10 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 	if err != nil {
 		return fmt.Errorf("render gateway: %w", err)
 	}
+	// Nothing runs that could be taken for what these two files say.
+	if err := replace(g.path(confDir, "settings"), g.o.Settings); err != nil {
+		return err
+	}
 	if err := replace(g.path(confDir, "ganesha.conf"), config); err != nil {
 		return err
 	}
@@ -113,6 +117,13 @@ func (g *Gateway) fit(ctx context.Context, p *process.Process) (unfit, err error
 		if !there {
 			return errors.New("it runs in another network namespace"), nil
 		}
+	}
+	settings, err := g.settings()
+	if err != nil {
+		return nil, err
+	}
+	if settings != g.o.Settings {
+		return fmt.Errorf("it was started with the settings %q", settings), nil
 	}
 	// Directories that were made anew on the host are not those that it sees.
 	for _, dir := range []string{g.path(confDir), g.o.Exports} {

@@ -20,6 +20,7 @@ type Status struct {
 	PID       int  // of Ganesha, also where it does not answer; 0 where it does not run
 	StartedAt time.Time
 	Version   string // "4.3", where it runs
+	Settings  string // Options.Settings of its start, where it runs
 	LastLog   string // the end of Ganesha's log where it does not run
 }
 
@@ -46,6 +47,9 @@ func (g *Gateway) Status(ctx context.Context) (Status, error) {
 	if err == nil {
 		s.Version, err = c.version(ctx, g.limits.look)
 	}
+	if err == nil {
+		s.Settings, err = g.settings()
+	}
 	switch {
 	case err == nil:
 		s.Running = true
@@ -57,6 +61,15 @@ func (g *Gateway) Status(ctx context.Context) (Status, error) {
 		return Status{}, fmt.Errorf("gateway status: %w", err)
 	}
 	return s, nil
+}
+
+// settings that Ganesha was started with. An agent that knew of none wrote none.
+func (g *Gateway) settings() (string, error) {
+	b, err := os.ReadFile(g.path(confDir, "settings"))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	return string(b), err
 }
 
 // Done is closed when the gateway that runs now has ended; nil where none runs.

@@ -48,7 +48,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 		Instances:  noLibvirt{},
 		Servers: func(p agent.ServerPlace) agent.Server {
 			return ganesha.New(ganesha.Options{
-				RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS,
+				RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS, Settings: p.Settings,
 				Lease: time.Duration(cfg.Gateway.Lease), Grace: time.Duration(cfg.Gateway.Grace),
 				Mounts: mountTable{}, Starter: starter, Logger: log.With("network", p.Network),
 			})
