@@ -294,7 +294,7 @@ func (b *bench) memory(ctx context.Context) ([]Result, error) {
 				return nil, err
 			}
 		}
-		rss, err := b.residentMemory(ctx)
+		rss, err := b.residentMemory(ctx, b.world.agent.PID())
 		if err != nil {
 			return nil, err
 		}

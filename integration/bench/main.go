@@ -73,6 +73,7 @@ func measures() []measure {
 		{"attach", (*bench).attach},
 		{"first-export", (*bench).firstExport},
 		{"stall", (*bench).stall},
+		{"data", (*bench).data},
 		{"memory", (*bench).memory},
 		{"further-export", (*bench).furtherExport},
 		{"restart", (*bench).restart},
@@ -203,19 +204,19 @@ func (o options) report(w io.Writer, results []Result) error {
 	return errors.Join(writeJSON(f, results), f.Close())
 }
 
-// residentMemory of the agent in MB, the median of some samples: its garbage
+// residentMemory of a process in MB, the median of some samples: a garbage
 // collector makes the number breathe.
-func (b *bench) residentMemory(ctx context.Context) (float64, error) {
+func (b *bench) residentMemory(ctx context.Context, pid int) (float64, error) {
 	var samples []float64
 	for range max(b.runs, 10) {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.world.agent.PID()))
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		if err != nil {
 			return 0, err
 		}
 		_, rest, _ := strings.Cut(string(data), "VmRSS:")
 		kB, err := strconv.ParseFloat(strings.TrimSpace(strings.SplitN(rest, "kB", 2)[0]), 64)
 		if err != nil {
-			return 0, fmt.Errorf("memory of the agent: %w", err)
+			return 0, fmt.Errorf("memory of process %d: %w", pid, err)
 		}
 		samples = append(samples, kB*1024/1e6)
 		if err := pause(ctx, 100*time.Millisecond); err != nil {

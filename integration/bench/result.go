@@ -45,10 +45,16 @@ func alone(name string, value float64, unit string) Result {
 
 // beside is a result with the raw operation's value.
 func beside(name string, ours, raw time.Duration, peer string) Result {
-	r := alone(name, milliseconds(ours), "ms")
-	rawValue := milliseconds(raw)
-	ratio := float64(ours) / float64(raw)
-	r.Peer, r.PeerValue, r.Ratio = peer, &rawValue, &ratio
+	r := besideValue(name, milliseconds(ours), milliseconds(raw), "ms")
+	r.Peer = peer
+	return r
+}
+
+// besideValue is beside for what is not a time.
+func besideValue(name string, ours, raw float64, unit string) Result {
+	r := alone(name, ours, unit)
+	ratio := ours / raw
+	r.PeerValue, r.Ratio = &raw, &ratio
 	return r
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // chunk is the most that one READ or WRITE carries, in bytes.
-const chunk = 128 << 10
+const chunk = 512 << 10
 
 // Access that an open file gives.
 type Access uint32
@@ -34,9 +34,10 @@ const (
 
 // OpenOptions of one file.
 type OpenOptions struct {
-	Access Access // required
-	Create Create
-	Mode   fs.FileMode // of a file that is made
+	Access   Access // required
+	Create   Create
+	Mode     fs.FileMode // of a file that is made
+	Unstable bool        // what is written is on stable storage after Sync, and not before
 }
 
 // A File is an open file. It stays usable through restarts of the server. One
@@ -47,6 +48,9 @@ type File struct {
 	access Access
 	owner  uint32
 	fh     []byte
+
+	stability uint32  // of writes
+	writer    *uint64 // verifier of the server that took the writes since Sync; nil: none
 
 	// Owned by whoever has c.slot:
 	state stateid
@@ -85,7 +89,10 @@ func (c *Client) openFile(ctx context.Context, path string, o OpenOptions) (*Fil
 		return nil, err
 	}
 	c.owners++ // an owner each, so that each file is closed for itself
-	f := &File{c: c, name: path, access: o.Access, owner: c.owners}
+	f := &File{c: c, name: path, access: o.Access, owner: c.owners, stability: fileSync}
+	if o.Unstable {
+		f.stability = unstable
+	}
 	c.release()
 	err = c.do(ctx, func(e *encoder) {
 		e.walk(dir)
@@ -263,10 +270,15 @@ func (f *File) ReadAt(ctx context.Context, p []byte, offset uint64) (int, error)
 	return n, nil
 }
 
+// stable_how4.
+const (
+	unstable = 0
+	fileSync = 2
+)
+
 // WriteAt is WRITE (RFC 8881 section 18.32) with FILE_SYNC4: what it has
-// written is on stable storage.
+// written is on stable storage, unless the file was opened Unstable.
 func (f *File) WriteAt(ctx context.Context, p []byte, offset uint64) (int, error) {
-	const fileSync = 2
 	n := 0
 	for n < len(p) {
 		part := p[n:min(len(p), n+chunk)]
@@ -275,17 +287,17 @@ func (f *File) WriteAt(ctx context.Context, p []byte, offset uint64) (int, error
 			e.op(opWrite)
 			e.fixed(f.state[:])
 			e.u64(offset + uint64(n))
-			e.u32(fileSync)
+			e.u32(f.stability)
 			e.opaque(part)
 		}, func(d *decoder) error {
 			if err := d.op(opWrite); err != nil {
 				return err
 			}
 			count = d.u32()
-			if how := d.u32(); how != fileSync && d.err == nil {
+			if how := d.u32(); how < f.stability && d.err == nil {
 				return fmt.Errorf("not committed: stability %d", how)
 			}
-			return nil
+			return f.tookBy(d)
 		})
 		if err == nil && (count == 0 || int(count) > len(part)) {
 			err = fmt.Errorf("%d of %d bytes written", count, len(part))
@@ -296,6 +308,41 @@ func (f *File) WriteAt(ctx context.Context, p []byte, offset uint64) (int, error
 		n += int(count)
 	}
 	return n, nil
+}
+
+// Sync is COMMIT (RFC 8881 section 18.3) of the whole file. It fails where the
+// server has restarted since the first write that it is for: a kernel would
+// write again what it kept, this client keeps nothing.
+func (f *File) Sync(ctx context.Context) error {
+	err := f.do(ctx, func(e *encoder) {
+		e.op(opCommit)
+		e.u64(0)
+		e.u32(0)
+	}, func(d *decoder) error {
+		if err := d.op(opCommit); err != nil {
+			return err
+		}
+		return f.tookBy(d)
+	})
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", f.name, err)
+	}
+	f.writer = nil
+	return nil
+}
+
+// tookBy reads a write verifier and compares it with the last one.
+func (f *File) tookBy(d *decoder) error {
+	verifier := d.u64()
+	if d.err != nil || f.stability == fileSync {
+		return d.err
+	}
+	if f.writer != nil && *f.writer != verifier {
+		f.writer = nil
+		return errors.New("the server restarted, and may have lost what was written")
+	}
+	f.writer = &verifier
+	return nil
 }
 
 // Lock takes an exclusive lock on a byte range (RFC 8881 section 18.10), and

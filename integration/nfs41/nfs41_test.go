@@ -189,6 +189,35 @@ func TestIO(t *testing.T) {
 	}
 }
 
+// TestUnstable: what a server that was killed may have lost is told.
+func TestUnstable(t *testing.T) {
+	s := start(t)
+	c := dial(t, s, nfs41.Options{})
+	ctx := t.Context()
+	f, err := c.Open(ctx, "/rw/unstable", nfs41.OpenOptions{Access: nfs41.Write, Create: nfs41.Truncate, Mode: 0o600, Unstable: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func() error {
+		_, err := f.WriteAt(ctx, []byte("a line"), 0)
+		return err
+	}
+	if err := errors.Join(write(), write(), f.Sync(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(); err != nil {
+		t.Fatal(err)
+	}
+	s.kill(t)
+	s.run(t)
+	if err := f.Sync(ctx); err == nil {
+		t.Error("Sync says nothing of the restart")
+	}
+	if err := errors.Join(write(), f.Sync(ctx), f.Close(ctx)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestErrors(t *testing.T) {
 	s := start(t)
 	root := dial(t, s, nfs41.Options{})

@@ -9,6 +9,7 @@ import (
 // Operation numbers, RFC 5662 (nfs_opnum4).
 const (
 	opClose           = 4
+	opCommit          = 5
 	opCreate          = 6
 	opGetattr         = 9
 	opGetfh           = 10
