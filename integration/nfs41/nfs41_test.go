@@ -23,6 +23,7 @@ type server struct {
 	dir   string
 	netns string
 	cmd   *exec.Cmd
+	epoch int64 // of the last start: by itself Ganesha takes the second of its start
 }
 
 const config = `
@@ -85,8 +86,9 @@ func missing(t *testing.T, what string) {
 // run starts the server and does not wait for it: a client does.
 func (s *server) run(t *testing.T) {
 	t.Helper()
+	s.epoch = max(s.epoch+1, time.Now().Unix())
 	s.cmd = exec.Command("nsenter", "--net="+s.netns, "ganesha.nfsd", "-F", "-N", "NIV_EVENT",
-		"-L", filepath.Join(s.dir, "log"), "-f", filepath.Join(s.dir, "conf"), "-p", filepath.Join(s.dir, "pid"))
+		"-L", filepath.Join(s.dir, "log"), "-f", filepath.Join(s.dir, "conf"), "-p", filepath.Join(s.dir, "pid"), "-E", fmt.Sprint(s.epoch))
 	// No bus: a bus of the host must not see this server.
 	s.cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS=unix:path="+filepath.Join(s.dir, "no-bus"))
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
