@@ -77,7 +77,7 @@ func BenchmarkBare(b *testing.B) {
 		}
 		bus := run(s.g.busSpec().Path, s.g.busSpec().Args, nil)
 		until(func() error { _, err := s.g.client(b.Context()); return err })
-		nfsd := run(s.g.ganeshaSpec().Path, s.g.ganeshaSpec().Args, s.g.ganeshaSpec().Env)
+		nfsd := run(s.g.ganeshaSpec(1).Path, s.g.ganeshaSpec(1).Args, s.g.ganeshaSpec(1).Env)
 		until(func() error { return null(b.Context(), s.o.NetNS, time.Second) })
 		b.StopTimer()
 		for _, cmd := range []*exec.Cmd{nfsd, bus} {

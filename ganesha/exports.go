@@ -292,8 +292,8 @@ func (g *Gateway) exportFile(id uint16) string {
 	return filepath.Join(g.o.RunDir, confDir, "exports", fmt.Sprintf("%d.conf", id))
 }
 
-// replace writes a file that is read by its name at any time. It lies below
-// /run and is rendered again after a crash of the host, so nothing is synced.
+// replace writes a file that is read by its name at any time. Nothing that it
+// writes is needed after a crash of the host, so nothing is synced.
 func replace(file, text string) error {
 	next := file + ".new"
 	if err := os.WriteFile(next, []byte(text), 0o600); err != nil {

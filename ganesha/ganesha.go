@@ -12,6 +12,7 @@
 //	RunDir/nfsd/                  run directory of ganesha.nfsd (package process)
 //	RunDir/var/                   Ganesha's log, pid file and credential caches: its only writable part
 //	StateDir/v4recov              one record per client, read after a restart so that it can reclaim
+//	StateDir/epoch                that of the last start: see nextEpoch
 //	Exports/.fs-*                 the anchors of exported file systems: see Mounts
 //
 // # Two processes, one life

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,7 +70,11 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 	if err := replace(g.path(confDir, "ganesha.conf"), config); err != nil {
 		return err
 	}
-	p, err = g.o.Starter.Start(ctx, g.ganeshaSpec())
+	epoch, err := nextEpoch(g.o.StateDir, time.Now())
+	if err != nil {
+		return fmt.Errorf("epoch: %w", err)
+	}
+	p, err = g.o.Starter.Start(ctx, g.ganeshaSpec(epoch))
 	if err != nil {
 		return fmt.Errorf("start ganesha: %w", err)
 	}
@@ -412,7 +417,7 @@ func (g *Gateway) busSpec() process.Spec {
 // RADOS URLs, which it always loads where it is installed, would cost 40 MB.
 // Two arenas and a fixed threshold keep the heap from growing to the sum of
 // all threads' peaks.
-func (g *Gateway) ganeshaSpec() process.Spec {
+func (g *Gateway) ganeshaSpec(epoch uint32) process.Spec {
 	return process.Spec{
 		Dir:  g.path(nfsdDir),
 		Path: nfsdPath,
@@ -421,6 +426,7 @@ func (g *Gateway) ganeshaSpec() process.Spec {
 			"-f", g.path(confDir, "ganesha.conf"),
 			"-L", g.logFile(),
 			"-p", g.path(varDir, "pid"),
+			"-E", strconv.FormatUint(uint64(epoch), 10),
 		},
 		Env: []string{
 			"DBUS_SYSTEM_BUS_ADDRESS=" + busAddress(g.socket()),
