@@ -407,7 +407,7 @@ func (c *chaos) firewalls(ctx context.Context) (rules []string) {
 	c.t.Helper()
 	for _, network := range []string{"blue", "red"} {
 		until(ctx, c.t, "no firewall in "+network, func() (bool, error) {
-			out, err := exec.CommandContext(ctx, "nsenter", "--net=/run/netns/cw-"+network, "nft", "--stateless", "list", "ruleset").CombinedOutput()
+			out, err := exec.CommandContext(ctx, "nsenter", "--net=/run/netns/cw-"+network, "nft", "--terse", "list", "ruleset").CombinedOutput()
 			if err != nil || len(out) == 0 {
 				return false, fmt.Errorf("%w: %s", err, out)
 			}

@@ -26,7 +26,7 @@ func TestDrift(t *testing.T) {
 	n.putExport(ctx, exported("docs", "docs"))
 	link := n.one(ctx, "link ")
 	settled := n.state(ctx)
-	firewall := n.inGateway(ctx, "nft", "list", "ruleset")
+	firewall := n.inGateway(ctx, "nft", "--terse", "list", "ruleset")
 	// Without the interface's number, which is another one after its link was deleted.
 	addresses := func(text string) string { return strings.Join(strings.Fields(text)[1:], " ") }
 	before := addresses(n.inGateway(ctx, "ip", "-brief", "address", "show", "scope", "global"))
@@ -60,7 +60,7 @@ func TestDrift(t *testing.T) {
 				if host != "" {
 					return false, errors.New(host)
 				}
-				rules, err := n.tryInGateway(ctx, "nft", "list", "ruleset")
+				rules, err := n.tryInGateway(ctx, "nft", "--terse", "list", "ruleset")
 				if err != nil || rules != firewall {
 					return false, errors.Join(err, errors.New("the firewall is "+rules))
 				}

@@ -24,7 +24,8 @@ func newHandle() (*netlink.Handle, error) {
 // link returns the link of that name, or nil if there is none.
 func link(nl *netlink.Handle, name string) (netlink.Link, error) {
 	l, err := nl.LinkByName(name)
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
+	// The kernel says ENODEV of a link that goes while it is asked for.
+	if errors.As(err, new(netlink.LinkNotFoundError)) || errors.Is(err, unix.ENODEV) {
 		return nil, nil
 	}
 	if err != nil {

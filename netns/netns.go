@@ -90,6 +90,8 @@ type Host struct {
 	ovs       ovs.Client
 	vlans     func(*netlink.Handle) portVLANs
 	kinds     linkKinds
+
+	neighbours int // that one network may come to know
 }
 
 // New returns a Host.
@@ -98,6 +100,7 @@ func New(o Options) *Host {
 		log: o.Logger, probeWait: o.ProbeWait, ovs: ovs.Client{Command: o.VSCtl, DB: o.OVSDB},
 		vlans: func(nl *netlink.Handle) portVLANs { return kernelVLANs{nl} }, kinds: kernelKinds{},
 	}
+	h.neighbours = neighbours()
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}

@@ -59,7 +59,7 @@ func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 	case s.ns == nil:
 		return State{Remains: remains, Drift: append(drift, "there is no namespace "+n.Namespace)}, nil
 	}
-	if d, err = firewall.Drift(s.ns, n.door()); err != nil {
+	if d, err = firewall.Drift(s.ns, h.door(n)); err != nil {
 		return State{}, fmt.Errorf("observe %s: %w", n.Namespace, err)
 	}
 	drift = append(drift, d...)

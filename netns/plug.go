@@ -9,8 +9,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/causeway-project/causeway/netns/firewall"
-
 	"github.com/causeway-project/causeway/netns/namespace"
 	"github.com/causeway-project/causeway/netns/ovs"
 )
@@ -140,11 +138,6 @@ func (n Network) inside() string {
 		return p.Interface
 	}
 	return Inside
-}
-
-// door is what the namespace's firewall lets through.
-func (n Network) door() firewall.Door {
-	return firewall.Door{Interface: n.inside(), TCP: n.TCPPorts, UDP: n.UDPPorts}
 }
 
 // mtu is that of the interface inside; 0 leaves it as it is.

@@ -250,11 +250,11 @@ func TestPlugs(t *testing.T) {
 			ensure(t, h, n)
 			healthy(t, h, n)
 			reached(t, n.Namespace)
-			before := in(t, n.Namespace, "ip -d link show eth0") + in(t, n.Namespace, "nft -a list ruleset")
+			before := in(t, n.Namespace, "ip -d link show eth0") + in(t, n.Namespace, "nft -a -t list ruleset")
 			if err := h.Ensure(t.Context(), n); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(before, in(t, n.Namespace, "ip -d link show eth0")+in(t, n.Namespace, "nft -a list ruleset")); diff != "" {
+			if diff := cmp.Diff(before, in(t, n.Namespace, "ip -d link show eth0")+in(t, n.Namespace, "nft -a -t list ruleset")); diff != "" {
 				t.Errorf("a second Ensure changed it (-before +after):\n%s", diff)
 			}
 			for _, d := range sc.drift {

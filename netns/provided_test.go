@@ -32,7 +32,7 @@ func newProvided(t *testing.T) (*Host, Network) {
 func looks(t *testing.T) string {
 	t.Helper()
 	return in(t, "cni-1", "ip -d addr show dev t0") + in(t, "cni-1", "ip route") + in(t, "cni-1", "ip -6 route") +
-		in(t, "cni-1", "nft list ruleset") + in(t, "cni-1", "sysctl -a --pattern net.ipv[46].conf.t0")
+		in(t, "cni-1", "nft -t list ruleset") + in(t, "cni-1", "sysctl -a --pattern net.ipv[46].conf.t0")
 }
 
 func TestProvided(t *testing.T) {

@@ -40,9 +40,7 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err != nil {
 		return err
 	}
-	owner := ""
-	if p, ok := n.provided(); ok {
-		owner = p.Owner
+	if _, ok := n.provided(); ok {
 		s.ns, err = namespace.Open(n.Namespace)
 	} else {
 		s.ns, err = namespace.Make(n.Namespace)
@@ -53,12 +51,12 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err := plug.attach(ctx, s, b); err != nil {
 		return err
 	}
-	drift, err := firewall.Drift(s.ns, n.door()) // before the interface is up
+	drift, err := firewall.Drift(s.ns, h.door(n)) // before the interface is up
 	if err != nil {
 		return err
 	}
 	if len(drift) != 0 {
-		if err := firewall.Write(s.ns, n.door(), owner); err != nil {
+		if err := firewall.Write(s.ns, h.door(n)); err != nil {
 			return err
 		}
 	}

@@ -82,7 +82,7 @@ func TestEnsureOfHealthyNetworkChangesNothing(t *testing.T) {
 	newBridge(t, "br-blue")
 	h, n := newHost(), blue()
 	ensure(t, h, n)
-	rules := in(t, "cw-blue", "nft -a list ruleset") // with handles: a new rule has a new one
+	rules := in(t, "cw-blue", "nft -a -t list ruleset") // with handles: a new rule has a new one
 
 	groups := []uint{
 		unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE,
@@ -106,7 +106,7 @@ func TestEnsureOfHealthyNetworkChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := in(t, "cw-blue", "nft -a list ruleset"); got != rules {
+	if got := in(t, "cw-blue", "nft -a -t list ruleset"); got != rules {
 		t.Errorf("the firewall was written again (-first +last):\n%s", cmp.Diff(rules, got))
 	}
 	// The end of each stream: a change of our own, on lo.
@@ -186,6 +186,11 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 		{"rule added to forward", []string{table + "add rule inet causeway forward accept"}, "firewall: the rules of chain forward were altered"},
 		{"rule replaced", []string{table + "flush chain inet causeway output", table + "add rule inet causeway output accept"}, "firewall: the rules of chain output were altered"},
 		{"policy", []string{table + "chain inet causeway input { policy accept ; }"}, "firewall: chain input is missing or of another kind"},
+		{"arp table deleted", []string{table + "delete table arp causeway"}, "firewall: there is no table arp causeway"},
+		{"arp chain flushed", []string{table + "flush chain arp causeway input"}, "firewall: the rules of arp chain input were altered"},
+		{"neighbours not counted", []string{table + "flush chain inet causeway near4"}, "firewall: the rules of chain near4 were altered"},
+		{"connections not counted", []string{table + "flush chain inet causeway input", table + "flush chain inet causeway output", table + "delete set inet causeway callers4"},
+			"firewall: set callers4 of table inet causeway is missing or of another kind"},
 		{"chain added", []string{table + "add chain inet causeway more"}, "firewall: chain more is not ours"},
 		{"table dormant", []string{table + "add table inet causeway { flags dormant ; }"}, "firewall: table inet causeway is dormant"},
 		{"namespace deleted", []string{"netns del cw-blue"}, "there is no namespace cw-blue"},

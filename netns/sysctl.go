@@ -22,7 +22,18 @@ func (n Network) sysctls() []sysctl.Setting {
 	}
 	add(false, "ipv4/",
 		"ip_forward", "0",
-		"icmp_echo_ignore_broadcasts", "1")
+		"icmp_echo_ignore_broadcasts", "1",
+		// What connections that nobody means to use may cost: a full backlog is
+		// answered with cookies, a dead peer is noticed within two minutes, and
+		// no connection holds more than 2 MiB either way (all of the host's
+		// namespaces share tcp_mem).
+		"tcp_syncookies", "1",
+		"tcp_synack_retries", "3",
+		"tcp_keepalive_time", "60",
+		"tcp_keepalive_intvl", "10",
+		"tcp_keepalive_probes", "6",
+		"tcp_rmem", "4096\t131072\t2097152",
+		"tcp_wmem", "4096\t16384\t2097152")
 	for _, dir := range []string{"ipv4/conf/all/", "ipv4/conf/" + Inside + "/"} {
 		add(false, dir,
 			"forwarding", "0",

@@ -2,52 +2,86 @@
 package firewall
 
 import (
-	"encoding/binary"
-	"fmt"
-	"os"
-	"reflect"
-	"strings"
+	"net/netip"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 )
 
-// tableName is the nftables table, of family inet, in each namespace.
+// tableName is that of both tables, of the families inet and arp, in each
+// namespace.
 const tableName = "causeway"
 
 // NFSPort is the one TCP port that a tenant reaches in every network.
 const NFSPort = 2049
 
-// RPCBindPort over UDP answers look-ups alone: see ruleset.
+// RPCBindPort over UDP answers look-ups alone: see tables.
 const RPCBindPort = 111
 
 // A Door is what is open between a namespace and its network.
 type Door struct {
-	Interface string   // required: its name in the namespace
-	TCP       []uint16 // ports that a tenant reaches beside NFSPort
-	UDP       []uint16 // ports that a tenant reaches, and from which datagrams may leave
+	Interface string         // required: its name in the namespace
+	TCP       []uint16       // ports that a tenant reaches beside NFSPort
+	UDP       []uint16       // ports that a tenant reaches, and from which datagrams may leave
+	Prefixes  []netip.Prefix // required: of its addresses
+
+	// Neighbours is how many machines on the link, of each family, the
+	// namespace may come to know in a short time.
+	Neighbours int // required
+
+	Owner string // is named in a comment, where it is not empty
 }
 
-// A chain is one base chain at a hook, with the policy drop.
+// What a network may ask of the kernel and of its gateway. An honest one comes
+// nowhere near: hundreds of machines behind one address, with 16 connections
+// each, come back within seconds of a restart, and thousands of machines within
+// half a minute.
+var (
+	connectionsOfOne = rate{256, 4096} // from one address
+	connectionsOfAll = rate{1024, 16384}
+	echoes           = rate{256, 256}
+	datagrams        = rate{1024, 4096}
+)
+
+const (
+	// The kernel gives up entries that were made less than 5 s ago for nothing
+	// (neigh_forced_gc), and others once it needs their room.
+	forgetNeighbour = 30 * time.Second
+
+	callers      = 4096 // whose connections are counted one by one
+	forgetCaller = 20 * time.Second
+)
+
+func (d Door) tcp() []uint16 { return append([]uint16{NFSPort}, d.TCP...) }
+
+// A table is all of ours of one family.
+type table struct {
+	family nftables.TableFamily
+	sets   []*nftables.Set
+	chains []chain
+}
+
+// A chain is a base chain at a hook, with the policy drop, or one without a hook
+// that others jump to.
 type chain struct {
 	name  string
 	hook  *nftables.ChainHook
 	rules [][]expr.Any
 }
 
-// ruleset is the whole ruleset of a namespace. It is the same for every network
-// but for the ports of its Door, which is shut unless the network asked for
-// NFSv3.
+// tables are the whole ruleset of a namespace. It is the same for every network
+// but for its addresses and the ports of its Door, which has none unless the
+// network asked for NFSv3.
 //
-// It keeps no state. Connection tracking would cost each packet a look-up, and
-// a tenant's flood would fill a table that (net.netfilter.nf_conntrack_max)
-// counts for each namespace but takes the host's memory; and nothing is gained:
-// the only connections are those to known ports, and what may leave is known by
-// its source port. Fragments: IPv4 is reassembled before the input hook; of
-// IPv6, fragments after the first match no port and are dropped, which harms
-// nobody, since TCP does not send any.
+// It keeps no state of connections. Connection tracking would cost each packet
+// a look-up, and a tenant's flood would fill a table whose size
+// (net.netfilter.nf_conntrack_max) is counted for each namespace but takes the
+// host's memory; and little is gained: the only connections are those to known
+// ports, and what may leave is known by its source port. Fragments: IPv4 is
+// reassembled before the input hook; of IPv6, fragments after the first match no
+// port and are dropped, which harms nobody, since TCP does not send any.
 //
 //	input    lo; TCP to 2049 and the door's; echo requests, errors, neighbour discovery, MLD queries
 //	forward  nothing
@@ -65,253 +99,148 @@ type chain struct {
 // again; without an answer it repeats the SYN after 1 s. A reset in a living
 // connection has another sequence number, and the answer to a segment of a
 // forgotten one has no ACK: both pass, so that clients notice at once.
-func ruleset(door Door) []chain {
+//
+// Neighbours: the kernel has one table of them for each family, for the host
+// and all its namespaces together (net.ipv4.neigh.default.gc_thresh3). A tenant
+// that asks from invented addresses, or has us answer them, would fill it, and
+// nobody on the host could reach a new machine. So each namespace comes to know
+// a number of them, and has nothing to do with others: whoever asks is noted
+// before the kernel hears of it, and so is whoever is answered on the link.
+func tables(d Door) []table {
+	near4 := addresses("near4", nftables.TypeIPAddr, d.Neighbours, forgetNeighbour)
+	near6 := addresses("near6", nftables.TypeIP6Addr, d.Neighbours, forgetNeighbour)
+	callers4 := addresses("callers4", nftables.TypeIPAddr, callers, forgetCaller)
+	callers6 := addresses("callers6", nftables.TypeIP6Addr, callers, forgetCaller)
+	inet := table{
+		family: nftables.TableFamilyINet,
+		sets:   []*nftables.Set{near4, near6, callers4, callers6},
+		chains: []chain{
+			{"input", nftables.ChainHookInput, input(d, near6, callers4, callers6)},
+			{"forward", nftables.ChainHookForward, nil},
+			{"near4", nil, [][]expr.Any{rule(back, ipv4(), remember(near4, destination4)), rule(drop)}},
+			{"near6", nil, [][]expr.Any{rule(back, ipv6(), remember(near6, destination6)), rule(drop)}},
+			{"output", nftables.ChainHookOutput, output(d)},
+		},
+	}
+	asking := addresses("near", nftables.TypeIPAddr, d.Neighbours, forgetNeighbour)
+	const operation, sender = 6, 14 // RFC 826, for Ethernet and IPv4
+	const arpIn = 0                 // NF_ARP_IN of linux/netfilter_arp.h
+	request, reply := []byte{0, 1}, []byte{0, 2}
+	arp := table{
+		family: nftables.TableFamilyARP,
+		sets:   []*nftables.Set{asking},
+		chains: []chain{{"input", nftables.ChainHookRef(arpIn), [][]expr.Any{
+			// A reply makes no neighbour that was not asked for (arp_accept), nor
+			// does the question for a duplicate (RFC 5227).
+			rule(accept, payload(expr.PayloadBaseNetworkHeader, operation, reply)),
+			rule(accept, payload(expr.PayloadBaseNetworkHeader, operation, request), payload(expr.PayloadBaseNetworkHeader, sender, make([]byte, 4))),
+			rule(accept, payload(expr.PayloadBaseNetworkHeader, operation, request), remember(asking, sender)),
+		}}},
+	}
+	return []table{inet, arp}
+}
+
+// Offsets in headers: RFC 791, 3.1; RFC 8200, 3; RFC 9293, 3.1.
+const (
+	source4, destination4 = 12, 16
+	source6, destination6 = 8, 24
+
+	sport, dport, sequence, flags = 0, 2, 4, 13
+	fin, syn, rst, ack            = 0x01, 0x02, 0x04, 0x10
+)
+
+func input(d Door, near6, callers4, callers6 *nftables.Set) [][]expr.Any {
 	const (
-		fin, syn, rst, ack = 0x01, 0x02, 0x04, 0x10
-
-		sport, dport, sequence, flags = 0, 2, 4, 13 // offsets in a TCP header: RFC 9293, 3.1
-
 		procedure = 8 + 5*4 // behind the UDP header: RFC 5531, 9
 		getAddr   = 3
 	)
-	inside := door.Interface
-	echo4, echo6 := byte(8), byte(128)
-	input := [][]expr.Any{
+	name := d.Interface
+	connection := func(more ...[]expr.Any) []expr.Any {
+		return rule(drop, append([][]expr.Any{iifname(name), l4proto(unix.IPPROTO_TCP), masked(flags, syn|ack, syn)}, more...)...)
+	}
+	in := [][]expr.Any{
 		rule(accept, iifname("lo")),
+		connection(ipv4(), remember(callers4, source4, connectionsOfOne.over())),
+		connection(ipv6(), remember(callers6, source6, connectionsOfOne.over())),
+		connection([]expr.Any{connectionsOfAll.over()}),
 	}
-	output := [][]expr.Any{rule(accept, oifname("lo"))}
-	opened := append([]uint16{NFSPort}, door.TCP...)
-	for _, p := range opened {
-		input = append(input, rule(accept, iifname(inside), l4proto(unix.IPPROTO_TCP), transport(dport, port(p))))
-		output = append(output, rule(drop, l4proto(unix.IPPROTO_TCP), transport(sport, port(p)),
-			masked(flags, fin|syn|rst|ack, rst|ack), transport(sequence, []byte{0, 0, 0, 0})))
+	for _, p := range d.tcp() {
+		in = append(in, rule(accept, iifname(name), l4proto(unix.IPPROTO_TCP), transport(dport, port(p))))
 	}
-	output = append(output, rule(drop, l4proto(unix.IPPROTO_TCP), masked(flags, syn|ack, syn)))
-	for _, p := range opened {
-		output = append(output, rule(accept, oifname(inside), l4proto(unix.IPPROTO_TCP), transport(sport, port(p))))
+	if len(d.UDP) != 0 {
+		in = append(in, rule(drop, iifname(name), l4proto(unix.IPPROTO_UDP), []expr.Any{datagrams.over()}))
 	}
-	for _, p := range door.UDP {
-		in := [][]expr.Any{iifname(inside), l4proto(unix.IPPROTO_UDP), transport(dport, port(p))}
+	for _, p := range d.UDP {
+		match := [][]expr.Any{iifname(name), l4proto(unix.IPPROTO_UDP), transport(dport, port(p))}
 		if p == RPCBindPort {
-			in = append(in, transport(procedure, []byte{0, 0, 0, getAddr}))
+			match = append(match, transport(procedure, []byte{0, 0, 0, getAddr}))
 		}
-		input = append(input, rule(accept, in...))
-		output = append(output, rule(accept, oifname(inside), l4proto(unix.IPPROTO_UDP), transport(sport, port(p))))
+		in = append(in, rule(accept, match...))
 	}
+	icmp4 := func(t byte) [][]expr.Any {
+		return [][]expr.Any{iifname(name), ipv4(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{t})}
+	}
+	icmp6 := func(t byte) [][]expr.Any {
+		return [][]expr.Any{iifname(name), ipv6(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{t})}
+	}
+	const echo4, echo6, solicitation = 8, 128, 135
+	in = append(in,
+		rule(drop, append(icmp4(echo4), []expr.Any{echoes.over()})...),
+		rule(drop, append(icmp6(echo6), []expr.Any{echoes.over()})...))
 	// Destination unreachable (with "fragmentation needed"), time exceeded,
 	// parameter problem.
 	for _, t := range []byte{3, echo4, 11, 12} {
-		input = append(input, rule(accept, iifname(inside), ipv4(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{t})))
+		in = append(in, rule(accept, icmp4(t)...))
 	}
 	// Destination unreachable, packet too big, time exceeded, parameter problem,
-	// MLD query, neighbour solicitation and advertisement. No router
-	// advertisement and no redirect.
-	for _, t := range []byte{1, 2, 3, 4, echo6, 130, 135, 136} {
-		input = append(input, rule(accept, iifname(inside), ipv6(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{t})))
+	// MLD query, neighbour advertisement. No router advertisement and no redirect.
+	for _, t := range []byte{1, 2, 3, 4, echo6, 130, 136} {
+		in = append(in, rule(accept, icmp6(t)...))
 	}
-	output = append(output, rule(accept, oifname(inside), ipv4(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{0})))
+	return append(in,
+		rule(accept, append(icmp6(solicitation), payload(expr.PayloadBaseNetworkHeader, source6, make([]byte, 16)))...), // for a duplicate
+		rule(accept, append(icmp6(solicitation), remember(near6, source6))...))
+}
+
+func output(d Door) [][]expr.Any {
+	name := d.Interface
+	out := [][]expr.Any{rule(accept, oifname("lo"))}
+	for _, p := range d.tcp() {
+		out = append(out, rule(drop, l4proto(unix.IPPROTO_TCP), transport(sport, port(p)),
+			masked(flags, fin|syn|rst|ack, rst|ack), transport(sequence, []byte{0, 0, 0, 0})))
+	}
+	out = append(out, rule(drop, l4proto(unix.IPPROTO_TCP), masked(flags, syn|ack, syn)))
+	for _, p := range near(d.Prefixes) {
+		if p.Addr().Is4() {
+			out = append(out, jump("near4", ipv4(), within(destination4, p)))
+		} else {
+			out = append(out, jump("near6", ipv6(), within(destination6, p)))
+		}
+	}
+	for _, p := range d.tcp() {
+		out = append(out, rule(accept, oifname(name), l4proto(unix.IPPROTO_TCP), transport(sport, port(p))))
+	}
+	for _, p := range d.UDP {
+		out = append(out, rule(accept, oifname(name), l4proto(unix.IPPROTO_UDP), transport(sport, port(p))))
+	}
+	out = append(out, rule(accept, oifname(name), ipv4(), l4proto(unix.IPPROTO_ICMP), transport(0, []byte{0})))
 	// Echo reply, MLD reports and done, neighbour solicitation and advertisement.
 	for _, t := range []byte{129, 131, 132, 135, 136, 143} {
-		output = append(output, rule(accept, oifname(inside), ipv6(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{t})))
+		out = append(out, rule(accept, oifname(name), ipv6(), l4proto(unix.IPPROTO_ICMPV6), transport(0, []byte{t})))
 	}
-	return []chain{
-		{"input", nftables.ChainHookInput, input},
-		{"forward", nftables.ChainHookForward, nil},
-		{"output", nftables.ChainHookOutput, output},
-	}
+	return out
 }
 
-// Write replaces the table of a namespace in one transaction: there is
-// no instant without it. An owner is written on its first rule.
-func Write(ns *os.File, door Door, owner string) error {
-	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	table := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
-	c.AddTable(table) // so that there is one to delete
-	c.DelTable(table)
-	c.AddTable(table)
-	policy := nftables.ChainPolicyDrop
-	for _, want := range ruleset(door) {
-		ch := c.AddChain(&nftables.Chain{
-			Name: want.name, Table: table, Hooknum: want.hook, Policy: &policy,
-			Priority: nftables.ChainPriorityFilter, Type: nftables.ChainTypeFilter,
-		})
-		for i, exprs := range want.rules {
-			r := &nftables.Rule{Table: table, Chain: ch, Exprs: exprs}
-			if i == 0 && owner != "" {
-				r.UserData = userdata.AppendString(nil, userdata.TypeComment, ownerComment+owner)
-			}
-			c.AddRule(r)
+// near are the prefixes on the link, each once, and that of link-local
+// addresses.
+func near(all []netip.Prefix) []netip.Prefix {
+	seen := map[netip.Prefix]bool{}
+	var out []netip.Prefix
+	for _, p := range append(all[:len(all):len(all)], netip.MustParsePrefix("fe80::/10")) {
+		if p = p.Masked(); !seen[p] {
+			seen[p] = true
+			out = append(out, p)
 		}
 	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("write firewall: %w", err)
-	}
-	return nil
-}
-
-// ownerComment begins the comment that names who wrote the table.
-const ownerComment = "causeway network "
-
-// Owner reads who wrote the table of a namespace, if it is there: ""
-// where nobody is named.
-func Owner(ns *os.File) (owner string, there bool, err error) {
-	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(ns.Fd())))
-	if err != nil {
-		return "", false, fmt.Errorf("open nftables: %w", err)
-	}
-	defer c.CloseLasting()
-	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return "", false, fmt.Errorf("read firewall: %w", err)
-	}
-	for _, ch := range chains {
-		if ch.Table.Name != tableName {
-			continue
-		}
-		there = true
-		rules, err := c.GetRules(ch.Table, ch)
-		if err != nil {
-			return "", false, fmt.Errorf("read firewall: %w", err)
-		}
-		for _, r := range rules {
-			words, _ := userdata.GetString(r.UserData, userdata.TypeComment)
-			if o, ok := strings.CutPrefix(words, ownerComment); ok {
-				owner = o
-			}
-		}
-	}
-	return owner, there, nil
-}
-
-// Delete removes the table of a namespace.
-func Delete(ns *os.File) error {
-	c, err := nftables.New(nftables.WithNetNSFd(int(ns.Fd())))
-	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
-	}
-	table := &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
-	c.AddTable(table) // so that there is one to delete
-	c.DelTable(table)
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("remove firewall: %w", err)
-	}
-	return nil
-}
-
-// Drift compares the table of a namespace with the wanted one,
-// expression by expression. It is not for a locked thread: the library waits in
-// the runtime's poller, and each wait would be two changes of thread (measured:
-// 1.6 ms instead of 0.4).
-func Drift(ns *os.File, door Door) ([]string, error) {
-	c, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(ns.Fd())))
-	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	defer c.CloseLasting()
-
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, fmt.Errorf("read firewall: %w", err)
-	}
-	var table *nftables.Table
-	for _, t := range tables {
-		if t.Name == tableName {
-			table = t
-		}
-	}
-	switch {
-	case table == nil:
-		return []string{"firewall: there is no table inet " + tableName}, nil
-	case table.Flags != 0:
-		return []string{"firewall: table inet " + tableName + " is dormant"}, nil
-	}
-	chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, fmt.Errorf("read firewall: %w", err)
-	}
-	have := make(map[string]*nftables.Chain)
-	for _, ch := range chains {
-		if ch.Table.Name == tableName {
-			have[ch.Name] = ch
-		}
-	}
-	var drift []string
-	for _, want := range ruleset(door) {
-		ch := have[want.name]
-		delete(have, want.name)
-		if ch == nil || ch.Type != nftables.ChainTypeFilter || !is(ch.Hooknum, *want.hook) ||
-			!is(ch.Priority, *nftables.ChainPriorityFilter) || !is(ch.Policy, nftables.ChainPolicyDrop) {
-			drift = append(drift, "firewall: chain "+want.name+" is missing or of another kind")
-			continue
-		}
-		rules, err := c.GetRules(table, ch)
-		if err != nil {
-			return nil, fmt.Errorf("read firewall: %w", err)
-		}
-		got := make([][]expr.Any, len(rules))
-		for i, r := range rules {
-			got[i] = r.Exprs
-		}
-		if len(got) != len(want.rules) || len(got) != 0 && !reflect.DeepEqual(got, want.rules) {
-			drift = append(drift, "firewall: the rules of chain "+want.name+" were altered")
-		}
-	}
-	for name := range have {
-		drift = append(drift, "firewall: chain "+name+" is not ours")
-	}
-	return drift, nil
-}
-
-func is[T comparable](p *T, v T) bool { return p != nil && *p == v }
-
-// The matches are written as the kernel gives them back, so that the two can be
-// compared: one register, names padded to 16 bytes.
-
-const accept, drop = expr.VerdictAccept, expr.VerdictDrop
-
-func rule(v expr.VerdictKind, matches ...[]expr.Any) []expr.Any {
-	var all []expr.Any
-	for _, m := range matches {
-		all = append(all, m...)
-	}
-	return append(all, &expr.Verdict{Kind: v})
-}
-
-func equals(data []byte) expr.Any {
-	return &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data}
-}
-
-func metaIs(key expr.MetaKey, data []byte) []expr.Any {
-	return []expr.Any{&expr.Meta{Key: key, Register: 1}, equals(data)}
-}
-
-func ifname(s string) []byte { return append([]byte(s), make([]byte, 16-len(s))...) }
-
-func iifname(s string) []expr.Any { return metaIs(expr.MetaKeyIIFNAME, ifname(s)) }
-func oifname(s string) []expr.Any { return metaIs(expr.MetaKeyOIFNAME, ifname(s)) }
-func ipv4() []expr.Any            { return metaIs(expr.MetaKeyNFPROTO, []byte{unix.NFPROTO_IPV4}) }
-func ipv6() []expr.Any            { return metaIs(expr.MetaKeyNFPROTO, []byte{unix.NFPROTO_IPV6}) }
-func l4proto(p byte) []expr.Any   { return metaIs(expr.MetaKeyL4PROTO, []byte{p}) }
-
-func port(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
-
-func load(offset, length int) expr.Any {
-	return &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: uint32(offset), Len: uint32(length)}
-}
-
-// transport matches bytes of the TCP or ICMP header.
-func transport(offset int, data []byte) []expr.Any {
-	return []expr.Any{load(offset, len(data)), equals(data)}
-}
-
-// masked matches the bits of mask in one byte of the TCP header.
-func masked(offset int, mask, value byte) []expr.Any {
-	return []expr.Any{
-		load(offset, 1),
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{mask}, Xor: []byte{0}},
-		equals([]byte{value}),
-	}
+	return out
 }
