@@ -310,6 +310,10 @@ func (b *bench) restart(ctx context.Context) ([]Result, error) {
 	if err := b.fill(ctx, many); err != nil {
 		return nil, err
 	}
+	return b.restarts(ctx, many)
+}
+
+func (b *bench) restarts(ctx context.Context, n int) ([]Result, error) {
 	var inSync, ready []time.Duration
 	for range b.runs {
 		if err := b.world.agent.Kill(); err != nil {
@@ -320,15 +324,15 @@ func (b *bench) restart(ctx context.Context) ([]Result, error) {
 			return nil, err
 		}
 		inSync = append(inSync, time.Since(start))
-		if err := b.allReady(ctx, many); err != nil {
+		if err := b.allReady(ctx, n); err != nil {
 			return nil, err
 		}
 		ready = append(ready, time.Since(start))
 	}
 	b.log.Info("restart", "in sync", spread(inSync), "all ready", spread(ready))
 	return []Result{
-		alone(fmt.Sprintf("agent_restart_to_in_sync_at_%d", many), milliseconds(median(inSync)), "ms").want(2000),
-		alone(fmt.Sprintf("agent_restart_to_all_ready_at_%d", many), milliseconds(median(ready)), "ms").want(2000),
+		alone(fmt.Sprintf("agent_restart_to_in_sync_at_%d", n), milliseconds(median(inSync)), "ms").want(2000),
+		alone(fmt.Sprintf("agent_restart_to_all_ready_at_%d", n), milliseconds(median(ready)), "ms").want(2000),
 	}, nil
 }
 

@@ -77,6 +77,7 @@ func measures() []measure {
 		{"memory", (*bench).memory},
 		{"further-export", (*bench).furtherExport},
 		{"restart", (*bench).restart},
+		{"scale", (*bench).scale},
 	}
 }
 

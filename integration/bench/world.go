@@ -22,7 +22,8 @@ type world struct {
 	libvirt *lab.Libvirt // nil where no measure needs a guest
 	guest   *lab.Guest
 	agent   *lab.Agent
-	conn    *grpc.ClientConn // to the agent
+	options lab.AgentOptions // of the agent
+	conn      *grpc.ClientConn // to the agent
 }
 
 // poolSize in MiB. The file is sparse.
@@ -60,6 +61,7 @@ func (w *world) build(ctx context.Context, o worldOptions) (err error) {
 		}
 		options.Libvirt = w.libvirt.URI
 	}
+	w.options = options
 	if w.agent, err = lab.NewAgent(options); err != nil {
 		return err
 	}
@@ -114,4 +116,9 @@ func (w *world) close(ctx context.Context) error {
 // gatewayConf is where the agent renders a gateway's configuration.
 func (w *world) gatewayConf(network string) string {
 	return filepath.Join(w.agent.RunDir, "gateways", network, "conf", "ganesha.conf")
+}
+
+// gatewayBus is the socket of a gateway's bus.
+func (w *world) gatewayBus(network string) string {
+	return filepath.Join(w.agent.RunDir, "gateways", network, "sock", "bus")
 }

@@ -42,8 +42,9 @@ type Agent struct {
 	Config   string // path of the configuration
 	Programs *Programs
 
-	log string
-	d   *daemon
+	address string // of HTTP
+	log     string
+	d       *daemon
 }
 
 // agentStop is how long an agent may take to end by SIGTERM.
@@ -70,16 +71,24 @@ func NewAgent(o AgentOptions) (*Agent, error) {
 		HTTP:     "http://" + address,
 		Config:   filepath.Join(home, "agent.yaml"),
 		Programs: o.Programs,
+		address:  address,
 		log:      filepath.Join(home, "agent.log"),
 	}
 	if err := errors.Join(os.MkdirAll(a.StateDir, 0o700), os.MkdirAll(a.RunDir, 0o755)); err != nil {
 		return nil, err
 	}
-	text, err := yaml.Marshal(a.config(o, address))
+	return a, a.Configure(o)
+}
+
+// Configure writes the configuration of the agent's next start. Programs and
+// Name stay what NewAgent was told.
+func (a *Agent) Configure(o AgentOptions) error {
+	o.Programs = a.Programs
+	text, err := yaml.Marshal(a.config(o, a.address))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return a, os.WriteFile(a.Config, text, 0o600)
+	return os.WriteFile(a.Config, text, 0o600)
 }
 
 func (a *Agent) config(o AgentOptions, address string) map[string]any {
