@@ -10,7 +10,7 @@ import (
 )
 
 // Mounts is what a gateway needs of the host's mount table; drivers/mounts has
-// it. Both calls are made for directories directly below Options.Exports.
+// it. The calls are made for directories directly below Options.Exports.
 type Mounts interface {
 	// Bind attaches a writable clone of the mount that holds the directory
 	// source at the directory target, shared, so that the gateway sees it. The
@@ -19,6 +19,10 @@ type Mounts interface {
 
 	// Unmount takes away what is mounted at target. Nothing there is success.
 	Unmount(ctx context.Context, target string) error
+
+	// Kind says on what file system a directory lies: its source and type, as
+	// the kernel's table has them.
+	Kind(dir string) (source, fstype string, err error)
 }
 
 // Ganesha holds each file system once, by an open directory on that mount of
@@ -155,6 +159,9 @@ func (g *Gateway) anchor(ctx context.Context, c *client, d device, e Export) err
 	if now == nil {
 		block, err := renderExport(a)
 		if err != nil {
+			return err
+		}
+		if err := g.writeMtab(); err != nil {
 			return err
 		}
 		if err := g.tell(ctx, c, a, block, nil); err != nil {

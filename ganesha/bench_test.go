@@ -1,10 +1,15 @@
 package ganesha
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // BenchmarkStart is a cold start of bus and Ganesha with one export, until it
@@ -25,14 +30,32 @@ func BenchmarkStart(b *testing.B) {
 }
 
 func BenchmarkRestart(b *testing.B) {
-	s := newSite(b)
-	e := s.share(1)
-	s.start(e)
-	for b.Loop() {
-		b.StopTimer()
-		s.kill(s.pid())
-		b.StartTimer()
-		s.start(e)
+	for _, exports := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprint(exports), func(b *testing.B) {
+			s := newSite(b)
+			pool := b.TempDir()
+			s.mountFS(pool)
+			var es []Export
+			for i := range exports {
+				dir := filepath.Join(pool, fmt.Sprint(i))
+				e := s.tree(uint16(i + 1))
+				if err := os.Mkdir(dir, 0o777); err != nil {
+					b.Fatal(err)
+				}
+				if err := (binds{}).Bind(dir, e.Path); err != nil {
+					b.Fatal(err)
+				}
+				b.Cleanup(func() { _ = unix.Unmount(e.Path, unix.MNT_DETACH) })
+				es = append(es, e)
+			}
+			s.start(es...)
+			for b.Loop() {
+				b.StopTimer()
+				s.kill(s.pid())
+				b.StartTimer()
+				s.start(es...)
+			}
+		})
 	}
 }
 

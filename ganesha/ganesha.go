@@ -7,6 +7,7 @@
 //	RunDir/conf/settings          Options.Settings, of the same start
 //	RunDir/conf/bus.conf          of the private bus
 //	RunDir/conf/exports/ID.conf   what Ganesha was last told of one export
+//	RunDir/conf/mtab              the mount table that Ganesha reads
 //	RunDir/sock/bus               the socket of the private bus
 //	RunDir/bus/                   run directory of dbus-daemon (package process)
 //	RunDir/nfsd/                  run directory of ganesha.nfsd (package process)

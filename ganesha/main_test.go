@@ -125,6 +125,11 @@ func (binds) Bind(source, target string) error {
 
 func (binds) Unmount(ctx context.Context, target string) error { return mounts.Unmount(ctx, target) }
 
+func (binds) Kind(dir string) (source, fstype string, err error) {
+	m, err := mounts.Holding(dir)
+	return m.Source, m.FSType, err
+}
+
 // A site is one gateway in a namespace of its own.
 type site struct {
 	t testing.TB

@@ -303,6 +303,9 @@ func (g *Gateway) config(ctx context.Context, exports []Export) (string, error) 
 	if err := g.dropAnchors(ctx, used); err != nil {
 		return "", err
 	}
+	if err := g.writeMtab(); err != nil {
+		return "", err
+	}
 	g.anchors.devices, g.anchors.served = devices, used
 	return text + blocks.String(), nil
 }
@@ -418,6 +421,10 @@ func (g *Gateway) busSpec() process.Spec {
 // Two arenas and a fixed threshold keep the heap from growing to the sum of
 // all threads' peaks.
 func (g *Gateway) ganeshaSpec(epoch uint32) process.Spec {
+	mtab := ""
+	if g.o.Mounts != nil {
+		mtab = g.mtab()
+	}
 	return process.Spec{
 		Dir:  g.path(nfsdDir),
 		Path: nfsdPath,
@@ -441,6 +448,7 @@ func (g *Gateway) ganeshaSpec(epoch uint32) process.Spec {
 			ReadOnly:  []string{"/etc/hosts", g.path(confDir), g.path(sockDir)},
 			ReadWrite: []string{g.path(varDir), g.o.StateDir},
 			Slave:     []string{g.o.Exports},
+			Mtab:      mtab,
 			Hide: []string{
 				"/usr/lib/ganesha/libganesha_rados_urls.so",
 				"/usr/lib/x86_64-linux-gnu/ganesha/libganesha_rados_urls.so",

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -33,7 +34,7 @@ func (r *Root) enter() error {
 	if err := mount(unixMount{target: "/", flags: unix.MS_REC | unix.MS_SLAVE}); err != nil {
 		return err
 	}
-	if err := furnish(); err != nil {
+	if err := furnish(cmp.Or(r.Mtab, "/proc/self/mounts")); err != nil {
 		return err
 	}
 	for _, p := range pieces {
@@ -62,7 +63,7 @@ func (r *Root) enter() error {
 }
 
 // furnish mounts the new root and makes in it what every program expects.
-func furnish() error {
+func furnish(mtab string) error {
 	for _, m := range []unixMount{
 		{source: "root", target: staging, fstype: "tmpfs", flags: unix.MS_NOSUID | unix.MS_NOEXEC, data: "size=1m,nr_inodes=1024,mode=755"},
 		// Read-only, for /proc/sys and its like ask for uid 0 and nothing more.
@@ -90,7 +91,7 @@ func furnish() error {
 	}
 	for link, to := range map[string]string{
 		"/dev/fd": "/proc/self/fd", "/dev/stdin": "/proc/self/fd/0", "/dev/stdout": "/proc/self/fd/1", "/dev/stderr": "/proc/self/fd/2",
-		"/etc/mtab": "/proc/self/mounts", // Ganesha looks up its exports' file systems there
+		"/etc/mtab": mtab, // Ganesha looks up its exports' file systems there
 	} {
 		if err := os.Symlink(to, staging+link); err != nil {
 			return err

@@ -74,6 +74,7 @@ type Root struct {
 	ReadWrite []string // host paths bound writable at the same path
 	Slave     []string // host paths bound as slaves: mounts that the host makes below them later appear inside, with the host's flags; themselves read-only
 	Hide      []string // files covered with /dev/null where they exist
+	Mtab      string   // where /etc/mtab leads to, inside; empty is the kernel's table
 }
 
 // An Identity names one process for ever: a pid is used again, this is not.

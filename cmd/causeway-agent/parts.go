@@ -27,6 +27,12 @@ func (mountTable) Bind(source, target string) error {
 	return mounts.BindPath(source, target, mounts.BindOptions{})
 }
 
+// Kind serves package ganesha.
+func (mountTable) Kind(dir string) (source, fstype string, err error) {
+	m, err := mounts.Holding(dir)
+	return m.Source, m.FSType, err
+}
+
 // virtiofsDaemons is package virtiofs's daemons as the agent wants them.
 type virtiofsDaemons struct{ d *virtiofs.Daemons }
 

@@ -168,6 +168,24 @@ func At(target string) (m Mount, ok bool, err error) {
 	return Mount{}, false, fmt.Errorf("look at mount %s: it keeps changing", target)
 }
 
+// Holding returns the mount that path lies on, of which it may be the target.
+// It costs what At costs for a target.
+func Holding(path string) (Mount, error) {
+	st, err := look(unix.AT_FDCWD, path)
+	if err != nil {
+		return Mount{}, fmt.Errorf("look at %s: %w", path, err)
+	}
+	m, ok, err := byID(int(st.Mnt_id))
+	if err == nil && !ok {
+		err = unix.ENOENT // it went between the two looks
+	}
+	if err != nil {
+		return Mount{}, fmt.Errorf("look at mount of %s: %w", path, err)
+	}
+	m.markDeletedSubvolume()
+	return m, nil
+}
+
 // A Sight is what Peek sees at a target.
 type Sight struct {
 	Mounted bool

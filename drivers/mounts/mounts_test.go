@@ -3,6 +3,7 @@ package mounts_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,23 @@ import (
 	"github.com/causeway-project/causeway/drivers/drivertest"
 	"github.com/causeway-project/causeway/drivers/mounts"
 )
+
+// Holding finds the mount of a directory, whether it is one or lies on one.
+func TestHolding(t *testing.T) {
+	dir := tree(t)
+	target := mkdir(t, dir, "target")
+	tmpfs(t, "held", target)
+	below := mkdir(t, target, "a", "b")
+	for _, path := range []string{target, below} {
+		m, err := mounts.Holding(path)
+		if err != nil || m.Target != target || m.Source != "held" || m.FSType != "tmpfs" {
+			t.Errorf("%s: got %+v, %v", path, m, err)
+		}
+	}
+	if _, err := mounts.Holding(filepath.Join(dir, "none")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got error %v", err)
+	}
+}
 
 func TestMain(m *testing.M) { os.Exit(drivertest.Main(m)) }
 
