@@ -191,6 +191,7 @@ func (g *handGateway) kill() error {
 		return err
 	}
 	_ = g.ganesha.Wait() // "signal: killed"
+	g.ganesha = nil
 	return nil
 }
 

@@ -77,6 +77,7 @@ func measures() []measure {
 		{"memory", (*bench).memory},
 		{"further-export", (*bench).furtherExport},
 		{"restart", (*bench).restart},
+		{"cold-start", (*bench).coldStart},
 		{"scale", (*bench).scale},
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -102,18 +103,11 @@ func (b *bench) clearHost(ctx context.Context) error {
 func (b *bench) oneGatewayReturns(ctx context.Context) ([]Result, error) {
 	var samples []time.Duration
 	for range b.runs {
-		reply, err := b.networks.Get(ctx, &nodev1.GetNetworkRequest{Id: numbered(0).id})
+		took, err := b.killToRead(ctx, numbered(0), "/"+scaleName(0, scalePer-1)+"/file")
 		if err != nil {
 			return nil, err
 		}
-		start := time.Now()
-		if err := syscall.Kill(int(reply.GetNetwork().GetGateway().GetPid()), syscall.SIGKILL); err != nil {
-			return nil, err
-		}
-		if err := b.world.tenant.read(ctx, numbered(0).address, "/"+scaleName(0, scalePer-1)+"/file"); err != nil {
-			return nil, err
-		}
-		samples = append(samples, time.Since(start))
+		samples = append(samples, took)
 		if err := b.allReady(ctx, scaleExports); err != nil {
 			return nil, err
 		}
@@ -231,4 +225,66 @@ func (b *bench) restartAtScale(ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	return b.restarts(ctx, scaleExports)
+}
+
+// coldStart is the time from the kill of a gateway with many exports until the
+// client reads from one of them, beside a hand-made one.
+func (b *bench) coldStart(ctx context.Context) (results []Result, err error) {
+	const exports = 1000
+	t, err := b.learn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.fill(ctx, exports); err != nil {
+		return nil, err
+	}
+	by := make([]handExport, exports)
+	for i := range by {
+		by[i] = handExport{id: i + 1, path: filepath.Join(b.world.pool.Dir, fmt.Sprintf("fill-%d", i))}
+	}
+	g, err := newHandGateway(b.handPlace(), t, by...)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, g.stop()) }()
+	var ours, raw []time.Duration
+	for range b.runs {
+		took, err := b.killToRead(ctx, numbered(0), fmt.Sprintf("/fill-%d/file", exports-1))
+		if err != nil {
+			return nil, err
+		}
+		ours = append(ours, took)
+		if err := b.allReady(ctx, exports); err != nil {
+			return nil, err
+		}
+		start := time.Now()
+		if err := g.start(); err != nil {
+			return nil, err
+		}
+		if err := b.world.tenant.read(ctx, handAddress, by[exports-1].pseudo()+"/file"); err != nil {
+			return nil, err
+		}
+		raw = append(raw, time.Since(start))
+		if err := g.kill(); err != nil {
+			return nil, err
+		}
+	}
+	b.log.Info("cold start", "ours", spread(ours), "raw", spread(raw))
+	return []Result{beside(fmt.Sprintf("gateway_of_%d_killed_to_read", exports), median(ours), median(raw),
+		"start by hand").want(1.5)}, nil
+}
+
+// killToRead kills a network's gateway, and returns how long it took until the
+// client read a file through its successor.
+func (b *bench) killToRead(ctx context.Context, n network, file string) (time.Duration, error) {
+	reply, err := b.networks.Get(ctx, &nodev1.GetNetworkRequest{Id: n.id})
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	if err := syscall.Kill(int(reply.GetNetwork().GetGateway().GetPid()), syscall.SIGKILL); err != nil {
+		return 0, err
+	}
+	err = b.world.tenant.read(ctx, n.address, file)
+	return time.Since(start), err
 }

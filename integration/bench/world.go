@@ -23,7 +23,7 @@ type world struct {
 	guest   *lab.Guest
 	agent   *lab.Agent
 	options lab.AgentOptions // of the agent
-	conn      *grpc.ClientConn // to the agent
+	conn    *grpc.ClientConn // to the agent
 }
 
 // poolSize in MiB. The file is sparse.
