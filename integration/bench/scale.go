@@ -37,7 +37,7 @@ func (b *bench) scale(ctx context.Context) (results []Result, err error) {
 		return nil, err
 	}
 	results = append(results, alone(b.atScale("export_made"), milliseconds(put)/scaleExports, "ms"))
-	rss, err := b.residentMemory(ctx)
+	rss, err := b.residentMemory(ctx, b.world.agent.PID())
 	if err != nil {
 		return nil, err
 	}
