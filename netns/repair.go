@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -94,7 +95,8 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	}
 	return namespace.Inside(s.ns, func() error {
 		err := h.repairAddresses(ctx, n, in, inner)
-		if err := errors.Join(err, sysctl.Write(n.sysctls())); err != nil {
+		settings, more := n.sysctlsNow(in, inner)
+		if err := errors.Join(err, more, sysctl.Write(settings)); err != nil {
 			return err
 		}
 		crashpoint.Hit(crashpoint.NetnsAddressed)
@@ -134,7 +136,11 @@ func (h *Host) repairInner(nl *netlink.Handle, n Network, mtu int) (netlink.Link
 	if _, ok := n.provided(); ok {
 		return inner, nil // its sysctls are its owner's
 	}
-	if err := sysctl.Write(n.sysctls()); err != nil {
+	settings, err := n.sysctlsNow(nl, inner)
+	if err != nil {
+		return nil, err
+	}
+	if err := sysctl.Write(settings); err != nil {
 		return nil, err
 	}
 	// The kernel's duplicate address detection takes dad_transmits times this.
@@ -144,29 +150,36 @@ func (h *Host) repairInner(nl *netlink.Handle, n Network, mtu int) (netlink.Link
 	return inner, sysctl.Write([]sysctl.Setting{{Path: retransPath, Value: fast, Optional: true}})
 }
 
-// repairAddresses removes foreign addresses and adds missing ones that nobody
-// else has. Both families are asked for at the same time: the kernel asks for
-// IPv6, and since it asks for nothing in IPv4 we do, before the address is set.
+// repairAddresses adds the missing addresses that nobody else has, and then
+// removes foreign ones: a network whose addresses change keeps the old ones
+// where one of the new ones is taken. Both families are asked for at the same
+// time: the kernel asks for IPv6, and since it asks for nothing in IPv4 we do,
+// before the address is set.
 func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handle, inner netlink.Link) error {
 	have, err := addresses(nl, inner)
 	if err != nil {
 		return err
 	}
-	foreign := have
-	_, provided := n.provided()
-	if provided {
+	foreign := maps.Clone(have)
+	if _, provided := n.provided(); provided {
 		if foreign, err = onlyMarked(inner, have); err != nil {
 			return err
 		}
 	}
+	ours := map[netip.Addr]bool{} // by whatever prefix length
 	for p, a := range foreign {
-		if slices.Contains(n.Addresses, p) && a.Flags&unix.IFA_F_DADFAILED == 0 {
+		switch {
+		case a.Flags&unix.IFA_F_DADFAILED != 0:
+			if err := removeAddress(nl, inner, a); err != nil {
+				return err
+			}
+			delete(have, p)
+			delete(foreign, p)
 			continue
+		case slices.Contains(n.Addresses, p):
+			delete(foreign, p)
 		}
-		if err := nl.AddrDel(inner, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("remove address %s: %w", p, err)
-		}
-		delete(have, p)
+		ours[p.Addr()] = true
 	}
 	var new4, new6 []netip.Prefix
 	for _, p := range n.Addresses {
@@ -179,19 +192,29 @@ func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handl
 			new6 = append(new6, p)
 		}
 	}
-	flags := 0
-	if h.probeWait < 0 {
-		flags = unix.IFA_F_NODAD
-	}
 	for _, p := range new6 {
+		flags := 0
+		if h.probeWait < 0 || ours[p.Addr()] {
+			flags = unix.IFA_F_NODAD
+		}
+		for q, a := range foreign { // the kernel has an IPv6 address once, with one prefix length
+			if q.Addr() != p.Addr() {
+				continue
+			}
+			if err := removeAddress(nl, inner, a); err != nil {
+				return err
+			}
+			delete(foreign, q)
+		}
 		if err := n.addAddress(nl, inner, p, flags); err != nil {
 			return err
 		}
 	}
 	var taken error
-	if len(new4) != 0 && h.probeWait > 0 {
-		var used []netip.Prefix
-		if used, err = probe(ctx, inner, new4, h.probeWait); err != nil {
+	ask := slices.DeleteFunc(slices.Clone(new4), func(p netip.Prefix) bool { return ours[p.Addr()] })
+	if len(ask) != 0 && h.probeWait > 0 {
+		used, err := probe(ctx, inner, ask, h.probeWait)
+		if err != nil {
 			return fmt.Errorf("look for duplicate addresses: %w", err)
 		}
 		for _, p := range used {
@@ -214,11 +237,26 @@ func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handl
 			continue // a provided interface has others too
 		}
 		taken = errors.Join(taken, fmt.Errorf("address %s: %w", p.Addr(), ErrAddressInUse))
-		if err := nl.AddrDel(inner, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return fmt.Errorf("remove address %s: %w", p, err)
+		if err := removeAddress(nl, inner, a); err != nil {
+			return err
 		}
 	}
-	return taken
+	if taken != nil {
+		return taken
+	}
+	for _, a := range foreign {
+		if err := removeAddress(nl, inner, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeAddress(nl *netlink.Handle, l netlink.Link, a netlink.Addr) error {
+	if err := nl.AddrDel(l, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("remove address %s: %w", a.IPNet, err)
+	}
+	return nil
 }
 
 func (n Network) addAddress(nl *netlink.Handle, l netlink.Link, p netip.Prefix, flags int) (err error) {

@@ -1,6 +1,10 @@
 package netns
 
-import "github.com/causeway-project/causeway/netns/sysctl"
+import (
+	"github.com/vishvananda/netlink"
+
+	"github.com/causeway-project/causeway/netns/sysctl"
+)
 
 // retrans is the kernel's own time between two neighbour solicitations.
 const retrans = "1000"
@@ -10,7 +14,24 @@ const retransPath = "ipv6/neigh/" + Inside + "/retrans_time_ms"
 // sysctls of a network's namespace. A new namespace takes the host's values of
 // many, so that all that matters is set. They are the documented ones of
 // Documentation/networking/ip-sysctl.rst.
-func (n Network) sysctls() []sysctl.Setting {
+func (n Network) sysctls() []sysctl.Setting { return n.sysctlsWith(n.has6()) }
+
+// sysctlsNow are those for as long as the interface has the addresses that it
+// has: to switch IPv6 off would take away those that are to stay until others
+// are there.
+func (n Network) sysctlsNow(nl *netlink.Handle, inner netlink.Link) ([]sysctl.Setting, error) {
+	have, err := addresses(nl, inner)
+	if err != nil {
+		return nil, err
+	}
+	with6 := n.has6()
+	for p := range have {
+		with6 = with6 || p.Addr().Is6()
+	}
+	return n.sysctlsWith(with6), nil
+}
+
+func (n Network) sysctlsWith(with6 bool) []sysctl.Setting {
 	if _, ok := n.provided(); ok {
 		return nil
 	}
@@ -51,7 +72,7 @@ func (n Network) sysctls() []sysctl.Setting {
 		"arp_notify", "1", // announce again when the hardware address changes
 		"promote_secondaries", "1") // one address removed does not take the others of its prefix along
 
-	v4only := !n.has6()
+	v4only := !with6
 	disable := "0"
 	if v4only {
 		disable = "1" // no link-local address to be reached at
