@@ -121,6 +121,9 @@ func (g *Gateway) tell(ctx context.Context, c *client, e Export, block string, n
 	if err := replace(file, block); err != nil {
 		return err
 	}
+	if err := g.files.Set(e.ID, e.FSID); err != nil {
+		return fmt.Errorf("identity of export: %w", err)
+	}
 	crashpoint.Hit(crashpoint.ExportFile)
 	load := c.add
 	if now != nil {
@@ -146,6 +149,9 @@ func (g *Gateway) settle(ctx context.Context, c *client, e Export, before *shown
 		wrong = errors.New("it is not there")
 	} else {
 		wrong = after.differs(e)
+	}
+	if wrong == nil {
+		wrong = g.files.Works()
 	}
 	if told == nil && wrong == nil {
 		return nil
@@ -217,6 +223,9 @@ func (g *Gateway) withdraw(ctx context.Context, c *client, id uint16) error {
 		}
 	}
 	delete(g.anchors.devices, id)
+	if err := g.files.Set(id, 0); err != nil {
+		return fmt.Errorf("identity of export: %w", err)
+	}
 	return g.forget(id)
 }
 

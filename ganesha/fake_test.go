@@ -132,6 +132,13 @@ func newFake(t *testing.T) (*fakeExporter, *site) {
 		time.Sleep(time.Millisecond)
 	}
 	t.Cleanup(func() { _ = conn.Close() }) // the bus is gone before
+	// Nor is there a process that the library could be at work in.
+	if _, err := s.g.files.Prepare(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.g.files.Ready, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	f := &fakeExporter{exports: map[uint16]shownExport{}}
 	if err := conn.Export(f, exportPath, strings.TrimSuffix(exportMember, ".")); err != nil {
 		t.Fatal(err)

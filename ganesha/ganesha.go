@@ -8,12 +8,14 @@
 //	RunDir/conf/bus.conf          of the private bus
 //	RunDir/conf/exports/ID.conf   what Ganesha was last told of one export
 //	RunDir/conf/mtab              the mount table that Ganesha reads
+//	RunDir/conf/identities        of the exports, which file handles are bound to (package handles)
 //	RunDir/sock/bus               the socket of the private bus
 //	RunDir/bus/                   run directory of dbus-daemon (package process)
 //	RunDir/nfsd/                  run directory of ganesha.nfsd (package process)
 //	RunDir/var/                   Ganesha's log, pid file and credential caches: its only writable part
 //	StateDir/v4recov              one record per client, read after a restart so that it can reclaim
 //	StateDir/epoch                that of the last start: see nextEpoch
+//	StateDir/handles.key          under which file handles are authenticated
 //	Exports/.fs-*                 the anchors of exported file systems: see Mounts
 //
 // # Two processes, one life
@@ -44,10 +46,12 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/ganesha/handles"
 )
 
 // ErrNotRunning: the gateway's process is not there, or does not answer.
@@ -107,6 +111,7 @@ type Options struct {
 	Settings string        // names those of these options that may change under a running gateway: Start replaces one that was started with another name
 	Lease    time.Duration // whole seconds; 10 s by default
 	Grace    time.Duration // whole seconds; 15 s by default
+	Library  string        // required: path of causeway-handles.so, which keeps clients from forging file handles
 	System   string        // root directory of the distribution whose Ganesha and D-Bus daemon run; empty is the host's
 	Mounts   Mounts        // nil leaves exports of one file system dependent on each other: see Mounts
 	Starter  *process.Starter
@@ -144,6 +149,7 @@ func defaultDeadlines() deadlines {
 // IDs and Done do not wait for a change under way.
 type Gateway struct {
 	o      Options
+	files  handles.Files
 	limits deadlines
 	log    *slog.Logger
 
@@ -167,7 +173,14 @@ func New(o Options) *Gateway {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Gateway{o: o, limits: defaultDeadlines(), log: o.Logger, change: make(chan struct{}, 1)}
+	g := &Gateway{o: o, limits: defaultDeadlines(), log: o.Logger, change: make(chan struct{}, 1)}
+	g.files = handles.Files{
+		Library: o.Library,
+		Key:     filepath.Join(o.StateDir, "handles.key"),
+		Exports: g.path(confDir, "identities"),
+		Ready:   g.path(varDir, "handles-protected"),
+	}
+	return g
 }
 
 // lock keeps other changes out until unlock.

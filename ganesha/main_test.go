@@ -19,6 +19,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/drivers/mounts"
+	"github.com/causeway-project/causeway/ganesha/handles"
 	"github.com/causeway-project/causeway/integration/nfs41"
 )
 
@@ -116,6 +117,20 @@ func launcher(t testing.TB) string {
 	return file
 }
 
+// library builds causeway-handles.so once for all tests.
+func library(t testing.TB) string {
+	t.Helper()
+	file := "/run/" + handles.Library
+	if _, err := os.Stat(file); err == nil {
+		return file
+	}
+	build := exec.Command("handles/preload/build", filepath.Dir(file))
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", handles.Library, err, out)
+	}
+	return file
+}
+
 // binds is Mounts as the agent has it.
 type binds struct{}
 
@@ -178,6 +193,7 @@ func newSiteOn(t testing.TB, system string) *site {
 		StateDir: dir + "/state",
 		Exports:  dir + "/exports",
 		NetNS:    "/run/netns/" + name,
+		Library:  library(t),
 		System:   system,
 		Lease:    2 * time.Second, // its half is how often grace is looked at
 		Grace:    3 * time.Second,

@@ -12,6 +12,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/ganesha/handles"
 )
 
 // Start makes the gateway run with exactly these exports, or adopts it where
@@ -80,7 +81,11 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 	}
 	crashpoint.Hit(crashpoint.GatewayStarted)
 	g.remember(p)
-	if err := g.ready(ctx, c, p, g.limits.start); err != nil {
+	err = g.ready(ctx, c, p, g.limits.start)
+	if err == nil {
+		err = g.protected(ctx, c, p)
+	}
+	if err != nil {
 		if log := g.lastLog(); log != "" {
 			return fmt.Errorf("start ganesha: %w; its log ends: %s", err, log)
 		}
@@ -88,6 +93,24 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 	}
 	g.log.Info("gateway started", "pid", p.Identity().PID)
 	return nil
+}
+
+// protected ends a Ganesha that would believe every file handle.
+func (g *Gateway) protected(ctx context.Context, c *client, p *process.Process) error {
+	err := g.files.Loaded(p.Identity().PID)
+	if err == nil {
+		ids, asked := c.ids(ctx, g.limits.look)
+		if asked != nil {
+			return asked
+		}
+		if len(ids) > 0 {
+			err = g.files.Works()
+		}
+	}
+	if errors.Is(err, handles.ErrUnprotected) {
+		return errors.Join(err, p.Stop(ctx, 0))
+	}
+	return err
 }
 
 // tidy takes away what a crash in the middle of Remove left of an adopted
@@ -129,6 +152,9 @@ func (g *Gateway) fit(ctx context.Context, p *process.Process) (unfit, err error
 	}
 	if settings != g.o.Settings {
 		return fmt.Errorf("it was started with the settings %q", settings), nil
+	}
+	if err := g.files.Loaded(p.Identity().PID); err != nil {
+		return err, nil
 	}
 	// Directories that were made anew on the host are not those that it sees.
 	for _, dir := range []string{g.path(confDir), g.o.Exports} {
@@ -275,6 +301,7 @@ func (g *Gateway) config(ctx context.Context, exports []Export) (string, error) 
 		return "", err
 	}
 	var blocks strings.Builder
+	identities := map[uint16]uint64{}
 	ids, pseudos, used, devices := map[uint16]bool{}, map[string]bool{}, map[device]bool{}, map[uint16]device{}
 	for _, e := range exports {
 		block, err := renderExport(e)
@@ -297,6 +324,7 @@ func (g *Gateway) config(ctx context.Context, exports []Export) (string, error) 
 			continue
 		}
 		ids[e.ID], pseudos[e.Pseudo], used[at.device], devices[e.ID] = true, true, true, at.device
+		identities[e.ID] = e.FSID
 		text += anchor
 		blocks.WriteString(block)
 	}
@@ -307,6 +335,13 @@ func (g *Gateway) config(ctx context.Context, exports []Export) (string, error) 
 		return "", err
 	}
 	g.anchors.devices, g.anchors.served = devices, used
+	fresh, err := g.files.Prepare(identities)
+	if err != nil {
+		return "", err
+	}
+	if fresh {
+		g.log.Info("key of file handles made", "file", g.files.Key)
+	}
 	return text + blocks.String(), nil
 }
 
@@ -435,17 +470,17 @@ func (g *Gateway) ganeshaSpec(epoch uint32) process.Spec {
 			"-p", g.path(varDir, "pid"),
 			"-E", strconv.FormatUint(uint64(epoch), 10),
 		},
-		Env: []string{
+		Env: append([]string{
 			"DBUS_SYSTEM_BUS_ADDRESS=" + busAddress(g.socket()),
 			"MALLOC_ARENA_MAX=2",
 			"MALLOC_MMAP_THRESHOLD_=131072",
 			"MALLOC_TRIM_THRESHOLD_=131072",
-		},
+		}, g.files.Env()...),
 		NetNS: g.o.NetNS,
 		Root: &process.Root{
 			System:    append(system(), "/etc/netconfig", "/etc/services"),
 			SystemDir: g.o.System,
-			ReadOnly:  []string{"/etc/hosts", g.path(confDir), g.path(sockDir)},
+			ReadOnly:  []string{"/etc/hosts", g.o.Library, g.path(confDir), g.path(sockDir)},
 			ReadWrite: []string{g.path(varDir), g.o.StateDir},
 			Slave:     []string{g.o.Exports},
 			Mtab:      mtab,

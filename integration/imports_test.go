@@ -16,7 +16,7 @@ const module = "github.com/causeway-project/causeway/"
 // this module that it may import. A trailing ... stands for all below.
 var mayImport = map[string][]string{
 	"cmd/causeway":        {"api/node/v1"},
-	"cmd/causeway-agent":  {"agent...", "api/node/v1", "drivers...", "ganesha", "netns", "virtiofs"},
+	"cmd/causeway-agent":  {"agent...", "api/node/v1", "drivers...", "ganesha", "ganesha/handles", "netns", "virtiofs"},
 	"cmd/causeway-launch": {"agent/process"},
 	"api/node/v1":         {},
 
@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 
 	// These know nothing of each other, nor of the agent; the two leaves
 	// serve them all.
-	"ganesha":  {"agent/crashpoint", "agent/process"},
+	"ganesha":  {"agent/crashpoint", "agent/process", "ganesha/handles"},
 	"virtiofs": {"agent/crashpoint", "agent/process"},
 	"netns":    {"agent/crashpoint", "netns/firewall", "netns/namespace", "netns/ovs", "netns/sysctl"},
 	"drivers":  {},
@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 	"netns/namespace": {"agent/crashpoint"},
 	"netns/ovs":       {},
 	"netns/sysctl":    {},
+	"ganesha/handles": {},
 
 	"drivers/drivertest": {"drivers", "drivers/mounts"},
 	"drivers/local":      {"drivers", "drivers/mounts"},

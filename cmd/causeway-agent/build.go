@@ -17,6 +17,7 @@ import (
 	"github.com/causeway-project/causeway/drivers/local"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
+	"github.com/causeway-project/causeway/ganesha/handles"
 	"github.com/causeway-project/causeway/netns"
 	"github.com/causeway-project/causeway/virtiofs"
 )
@@ -49,7 +50,8 @@ func build(cfg config, log *slog.Logger) (core, error) {
 		Servers: func(p agent.ServerPlace) agent.Server {
 			return ganesha.New(ganesha.Options{
 				RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS, Settings: p.Settings,
-				Lease: time.Duration(cfg.Gateway.Lease), Grace: time.Duration(cfg.Gateway.Grace),
+				Library: cfg.handles(),
+				Lease:   time.Duration(cfg.Gateway.Lease), Grace: time.Duration(cfg.Gateway.Grace),
 				Mounts: mountTable{}, Starter: starter, Logger: log.With("network", p.Network),
 			})
 		},
@@ -181,6 +183,7 @@ func hostChecks(cfg config, daemons *virtiofs.Daemons) []func(context.Context) a
 			return agent.Check{Name: "root", Verdict: agent.Pass, Message: "runs as root"}
 		},
 		program("launcher", cfg.Launcher, "install causeway-launch, or set launcher in the configuration"),
+		program("handles", cfg.handles(), "install "+handles.Library+" beside causeway-launch"),
 		program("ganesha", "/usr/bin/ganesha.nfsd", "apt-get install nfs-ganesha nfs-ganesha-vfs"),
 		program("dbus", "/usr/bin/dbus-daemon", "apt-get install dbus-daemon"),
 		func(ctx context.Context) agent.Check {

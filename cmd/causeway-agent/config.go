@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/causeway-project/causeway/ganesha/handles"
 )
 
 // A config is the whole configuration. packaging/agent.yaml explains every
@@ -121,6 +123,11 @@ func findLauncher() string {
 		}
 	}
 	return packagedLauncher
+}
+
+// handles is the library that protects file handles, beside the launcher.
+func (c config) handles() string {
+	return filepath.Join(filepath.Dir(c.Launcher), handles.Library)
 }
 
 // A problem is a value that cannot be.

@@ -48,6 +48,10 @@ func Build(ctx context.Context, o BuildOptions) (*Programs, error) {
 			return nil, err
 		}
 	}
+	// It lies beside the launcher, where the agent looks for it.
+	if _, err := command(ctx, filepath.Join(root, "ganesha/handles/preload/build"), dir); err != nil {
+		return nil, err
+	}
 	return Installed(dir), nil
 }
 
