@@ -54,6 +54,12 @@ func verbs() []verb {
 		_, err := n.networks.Put(ctx, &nodev1.PutNetworkRequest{Network: blueNetwork()})
 		return err
 	}
+	update := func(network *nodev1.Network) func(context.Context, *node) error {
+		return func(ctx context.Context, n *node) error {
+			_, err := n.networks.Update(ctx, &nodev1.UpdateNetworkRequest{Network: network})
+			return err
+		}
+	}
 	deleteNetwork := func(ctx context.Context, n *node) error {
 		_, err := n.networks.Delete(ctx, &nodev1.DeleteNetworkRequest{Id: "blue"})
 		return err
@@ -83,6 +89,10 @@ func verbs() []verb {
 	return []verb{
 		{name: "network create", call: putNetwork, after: must(deleteNetwork)},
 		{name: "network delete", before: must(putNetwork), call: deleteNetwork},
+		{name: "network update", setup: must(putNetwork, put(exported("docs", "docs"))), call: update(bridged("blue", "br-blue", gateway4+"/24", later4+"/24")),
+			check: servesLater, after: must(update(blueNetwork())), teardown: must(deleteExport, deleteNetwork)},
+		{name: "network move", setup: must(cable, putNetwork, put(exported("docs", "docs"))), call: update(bridged("blue", "br-two", gateway4+"/24")),
+			check: servesElsewhere, after: must(update(blueNetwork())), teardown: must(deleteExport, deleteNetwork, cut)},
 		// Its view may come before or after the gateway that it starts, which
 		// takes what is there along.
 		{name: "export create", setup: must(putNetwork), call: put(exported("docs", "docs")), check: servesWritable,
@@ -100,14 +110,47 @@ func verbs() []verb {
 	}
 }
 
-func servesWritable(ctx context.Context, n *node) { serves(ctx, n, "docs") }
+// cable makes the bridge br-two, from which all on br-blue are reached.
+func cable(ctx context.Context, n *node) error {
+	n.run(ctx, "ip", "link", "add", "br-two", "type", "bridge")
+	n.run(ctx, "ip", "link", "set", "br-two", "up")
+	n.run(ctx, "ip", "link", "add", "cable1", "type", "veth", "peer", "name", "cable2")
+	n.run(ctx, "ip", "link", "set", "cable1", "master", "br-blue", "up")
+	n.run(ctx, "ip", "link", "set", "cable2", "master", "br-two", "up")
+	return nil
+}
 
-func servesBoth(ctx context.Context, n *node) { serves(ctx, n, "docs music") }
+func cut(ctx context.Context, n *node) error {
+	n.run(ctx, "ip", "link", "delete", "cable1")
+	n.run(ctx, "ip", "link", "delete", "br-two")
+	return nil
+}
+
+func servesWritable(ctx context.Context, n *node) { serves(ctx, n, gateway4, "docs") }
+
+func servesBoth(ctx context.Context, n *node) { serves(ctx, n, gateway4, "docs music") }
+
+// servesLater has a new address, and nothing else.
+func servesLater(ctx context.Context, n *node) {
+	n.t.Helper()
+	serves(ctx, n, later4, "docs")
+	if got := n.inGateway(ctx, "ip", "-brief", "address", "show", "dev", "eth0", "scope", "global"); !strings.Contains(got, gateway4) || !strings.Contains(got, later4) || strings.Contains(got, gateway6) {
+		n.t.Errorf("the gateway's addresses are %s", got)
+	}
+}
+
+func servesElsewhere(ctx context.Context, n *node) {
+	n.t.Helper()
+	if !n.isPort(ctx, "br-two") {
+		n.t.Error("the gateway is no port of br-two")
+	}
+	serves(ctx, n, gateway4, "docs")
+}
 
 // serves looks at the whole gateway, and writes to docs.
-func serves(ctx context.Context, n *node, want string) {
+func serves(ctx context.Context, n *node, address, want string) {
 	n.t.Helper()
-	c := dial(ctx, n.t, n.client, gateway4)
+	c := dial(ctx, n.t, n.client, address)
 	defer closeClient(ctx, n.t, c)
 	if got, err := listing(ctx, c, "/"); err != nil || got != want {
 		n.t.Errorf("the gateway shows %q, %v; want %q", got, err, want)
@@ -320,8 +363,9 @@ func logSize(n *node) int64 {
 	return info.Size()
 }
 
-// everyPoint lists what some verb has to pass. A gateway's export is changed
-// in place, and so is a gateway that is adopted; nothing else is.
+// everyPoint lists what some verb has to pass. An export and a network's
+// namespace are changed in place, and so is a gateway that is adopted; nothing
+// else is.
 func everyPoint() []crashpoint.Point {
 	points := []crashpoint.Point{
 		crashpoint.LedgerPut, crashpoint.LedgerDelete, crashpoint.ProcessForked,
@@ -332,7 +376,7 @@ func everyPoint() []crashpoint.Point {
 	}
 	for _, k := range reconcile.Kinds() {
 		changes := []reconcile.Verb{reconcile.Create, reconcile.Remove}
-		if slices.Contains([]reconcile.Kind{reconcile.Gateway, reconcile.Export}, k) {
+		if slices.Contains([]reconcile.Kind{reconcile.Namespace, reconcile.Gateway, reconcile.Export}, k) {
 			changes = append(changes, reconcile.Update)
 		}
 		for _, c := range changes {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -136,16 +137,12 @@ func TestMoved(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.bridge(ctx, t, "br-two")
 	dir := w.share(t, "docs")
 	o := quick
 	o.Programs = programs
 	n := w.started(ctx, t, o)
-	n.run(ctx, "ip", "link", "add", "cable1", "type", "veth", "peer", "name", "cable2")
-	t.Cleanup(func() { n.run(context.WithoutCancel(ctx), "ip", "link", "delete", "cable1") })
-	n.run(ctx, "ip", "link", "set", "cable1", "master", "br-blue", "up")
-	n.run(ctx, "ip", "link", "set", "cable2", "master", "br-two", "up")
-	n.before = n.state(ctx)
+	n.must(cable(ctx, n))
+	t.Cleanup(func() { n.must(cut(context.WithoutCancel(ctx), n)) })
 
 	mac := n.putNetwork(ctx, blueNetwork()).GetMac()
 	e := n.putExport(ctx, exported("docs", "docs"))
@@ -191,8 +188,8 @@ func TestMoved(t *testing.T) {
 			missing := slices.DeleteFunc([]string{gateway4, gateway6}, func(a string) bool { return heard(a) == mac })
 			return len(missing) == 0, fmt.Errorf("of %q", missing)
 		})
-		if link := n.one(ctx, "link "); !n.isPort(ctx, link, move.bridge) {
-			t.Errorf("%s: the gateway's link is no port of %s", move.name, move.bridge)
+		if !n.isPort(ctx, move.bridge) {
+			t.Errorf("%s: the gateway is no port of %s", move.name, move.bridge)
 		}
 		r, err := n.exports.Get(ctx, &nodev1.GetExportRequest{Id: "docs"})
 		n.must(err)
@@ -211,11 +208,11 @@ func TestMoved(t *testing.T) {
 	n.finish(ctx)
 }
 
-func (n *node) isPort(ctx context.Context, link, bridge string) bool {
+// isPort says whether the one gateway there is is on a bridge.
+func (n *node) isPort(ctx context.Context, bridge string) bool {
 	n.t.Helper()
-	host := lab.Client{NetNS: "/proc/self/ns/net"}
-	name, _, _ := strings.Cut(link, " ")
-	out, err := host.Command(ctx, "ip", "-o", "link", "show", "dev", name).CombinedOutput()
+	link := n.one(ctx, "link ")
+	out, err := exec.CommandContext(ctx, "ip", "-o", "link", "show", "dev", link).CombinedOutput()
 	n.must(err)
 	return strings.Contains(string(out), " master "+bridge+" ")
 }
