@@ -100,6 +100,7 @@ type object struct {
 	stuck     bool            // it runs and does not answer
 	figures   *figures        // of the gateway; nil until somebody asks
 	probed    <-chan struct{} // closed with the process that somebody probes
+	rules     ruleBook        // of the export
 	changed   chan struct{}   // closed and replaced at each change
 }
 
@@ -173,10 +174,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	networks := a.join(func(k objectKey) bool { return k.kind == kindNetwork })
 	patience, cancel := context.WithTimeout(ctx, adoptionPatience)
 	defer cancel()
+	overdue := a.overdue(time.Now())
 	for _, g := range networks {
+		wait := patience
+		if overdue[g.key] {
+			wait = ctx
+		}
 		select {
 		case <-g.settled:
-		case <-patience.Done():
+		case <-wait.Done():
 		}
 	}
 	if ctx.Err() != nil {
@@ -184,8 +190,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	shares := a.join(func(k objectKey) bool { return k.kind != kindNetwork })
 	for _, g := range append(networks, shares...) {
+		seen := g.looked
+		if overdue[g.key] {
+			seen = g.settled
+		}
 		select {
-		case <-g.looked:
+		case <-seen:
 		case <-ctx.Done():
 			return nil
 		}

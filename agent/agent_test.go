@@ -56,7 +56,7 @@ func life(ctx context.Context, a *Agent) []func() error {
 // worlds is what the host has after each verb of life.
 var worlds = []string{
 	`namespace cw-blue`,
-	`export blue 1 /docs [{10.77.0.5/32 rw none 65534 65534} {10.77.0.0/24 ro root 65534 65534}]
+	`export blue 1 /docs [{10.77.0.5/32 rw none 65534 65534 0} {10.77.0.0/24 ro root 65534 65534 0}]
 gateway blue
 mount blue of itself
 mount cw-SHARE of docs
@@ -64,7 +64,7 @@ mount docs of view of RUN/mounts/cw-SHARE
 namespace cw-blue`,
 	`daemon docs-vm1
 device ua-cw-docs-vm1 tag docs in vm1
-export blue 1 /docs [{10.77.0.5/32 rw none 65534 65534} {10.77.0.0/24 ro root 65534 65534}]
+export blue 1 /docs [{10.77.0.5/32 rw none 65534 65534 0} {10.77.0.0/24 ro root 65534 65534 0}]
 gateway blue
 guest mount uuid-vm1 /mnt/docs
 mount blue of itself
@@ -73,14 +73,14 @@ mount docs of view of RUN/mounts/cw-SHARE
 namespace cw-blue`,
 	`daemon docs-vm1
 device ua-cw-docs-vm1 tag docs in vm1
-export blue 1 /docs [{10.77.0.0/24 ro root 65534 65534}]
+export blue 1 /docs [{10.77.0.0/24 ro root 65534 65534 0}]
 gateway blue
 guest mount uuid-vm1 /mnt/docs
 mount blue of itself
 mount cw-SHARE of docs
 mount docs of view of RUN/mounts/cw-SHARE
 namespace cw-blue`,
-	`export blue 1 /docs [{10.77.0.0/24 ro root 65534 65534}]
+	`export blue 1 /docs [{10.77.0.0/24 ro root 65534 65534 0}]
 gateway blue
 mount blue of itself
 mount cw-SHARE of docs
@@ -302,7 +302,7 @@ func TestRefusals(t *testing.T) {
 		{"rule of an IPv6 prefix that Ganesha misreads", rule(func(r *Rule) { r.Client = prefix("fd77::10/124") }), Invalid, BadRule},
 		{"rule without level", rule(func(r *Rule) { r.Level = "" }), Invalid, BadRule},
 		{"rule of unknown squash", rule(func(r *Rule) { r.Squash = "some" }), Invalid, BadRule},
-		{"two rules for one client", rule(func(r *Rule) { r.Client = prefix("10.77.0.5/32") }), Invalid, BadRule},
+		{"two rules for one client", rule(func(r *Rule) { r.Client = prefix("10.77.0.5/32") }), Invalid, RuleConflict},
 		{"bridge missing", network(func(n *Network) { n.Plug = bridgePlug("br-none") }), Precondition, NoBridge},
 		{"bridge name that climbs", network(func(n *Network) { n.Plug = bridgePlug("../x") }), Invalid, BadBridge},
 		{"address on the same bridge", network(func(n *Network) { n.Plug = bridgePlug("br-blue") }), Precondition, AddressTaken},

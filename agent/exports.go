@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
@@ -59,7 +60,6 @@ func (a *Agent) known(key objectKey) bool {
 
 func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, error) {
 	c := intentOf(e.Connection)
-	rules := rulesIntent(e.Rules)
 	if old != nil {
 		is := old.Export
 		switch {
@@ -73,14 +73,16 @@ func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, err
 			return nil, otherSettings(key, "pseudo path")
 		case is.ReadOnly != e.ReadOnly:
 			return nil, otherSettings(key, "read-only setting")
-		case slices.Equal(is.Rules, rules):
-			return old, nil
 		}
-		next := old.next()
-		export := *is
-		export.Rules = rules
-		next.Export = &export
-		return next, nil
+		rules, err := replaceRules(is.Rules, e.Rules, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		return old.withRules(rules), nil
+	}
+	rules, err := replaceRules(nil, e.Rules, time.Now())
+	if err != nil {
+		return nil, err
 	}
 	network := a.objects[objectKey{kindNetwork, e.Network}]
 	if network == nil {
@@ -114,14 +116,6 @@ func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, err
 		Network: e.Network, Connection: c, Rules: rules, Pseudo: e.Pseudo, ReadOnly: e.ReadOnly,
 		Mount: c.mountName(false), ExportID: id, FSID: rand.Uint64()>>1 | 1,
 	}}, nil
-}
-
-func rulesIntent(rules []Rule) []ruleIntent {
-	out := make([]ruleIntent, 0, len(rules))
-	for _, r := range rules {
-		out = append(out, ruleIntent(r))
-	}
-	return out
 }
 
 // freeExportID gives the smallest free id of a gateway. While an export's
@@ -177,9 +171,7 @@ func (a *Agent) exportLocked(o *object) Export {
 		ID: o.key.id, Network: r.Network, Connection: r.Connection.connection(), Pseudo: r.Pseudo,
 		ReadOnly: r.ReadOnly, ExportID: r.ExportID, Status: o.status,
 	}
-	for _, rule := range r.Rules {
-		e.Rules = append(e.Rules, Rule(rule))
-	}
+	e.Rules = o.rulesLocked(time.Now())
 	if n := a.objects[objectKey{kindNetwork, r.Network}]; n != nil && n.rec != nil {
 		for _, p := range n.rec.Network.Addresses {
 			e.Locations = append(e.Locations, location(p.Addr(), r.Pseudo))

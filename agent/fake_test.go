@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -46,9 +47,10 @@ type host struct {
 	instances  map[string]*Instance // by name
 	libvirtOff bool
 	guestBusy  bool
-	agentless  bool            // guests without a guest agent
-	amnesia    bool            // gateways forget what is put into them
-	guests     map[string]bool // uuid + path mounted in the guest
+	agentless  bool                  // guests without a guest agent
+	refuses    map[netip.Prefix]bool // clients of rules that gateways do not take
+	amnesia    bool                  // gateways forget what is put into them
+	guests     map[string]bool       // uuid + path mounted in the guest
 }
 
 func newHost(t *testing.T) *host {
@@ -426,14 +428,22 @@ func (s *server) Done() <-chan struct{} {
 	return s.done
 }
 
-func (s *server) Put(_ context.Context, e ganesha.Export) error {
+func (s *server) Put(_ context.Context, e ganesha.Export) ([]ganesha.Refusal, error) {
+	return s.put("put", e)
+}
+
+func (s *server) Recover(_ context.Context, e ganesha.Export) ([]ganesha.Refusal, error) {
+	return s.put("recover", e)
+}
+
+func (s *server) put(verb string, e ganesha.Export) ([]ganesha.Refusal, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.done == nil {
-		return ganesha.ErrNotRunning
+		return nil, ganesha.ErrNotRunning
 	}
-	if err := s.changing("put export %d", e.ID); err != nil {
-		return err
+	if err := s.changing("%s export %d", verb, e.ID); err != nil {
+		return nil, err
 	}
 	if s.mounted[e.Path] == "" {
 		s.t.Errorf("exported %s, where nothing is mounted", e.Path)
@@ -441,7 +451,18 @@ func (s *server) Put(_ context.Context, e ganesha.Export) error {
 	if !s.amnesia {
 		s.exports[e.ID] = e
 	}
-	return nil
+	return s.refusals(e), nil
+}
+
+// refusals are of the rules that the host was told to refuse.
+func (s *server) refusals(e ganesha.Export) []ganesha.Refusal {
+	var refused []ganesha.Refusal
+	for i, r := range e.Rules {
+		if s.refuses[r.Client] {
+			refused = append(refused, ganesha.Refusal{Rule: i, Err: errors.New("no such client")})
+		}
+	}
+	return refused
 }
 
 func (s *server) Remove(_ context.Context, id uint16) error {
@@ -454,19 +475,19 @@ func (s *server) Remove(_ context.Context, id uint16) error {
 	return nil
 }
 
-func (s *server) Look(_ context.Context, e ganesha.Export) (ganesha.Match, error) {
+func (s *server) Look(_ context.Context, e ganesha.Export) (ganesha.Sight, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	has, there := s.exports[e.ID]
 	switch {
 	case s.done == nil:
-		return ganesha.Absent, ganesha.ErrNotRunning
+		return ganesha.Sight{}, ganesha.ErrNotRunning
 	case !there:
-		return ganesha.Absent, nil
+		return ganesha.Sight{}, nil
 	case fmt.Sprint(has) != fmt.Sprint(e):
-		return ganesha.Differs, nil
+		return ganesha.Sight{Match: ganesha.Differs}, nil
 	}
-	return ganesha.Same, nil
+	return ganesha.Sight{Match: ganesha.Same, Refused: s.refusals(e)}, nil
 }
 
 func (s *server) IDs(context.Context) ([]uint16, error) {

@@ -36,6 +36,7 @@ type group struct {
 	// The worker's own.
 	is      map[reconcile.Key]reconcile.Version
 	seen    map[reconcile.Key]bool
+	passed  time.Time                  // when the last pass began
 	unknown map[reconcile.Key]*failure // could not be looked at, and when to look again
 	cleaned map[reconcile.Key]bool     // removed by this agent, to the last directory
 }
@@ -116,7 +117,8 @@ func (a *Agent) work(ctx context.Context, g *group) {
 		if next.IsZero() || next.After(resync) {
 			next = resync
 		}
-		timer.Reset(time.Until(next))
+		// A rule expires by the wall clock, which may have been set back.
+		timer.Reset(min(time.Until(next), time.Until(resync)))
 	}
 }
 
@@ -158,6 +160,9 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 			next = f.next
 		}
 	}
+	if t := a.nextExpiryLocked(g, now); !t.IsZero() && (next.IsZero() || t.Before(next)) {
+		next = t
+	}
 	if ctx.Err() == nil && len(g.members) == 0 {
 		delete(a.groups, g.key)
 		return next, true
@@ -180,6 +185,7 @@ func once(c chan struct{}) {
 type member struct {
 	key objectKey
 	rec *record
+	at  time.Time // when it began: rules that have expired by then are not wanted
 }
 
 // members lists the group's objects, and forgets what was seen if somebody
@@ -201,9 +207,10 @@ func (a *Agent) members(g *group, now time.Time) []member {
 	var ms []member
 	for key := range g.members {
 		if o := a.objects[key]; o != nil && o.rec != nil {
-			ms = append(ms, member{key, o.rec})
+			ms = append(ms, member{key, o.rec, now})
 		}
 	}
+	a.expireLocked(g, ms, now)
 	return ms
 }
 

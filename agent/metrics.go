@@ -11,13 +11,14 @@ import (
 // metrics are read by Prometheus; docs/metrics.md lists them. Counts of objects
 // are taken from the objects when somebody scrapes, so they cannot drift.
 type metrics struct {
-	a        *Agent
-	steps    *prometheus.HistogramVec
-	failures *prometheus.CounterVec
-	restarts prometheus.Counter
-	stuck    prometheus.Counter
-	drift    prometheus.Counter
-	exports  exportMetrics
+	a         *Agent
+	steps     *prometheus.HistogramVec
+	failures  *prometheus.CounterVec
+	restarts  prometheus.Counter
+	stuck     prometheus.Counter
+	drift     prometheus.Counter
+	ruleDrift prometheus.Counter
+	exports   exportMetrics
 
 	objects, synced, damaged, pulse, gateways *prometheus.Desc
 }
@@ -41,6 +42,9 @@ func newMetrics(a *Agent) *metrics {
 		drift: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "causeway_network_drift_total", Help: "Times that a network on this host was found other than wanted.",
 		}),
+		ruleDrift: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "causeway_access_rule_drift_total", Help: "Times that a gateway was found with other access rules than it was given.",
+		}),
 		exports:  newExportMetrics(),
 		objects:  prometheus.NewDesc("causeway_objects", "Objects by kind and phase.", []string{"kind", "phase"}, nil),
 		synced:   prometheus.NewDesc("causeway_in_sync", "1 when the ledger was read and the host seen once.", nil, nil),
@@ -60,6 +64,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.restarts.Describe(ch)
 	m.stuck.Describe(ch)
 	m.drift.Describe(ch)
+	m.ruleDrift.Describe(ch)
 	m.exports.describe(ch)
 	for _, d := range []*prometheus.Desc{m.objects, m.synced, m.damaged, m.pulse, m.gateways} {
 		ch <- d
@@ -73,6 +78,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.restarts.Collect(ch)
 	m.stuck.Collect(ch)
 	m.drift.Collect(ch)
+	m.ruleDrift.Collect(ch)
 	m.exports.collect(ch, m.a.sources(""))
 
 	m.a.mu.Lock()

@@ -32,7 +32,7 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n Network, seen int64) (Netwo
 	if !a.known(key) {
 		return Network{}, unknownID(kindNetwork, n.ID)
 	}
-	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key, &record{Network: want}})); err != nil {
+	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key: key, rec: &record{Network: want}})); err != nil {
 		return Network{}, classify(err)
 	}
 	var before, after *record
@@ -123,7 +123,7 @@ func (a *Agent) tellExports(network string) {
 // The gateway has been stopped.
 func (a *Agent) leave(ctx context.Context, m member) error {
 	former := m.rec.Network.Former
-	if err := a.o.Namespaces.Remove(ctx, a.networkOf(member{m.key, &record{Network: former}})); err != nil {
+	if err := a.o.Namespaces.Remove(ctx, a.networkOf(member{key: m.key, rec: &record{Network: former}})); err != nil {
 		return err
 	}
 	_, err := a.edit(ctx, m.key, drivers.Secret{}, func(old *record) (*record, error) {

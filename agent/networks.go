@@ -23,7 +23,7 @@ func (a *Agent) PutNetwork(ctx context.Context, n Network) (Network, error) {
 	defer cancel()
 	key := objectKey{kindNetwork, n.ID}
 	intent := a.networkIntent(n)
-	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key, &record{Network: intent}})); err != nil {
+	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key: key, rec: &record{Network: intent}})); err != nil {
 		return Network{}, classify(err)
 	}
 	created, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {

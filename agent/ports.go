@@ -40,9 +40,10 @@ type Server interface {
 	Probe(ctx context.Context, o ganesha.ProbeOptions) ganesha.Health
 	ExportStats(ctx context.Context) ([]ganesha.ExportStats, error)
 	ClientStats(ctx context.Context, most int) ([]ganesha.ClientStats, error)
-	Put(ctx context.Context, e ganesha.Export) error
+	Put(ctx context.Context, e ganesha.Export) ([]ganesha.Refusal, error)
+	Recover(ctx context.Context, e ganesha.Export) ([]ganesha.Refusal, error)
 	Remove(ctx context.Context, id uint16) error
-	Look(ctx context.Context, e ganesha.Export) (ganesha.Match, error)
+	Look(ctx context.Context, e ganesha.Export) (ganesha.Sight, error)
 	IDs(ctx context.Context) ([]uint16, error)
 }
 

@@ -224,14 +224,6 @@ type exportIntent struct {
 	FSID     uint64 `json:"fsid,string"`
 }
 
-type ruleIntent struct {
-	Client  netip.Prefix `json:"client"`
-	Level   Level        `json:"level"`
-	Squash  Squash       `json:"squash"`
-	AnonUID uint32       `json:"anonymous_uid"`
-	AnonGID uint32       `json:"anonymous_gid"`
-}
-
 type connectionIntent struct {
 	Kind    string            `json:"kind"`
 	Source  string            `json:"source"`
@@ -358,6 +350,9 @@ func decode(lr ledger.Record) (*record, error) {
 	}
 	if r.Generation < 1 {
 		return nil, fmt.Errorf("generation %d is below 1", r.Generation)
+	}
+	if r.Export != nil {
+		nameRules(r.Export.Rules)
 	}
 	return &r, nil
 }

@@ -100,6 +100,10 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		s.Phase = Degraded // it serves just now
 		return s.because(e, a.objects[m.key].quickEnds), nil
 	}
+	if e := a.objects[m.key].refusedRules(); e != nil {
+		s.Phase = Degraded
+		return s.because(e, 0), nil
+	}
 	if k := keys[0]; g.gone[k] {
 		s.Phase = Degraded
 		return s.because(&Error{Reason: ShareGone, Message: "the share was deleted at the backend while in use: remove this object, it serves nothing"}, 0), nil

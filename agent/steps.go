@@ -96,7 +96,7 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 		if remove {
 			return server.Remove(ctx, m.rec.Export.ExportID)
 		}
-		return server.Put(ctx, a.exportOf(m))
+		return a.putIntoGateway(ctx, server, m)
 	case reconcile.Daemon:
 		if remove {
 			return a.o.Daemons.Stop(ctx, a.at.daemon(m.key.id))
@@ -240,7 +240,7 @@ func (a *Agent) mountedExports(network string) []ganesha.Export {
 	var ms []member
 	for key, o := range a.objects {
 		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network && !o.rec.Removing {
-			ms = append(ms, member{key, o.rec})
+			ms = append(ms, member{key, o.rec, time.Now()})
 		}
 	}
 	a.mu.Unlock()

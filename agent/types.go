@@ -130,35 +130,6 @@ type Export struct {
 	Status    Status
 }
 
-// A Rule lets the clients of one prefix reach an export.
-type Rule struct {
-	Client  netip.Prefix
-	Level   Level
-	Squash  Squash
-	AnonUID uint32
-	AnonGID uint32
-}
-
-// A Level is what a rule's clients may do.
-type Level string
-
-// A Squash says which users are mapped to the anonymous one.
-type Squash string
-
-// The levels and squashes. They are also the words of the ledger.
-const (
-	LevelRO Level = "ro"
-	LevelRW Level = "rw"
-
-	SquashNone   Squash = "none"
-	SquashRoot   Squash = "root"
-	SquashRootID Squash = "root_id"
-	SquashAll    Squash = "all"
-)
-
-// Anonymous is the user and group that squashed users become by default.
-const Anonymous = 65534
-
 // A Mount is a share, mounted on this host for the objects that use it.
 type Mount struct {
 	Name     string

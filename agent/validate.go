@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -98,50 +97,6 @@ func (a *Agent) checkConnection(kind string, validate func(driver) error) error 
 		return classify(err)
 	}
 	return nil
-}
-
-const mostRules = 1000
-
-func checkRules(rules []Rule) error {
-	if len(rules) > mostRules {
-		return invalid(BadRule, "%d access rules: an export takes at most %d", len(rules), mostRules)
-	}
-	seen := map[netip.Prefix]bool{}
-	for _, r := range rules {
-		switch {
-		case !r.Client.IsValid():
-			return invalid(BadRule, "an access rule has no client: give an address or prefix, for example 10.77.0.0/24")
-		case r.Client.Addr().Is4In6() || r.Client.Addr().Zone() != "":
-			return invalid(BadRule, "access rule for %v: write IPv4 as such, and no zone", r.Client)
-		case r.Client != r.Client.Masked():
-			return invalid(BadRule, "access rule for %v has bits behind its prefix: did you mean %v or %v?",
-				r.Client, r.Client.Masked(), r.Client.Addr())
-		case r.Client.Addr().Is6() && r.Client.Bits() >= 100 && r.Client.Bits() < 128:
-			// Ganesha 4.3 reads two digits of an IPv6 prefix length.
-			return invalid(BadRule, "access rule for %v: Ganesha takes IPv6 prefixes up to /99, and single addresses", r.Client)
-		case r.Level != LevelRO && r.Level != LevelRW:
-			return invalid(BadRule, "access rule for %v: level %s must be ro or rw", r.Client, quote(string(r.Level)))
-		case !slices.Contains([]Squash{SquashNone, SquashRoot, SquashRootID, SquashAll}, r.Squash):
-			return invalid(BadRule, "access rule for %v: squash %s must be none, root, root_id or all", r.Client, quote(string(r.Squash)))
-		case seen[r.Client]:
-			return invalid(BadRule, "two access rules for %v: keep one", r.Client)
-		}
-		seen[r.Client] = true
-	}
-	return nil
-}
-
-// orderRules puts the narrower prefix first: Ganesha takes the first rule that
-// matches, not the best.
-func orderRules(rules []ruleIntent) []ruleIntent {
-	rules = slices.Clone(rules)
-	slices.SortStableFunc(rules, func(a, b ruleIntent) int {
-		return cmp.Or(
-			cmp.Compare(a.Client.Addr().BitLen(), b.Client.Addr().BitLen()),
-			cmp.Compare(b.Client.Bits(), a.Client.Bits()),
-			a.Client.Addr().Compare(b.Client.Addr()))
-	})
-	return rules
 }
 
 func checkNetwork(n Network) error {

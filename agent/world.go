@@ -46,14 +46,14 @@ func needsOf(k reconcile.Key, id string, r *record) []reconcile.Key {
 
 // versionOf is what a key of a record should be. Most things have settings
 // that never change in place; their names say which they are.
-func versionOf(k reconcile.Key, r *record) reconcile.Version {
+func versionOf(k reconcile.Key, m member) reconcile.Version {
 	switch k.Kind {
 	case reconcile.Device:
-		return deviceVersion(r.Attachment.Tag)
+		return deviceVersion(m.rec.Attachment.Tag)
 	case reconcile.Gateway:
-		return reconcile.Version{Identity: "here", Settings: r.Network.gatewaySettings()}
+		return reconcile.Version{Identity: "here", Settings: m.rec.Network.gatewaySettings()}
 	case reconcile.Export:
-		return reconcile.Version{Identity: "here", Settings: fmt.Sprint(r.Export.Rules)}
+		return reconcile.Version{Identity: "here", Settings: fmt.Sprint(m.rec.Export.servedRules(m.at))}
 	}
 	return here
 }
@@ -83,7 +83,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member, instances
 			needs := needsOf(k, m.key.id, m.rec)
 			w.Uses[k] = needs
 			if slices.Contains(wanted, k) {
-				w.Want[k] = reconcile.Want{Version: versionOf(k, m.rec), Needs: needs}
+				w.Want[k] = reconcile.Want{Version: versionOf(k, m), Needs: needs}
 			}
 		}
 		if e := m.rec.Export; e != nil && a.servingOf(e.Network) == up {
@@ -304,6 +304,7 @@ func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m
 func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version, bool, error) {
 	switch a.servingOf(m.rec.Export.Network) {
 	case down:
+		a.rulesSeen(m, ganesha.Sight{})
 		return here, false, nil
 	case unseen:
 		a.mu.Lock()
@@ -311,16 +312,15 @@ func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version,
 		return here, false, a.gatewayErrorLocked(m.rec.Export.Network)
 	}
 	s := a.existingServer(m.rec.Export.Network)
-	match, err := s.Look(ctx, a.exportOf(m))
-	switch {
-	case isNotRunning(err):
-		return here, false, nil
-	case err != nil:
+	sight, err := s.Look(ctx, a.exportOf(m))
+	if err != nil && !isNotRunning(err) {
 		return here, false, err
-	case match == ganesha.Same:
-		return versionOf(reconcile.Key{Kind: reconcile.Export}, m.rec), true, nil
 	}
-	return drifted, match == ganesha.Differs, nil
+	a.rulesSeen(m, sight)
+	if err == nil && sight.Match == ganesha.Same && !a.toRecover(m.key) {
+		return versionOf(reconcile.Key{Kind: reconcile.Export}, m), true, nil
+	}
+	return drifted, sight.Match != ganesha.Absent, nil
 }
 
 func (a *Agent) existingServer(network string) Server {
@@ -387,20 +387,10 @@ func (a *Agent) networkOf(m member) netns.Network {
 
 func (a *Agent) exportOf(m member) ganesha.Export {
 	e := m.rec.Export
-	out := ganesha.Export{
+	return ganesha.Export{
 		ID: e.ExportID, Path: filepath.Clean(a.at.view(e.Network, m.key.id)), Pseudo: e.Pseudo, FSID: e.FSID,
+		Rules: e.servedRules(m.at),
 	}
-	for _, r := range orderRules(e.Rules) {
-		if e.ReadOnly {
-			// Not by a read-only mount: Ganesha reaches all exports of one
-			// file system through one mount of it.
-			r.Level = LevelRO
-		}
-		out.Rules = append(out.Rules, ganesha.Rule{
-			Client: r.Client, Level: ganesha.Level(r.Level), Squash: ganesha.Squash(r.Squash), AnonUID: r.AnonUID, AnonGID: r.AnonGID,
-		})
-	}
-	return out
 }
 
 // instanceCache holds one pass's answers of libvirt.

@@ -122,7 +122,7 @@ func BenchmarkPut(b *testing.B) {
 	s.start(s.share(1), s.share(2))
 	e := s.share(3)
 	for b.Loop() {
-		if err := s.g.Put(b.Context(), e); err != nil {
+		if _, err := s.g.Put(b.Context(), e); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()

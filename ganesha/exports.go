@@ -17,34 +17,58 @@ import (
 // system id differs, or on whose path another file system was mounted since,
 // is removed and added; its clients then open their files again. What Ganesha
 // took in another way than it was meant is withdrawn, so that nobody is let in
-// by half a rule.
+// by half a rule. A rule that Ganesha does not take does not keep the others
+// from being put: see Refusal.
 //
 // ErrRefused and ErrPath are final until e or the host changes; with
 // ErrNotRunning, Start and Put again.
-func (g *Gateway) Put(ctx context.Context, e Export) error {
-	block, err := renderExport(e)
-	if err != nil {
-		return err
+func (g *Gateway) Put(ctx context.Context, e Export) ([]Refusal, error) {
+	return g.bring(ctx, e, ifNeeded)
+}
+
+// Recover is Put that tells Ganesha all of the export's rules anew, whatever it
+// says that it has, and tries again those that it has refused. Clients that
+// were and are let in notice nothing.
+func (g *Gateway) Recover(ctx context.Context, e Export) ([]Refusal, error) {
+	return g.bring(ctx, e, anyhow)
+}
+
+// A telling says when Ganesha is told of an export.
+type telling int
+
+const (
+	ifNeeded telling = iota // where it does not have it so
+	anyhow
+)
+
+func (g *Gateway) bring(ctx context.Context, e Export, when telling) ([]Refusal, error) {
+	if when == anyhow {
+		g.acquit(e.Rules)
+	}
+	able, _ := g.able(e)
+	if _, err := renderExport(able); err != nil {
+		return nil, err
 	}
 	if err := g.own(e); err != nil {
-		return err
+		return nil, err
 	}
 	if err := g.lock(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	defer g.unlock()
 	c, err := g.client(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := g.put(ctx, c, e, block); err != nil {
-		return fmt.Errorf("put export %d: %w", e.ID, err)
+	if err := g.put(ctx, c, e, when); err != nil {
+		return nil, fmt.Errorf("put export %d: %w", e.ID, err)
 	}
-	return nil
+	_, refused := g.able(e)
+	return refused, nil
 }
 
 // put finds out what is to do by asking Ganesha, which alone is believed.
-func (g *Gateway) put(ctx context.Context, c *client, e Export, block string) error {
+func (g *Gateway) put(ctx context.Context, c *client, e Export, when telling) error {
 	now, err := c.show(ctx, g.limits.look, e.ID)
 	if err != nil {
 		return err
@@ -63,7 +87,8 @@ func (g *Gateway) put(ctx context.Context, c *client, e Export, block string) er
 	// Ganesha goes on serving what was mounted there when it was told.
 	was, known := g.anchors.devices[e.ID]
 	moved := known && was != on
-	if now != nil && !moved && now.differs(e) == nil {
+	able, _ := g.able(e)
+	if now != nil && !moved && now.differs(able) == nil && when == ifNeeded {
 		return nil
 	}
 	again := now != nil && (moved || !now.sameTree(e))
@@ -74,7 +99,10 @@ func (g *Gateway) put(ctx context.Context, c *client, e Export, block string) er
 		now = nil
 	}
 	if err = g.anchor(ctx, c, on, e); err == nil {
-		err = g.tell(ctx, c, e, block, now)
+		err = g.tellRules(ctx, c, e, now)
+		if err == nil && g.anchors.devices != nil {
+			g.anchors.devices[e.ID] = on // it may have been withdrawn on the way
+		}
 	}
 	err = g.explain(ctx, c, e, err)
 	if now == nil && errors.Is(err, ErrRefused) {
@@ -111,6 +139,35 @@ func (g *Gateway) explain(ctx context.Context, c *client, e Export, err error) e
 // cleanup goes on where the caller has given up, but not for long.
 func (g *Gateway) cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), g.limits.change)
+}
+
+// tellRules tells Ganesha of an export, which has now, or nil. Where it refuses,
+// the rules that it does not take are found and left out.
+func (g *Gateway) tellRules(ctx context.Context, c *client, e Export, now *shownExport) error {
+	able, _ := g.able(e)
+	block, err := renderExport(able)
+	if err != nil {
+		return err
+	}
+	err = g.tell(ctx, c, able, block, now)
+	if !errors.Is(err, ErrRefused) {
+		return err
+	}
+	return g.sift(able, now.has(able.Rules), err, func() error {
+		able, _ := g.able(e)
+		block, err := renderExport(able)
+		if err != nil {
+			return err
+		}
+		now, err := c.show(ctx, g.limits.look, e.ID)
+		if err != nil {
+			return err
+		}
+		if now != nil && now.differs(able) == nil {
+			return nil
+		}
+		return g.tell(ctx, c, able, block, now)
+	})
 }
 
 // tell writes the export's file before it tells Ganesha, which has now, or nil.
@@ -246,29 +303,37 @@ const (
 	Same
 )
 
+// A Sight is what a look at an export saw.
+type Sight struct {
+	Match   Match
+	Refused []Refusal // where Same: the rules that are not in force all the same
+}
+
 // Look compares Ganesha's export with e. It costs one call whatever the number
 // of exports. The path itself is not looked at.
-func (g *Gateway) Look(ctx context.Context, e Export) (Match, error) {
+func (g *Gateway) Look(ctx context.Context, e Export) (Sight, error) {
 	c, err := g.client(ctx)
 	if err != nil {
-		return Absent, err
+		return Sight{}, err
 	}
 	s, err := c.show(ctx, g.limits.look, e.ID)
-	switch {
-	case err != nil:
-		return Absent, fmt.Errorf("look at export %d: %w", e.ID, err)
-	case s == nil:
-		return Absent, nil
-	case s.differs(e) != nil:
-		return Differs, nil
+	if err != nil {
+		return Sight{}, fmt.Errorf("look at export %d: %w", e.ID, err)
 	}
-	return Same, nil
+	able, refused := g.able(e)
+	switch {
+	case s == nil:
+		return Sight{}, nil
+	case s.differs(able) != nil:
+		return Sight{Match: Differs}, nil
+	}
+	return Sight{Same, refused}, nil
 }
 
 // Has says whether Ganesha serves e with exactly e's rules.
 func (g *Gateway) Has(ctx context.Context, e Export) (bool, error) {
-	m, err := g.Look(ctx, e)
-	return m == Same, err
+	s, err := g.Look(ctx, e)
+	return s.Match == Same && len(s.Refused) == 0, err
 }
 
 // IDs lists the exports that Ganesha has, without the pseudo root and anchors. It costs

@@ -263,7 +263,7 @@ func testPutRefused(t *testing.T, system string) {
 		{"bad name", Export{ID: 8, Path: good.Path, Pseudo: "/a\n", FSID: 1}, ErrRefused},
 	}
 	for _, tt := range tests {
-		if err := s.g.Put(t.Context(), tt.e); !errors.Is(err, tt.want) {
+		if _, err := s.g.Put(t.Context(), tt.e); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.name, err, tt.want)
 		}
 		ids, err := s.g.IDs(t.Context())
@@ -304,7 +304,7 @@ func testFileWithoutAdd(t *testing.T, system string) {
 	}
 	s.has(e)
 	again := New(s.o)
-	if err := again.Put(t.Context(), changed); err != nil {
+	if _, err := again.Put(t.Context(), changed); err != nil {
 		t.Fatal(err)
 	}
 	s.has(changed)
@@ -480,7 +480,7 @@ func testAtOnce(t *testing.T, system string) {
 	errs := make(chan error, 2*n)
 	for i := range uint16(n) {
 		e := s.tree(i + 1)
-		go func() { errs <- s.g.Put(t.Context(), e) }()
+		go func() { _, err := s.g.Put(t.Context(), e); errs <- err }()
 		go func() { _, err := s.g.Status(t.Context()); errs <- err }()
 	}
 	for range 2 * n {

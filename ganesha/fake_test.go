@@ -229,7 +229,7 @@ func TestBadAnswers(t *testing.T) {
 			}{{"new", e}, {"old", old}} {
 				if m, err := s.g.Look(t.Context(), state.e); err != nil {
 					t.Fatal(err)
-				} else if m == Same {
+				} else if m.Match == Same {
 					got = state.name
 				}
 			}

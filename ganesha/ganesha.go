@@ -45,7 +45,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -75,32 +74,6 @@ type Export struct {
 	FSID   uint64 // required, not 0: distinguishes file systems to clients; stable over restarts
 	Rules  []Rule // in the order in which they match; none lets nobody in
 }
-
-// A Rule lets the clients of one prefix in.
-type Rule struct {
-	Client  netip.Prefix // masked; IPv6 up to /99 or /128, since Ganesha reads two digits only
-	Level   Level
-	Squash  Squash
-	AnonUID uint32 // squashed users become this one; 0 is root
-	AnonGID uint32
-}
-
-// A Level is what a rule's clients may do.
-type Level string
-
-// A Squash says which users are mapped to the anonymous one.
-type Squash string
-
-// The levels and squashes.
-const (
-	ReadOnly  Level = "ro"
-	ReadWrite Level = "rw"
-
-	SquashNone   Squash = "none"
-	SquashRoot   Squash = "root"
-	SquashRootID Squash = "root_id"
-	SquashAll    Squash = "all"
-)
 
 // Options of one gateway.
 type Options struct {
@@ -160,6 +133,7 @@ type Gateway struct {
 	conn   *client          // guarded by mu; nil until somebody asks
 	nfsd   *process.Process // guarded by mu; the process that was last seen
 	served process.Identity // guarded by mu; the process that was last seen to serve
+	vetoes map[Rule]error   // guarded by mu; the rules that the running Ganesha refused
 }
 
 // New returns a handle and does nothing else.

@@ -32,7 +32,7 @@ func testLife(t *testing.T, system string) {
 	if _, err := s.g.Has(ctx, e); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("Has before the start: %v, want ErrNotRunning", err)
 	}
-	if err := s.g.Put(ctx, e); !errors.Is(err, ErrNotRunning) {
+	if _, err := s.g.Put(ctx, e); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("Put before the start: %v, want ErrNotRunning", err)
 	}
 	if err := s.g.Remove(ctx, 1); err != nil {

@@ -286,8 +286,8 @@ func (s *site) start(exports ...Export) {
 
 func (s *site) put(e Export) {
 	s.t.Helper()
-	if err := s.g.Put(s.t.Context(), e); err != nil {
-		s.t.Fatal(err)
+	if refused, err := s.g.Put(s.t.Context(), e); err != nil || len(refused) > 0 {
+		s.t.Fatal(refused, err)
 	}
 	s.has(e)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Bits of an export's and a client's options, as in Ganesha's
@@ -23,8 +24,11 @@ const (
 	bitMetaWrite = 0x00000100
 	maskAccess   = bitRead | bitWrite | bitMetaRead | bitMetaWrite
 
-	bitAuthSys = 0x00002000
-	maskAuth   = 0x0001f000
+	bitAuthSys   = 0x00002000
+	bitAuthKrb5  = 0x00004000
+	bitAuthKrb5i = 0x00008000
+	bitAuthKrb5p = 0x00010000
+	maskAuth     = 0x0001f000
 
 	bitNFSv4     = 0x00200000
 	maskProtocol = 0x00700000
@@ -36,42 +40,6 @@ const (
 	// What a CLIENT block says itself; what it does not say comes from elsewhere.
 	maskSet = maskOptions | bitAnonUIDSet | bitAnonGIDSet
 )
-
-// ruleWords are one rule's level and squash in Ganesha's words and bits.
-type ruleWords struct {
-	access, squash string
-	options        uint32
-}
-
-func words(r Rule) (ruleWords, error) {
-	w := ruleWords{options: bitAuthSys | bitNFSv4 | bitTCP}
-	switch r.Level {
-	case ReadOnly:
-		w.access = "RO"
-		w.options |= bitRead | bitMetaRead
-	case ReadWrite:
-		w.access = "RW"
-		w.options |= maskAccess
-	default:
-		return w, fmt.Errorf("level %q is unknown", r.Level)
-	}
-	switch r.Squash {
-	case SquashNone:
-		w.squash = "no_root_squash"
-	case SquashRoot:
-		w.squash = "root_squash"
-		w.options |= bitRootSquash
-	case SquashRootID:
-		w.squash = "root_id_squash"
-		w.options |= bitRootIDSquash
-	case SquashAll:
-		w.squash = "all_squash"
-		w.options |= bitAllSquash
-	default:
-		return w, fmt.Errorf("squash %q is unknown", r.Squash)
-	}
-	return w, nil
-}
 
 // A shownClient is one entry of DisplayExport's list, in wire order.
 type shownClient struct {
@@ -149,4 +117,23 @@ func (c shownClient) differs(p netip.Prefix, options uint32, r Rule) error {
 		return fmt.Errorf("anonymous is %d:%d, want %d:%d", c.AnonUID, c.AnonGID, r.AnonUID, r.AnonGID)
 	}
 	return nil
+}
+
+// has tells which of the rules are among s's, wherever.
+func (s *shownExport) has(rules []Rule) map[Rule]bool {
+	if s == nil {
+		return nil
+	}
+	has := map[Rule]bool{}
+	for _, r := range rules {
+		w, err := words(r)
+		ps, bad := split(r.Client)
+		if err != nil || bad != nil {
+			continue
+		}
+		has[r] = !slices.ContainsFunc(ps, func(p netip.Prefix) bool {
+			return !slices.ContainsFunc(s.Clients, func(c shownClient) bool { return c.differs(p, w.options, r) == nil })
+		})
+	}
+	return has
 }

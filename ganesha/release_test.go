@@ -112,7 +112,7 @@ func testTmpfs(t *testing.T, system string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = s.g.Put(t.Context(), e)
+	_, err = s.g.Put(t.Context(), e)
 	if is.before(5, 3) {
 		if err != nil {
 			t.Error(err)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math"
-	"net/netip"
 	"path"
 	"strings"
 	"time"
@@ -141,29 +140,6 @@ func renderExport(e Export) (string, error) {
 	return b.String(), nil
 }
 
-func renderRule(b *strings.Builder, r Rule) error {
-	w, err := words(r)
-	if err != nil {
-		return err
-	}
-	clients, err := clientTokens(r.Client)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(b, `	CLIENT {
-		Clients = %s;
-		Protocols = 4;
-		Transports = TCP;
-		SecType = sys;
-		Access_Type = %s;
-		Squash = %s;
-		Anonymous_Uid = %d;
-		Anonymous_Gid = %d;
-	}
-`, strings.Join(clients, ", "), w.access, w.squash, r.AnonUID, r.AnonGID)
-	return nil
-}
-
 // tag is read back by DisplayExport, which shows the path in place of the
 // pseudo path and no file system id at all. It differs where either does, and
 // UpdateExport, which ignores a changed pseudo path, refuses a changed tag.
@@ -172,42 +148,6 @@ func tag(e Export) string {
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s\x00%d", e.Pseudo, e.FSID)
 	return fmt.Sprintf("cw-%d-%016x", e.ID, h.Sum64())
-}
-
-// clientTokens writes a prefix as Ganesha's lexer reads it: a length is one or
-// two digits and does not begin with 0. So a single address has none, all
-// addresses are two halves ("0.0.0.0" alone would let IPv6 in too), and IPv6
-// lengths from 100 to 127 cannot be written.
-func clientTokens(p netip.Prefix) ([]string, error) {
-	ps, err := split(p)
-	if err != nil {
-		return nil, err
-	}
-	tokens := make([]string, len(ps))
-	for i, p := range ps {
-		tokens[i] = p.String()
-		if p.IsSingleIP() {
-			tokens[i] = p.Addr().String()
-		}
-	}
-	return tokens, nil
-}
-
-// split returns the prefixes that Ganesha will list for p.
-func split(p netip.Prefix) ([]netip.Prefix, error) {
-	switch {
-	case !p.IsValid(), p != p.Masked(), p.Addr().Zone() != "":
-		return nil, fmt.Errorf("client %s is not a prefix without host bits", p)
-	case p.Addr().Is4In6():
-		return nil, fmt.Errorf("client %s: write an IPv4 prefix as such", p)
-	case p.Addr().Is6() && p.Bits() > 99 && p.Bits() < 128:
-		return nil, fmt.Errorf("client %s: ganesha reads IPv6 prefixes up to /99, and single addresses", p)
-	case p.Bits() > 0:
-		return []netip.Prefix{p}, nil
-	case p.Addr().Is4():
-		return []netip.Prefix{netip.PrefixFrom(p.Addr(), 1), netip.MustParsePrefix("128.0.0.0/1")}, nil
-	}
-	return []netip.Prefix{netip.PrefixFrom(p.Addr(), 1), netip.MustParsePrefix("8000::/1")}, nil
 }
 
 // maxPath is PATH_MAX without the closing NUL.

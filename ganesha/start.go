@@ -80,6 +80,7 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 		return fmt.Errorf("start ganesha: %w", err)
 	}
 	crashpoint.Hit(crashpoint.GatewayStarted)
+	g.forgive()
 	g.remember(p)
 	err = g.ready(ctx, c, p, g.limits.start)
 	if err == nil {
@@ -304,6 +305,10 @@ func (g *Gateway) config(ctx context.Context, exports []Export) (string, error) 
 	identities := map[uint16]uint64{}
 	ids, pseudos, used, devices := map[uint16]bool{}, map[string]bool{}, map[device]bool{}, map[uint16]device{}
 	for _, e := range exports {
+		e, refused := g.able(e)
+		for _, r := range refused {
+			g.log.Warn("access rule left out", "export", e.ID, "err", r.Err)
+		}
 		block, err := renderExport(e)
 		if err == nil {
 			err = g.own(e)

@@ -284,7 +284,7 @@ func TestBadNetworksAndExports(t *testing.T) {
 		{"no client", client(""), invalid("field_required"), "set it"},
 		{"no level", rules(rule("10.77.0.0/24", nodev1.Level_LEVEL_UNSPECIFIED)), invalid("field_required"), "set it"},
 		{"level out of range", rules(rule("10.77.0.0/24", 7)), invalid("field_malformed"), "use LEVEL_RO"},
-		{"two rules for one client", rules(rule("10.77.0.1", nodev1.Level_LEVEL_RO), rule("10.77.0.1/32", nodev1.Level_LEVEL_RW)), invalid("bad_access_rule"), "keep one"},
+		{"two rules for one client", rules(rule("10.77.0.1", nodev1.Level_LEVEL_RO), rule("10.77.0.1/32", nodev1.Level_LEVEL_RW)), invalid("access_rule_conflict"), "keep one"},
 		{"relative pseudo path", pseudo("docs"), invalid("bad_pseudo_path"), "clean absolute path"},
 		{"pseudo path that climbs", pseudo("/a/../b"), invalid("bad_pseudo_path"), "clean absolute path"},
 		{"pseudo path with syntax", pseudo(`/a";}EXPORT{`), invalid("bad_pseudo_path"), "clean absolute path"},

@@ -96,6 +96,12 @@ func mutating(method string) (verb string, ok bool) {
 		return "export.put", true
 	case nodev1.Exports_Delete_FullMethodName:
 		return "export.delete", true
+	case nodev1.Exports_PutRule_FullMethodName:
+		return "export.rule.put", true
+	case nodev1.Exports_DeleteRule_FullMethodName:
+		return "export.rule.delete", true
+	case nodev1.Exports_RecoverRules_FullMethodName:
+		return "export.rules.recover", true
 	}
 	return "", false
 }

@@ -1,7 +1,6 @@
 package rpc
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -157,87 +156,6 @@ func exportTo(e agent.Export) *nodev1.Export {
 		Locations:  each(e.Locations, text),
 		ExportId:   int32(e.ExportID),
 	}
-}
-
-func ruleFrom(r *nodev1.AccessRule, field string) (agent.Rule, error) {
-	if r.GetClient() == "" {
-		return agent.Rule{}, required(field + ".client")
-	}
-	client, err := prefix(r.GetClient())
-	if err != nil {
-		return agent.Rule{}, malformed(field+".client",
-			"%q is neither an address nor a prefix; write it like 10.77.0.7 or 10.77.0.0/24", r.GetClient())
-	}
-	rule := agent.Rule{Client: client, AnonUID: agent.Anonymous, AnonGID: agent.Anonymous}
-	switch r.GetLevel() {
-	case nodev1.Level_LEVEL_RO:
-		rule.Level = agent.LevelRO
-	case nodev1.Level_LEVEL_RW:
-		rule.Level = agent.LevelRW
-	case nodev1.Level_LEVEL_UNSPECIFIED:
-		return agent.Rule{}, required(field + ".level")
-	default:
-		return agent.Rule{}, malformed(field+".level", "%d is no level; use LEVEL_RO or LEVEL_RW", r.GetLevel())
-	}
-	switch r.GetSquash() {
-	case nodev1.Squash_SQUASH_UNSPECIFIED, nodev1.Squash_SQUASH_ROOT:
-		rule.Squash = agent.SquashRoot
-	case nodev1.Squash_SQUASH_NONE:
-		rule.Squash = agent.SquashNone
-	case nodev1.Squash_SQUASH_ROOT_ID:
-		rule.Squash = agent.SquashRootID
-	case nodev1.Squash_SQUASH_ALL:
-		rule.Squash = agent.SquashAll
-	default:
-		return agent.Rule{}, malformed(field+".squash", "%d is no squash; use one of the enum Squash", r.GetSquash())
-	}
-	if r.AnonymousUid != nil {
-		rule.AnonUID = r.GetAnonymousUid()
-	}
-	if r.AnonymousGid != nil {
-		rule.AnonGID = r.GetAnonymousGid()
-	}
-	return rule, nil
-}
-
-// prefix takes an address as the prefix of its full length.
-func prefix(s string) (netip.Prefix, error) {
-	if p, err := netip.ParsePrefix(s); err == nil {
-		return p, nil
-	}
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return netip.Prefix{}, err
-	}
-	if a.Zone() != "" { // a prefix has none: it would be lost
-		return netip.Prefix{}, errors.New("address has a zone")
-	}
-	return a.Prefix(a.BitLen())
-}
-
-func ruleTo(r agent.Rule) *nodev1.AccessRule {
-	to := &nodev1.AccessRule{
-		Client:       r.Client.String(),
-		AnonymousUid: &r.AnonUID,
-		AnonymousGid: &r.AnonGID,
-	}
-	switch r.Level {
-	case agent.LevelRO:
-		to.Level = nodev1.Level_LEVEL_RO
-	case agent.LevelRW:
-		to.Level = nodev1.Level_LEVEL_RW
-	}
-	switch r.Squash {
-	case agent.SquashNone:
-		to.Squash = nodev1.Squash_SQUASH_NONE
-	case agent.SquashRoot:
-		to.Squash = nodev1.Squash_SQUASH_ROOT
-	case agent.SquashRootID:
-		to.Squash = nodev1.Squash_SQUASH_ROOT_ID
-	case agent.SquashAll:
-		to.Squash = nodev1.Squash_SQUASH_ALL
-	}
-	return to
 }
 
 func connectionFrom(c *nodev1.Connection) drivers.Connection {

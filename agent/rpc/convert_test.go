@@ -89,6 +89,8 @@ func TestTranslateExport(t *testing.T) {
 			{Client: "10.0.0.0/24", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_ALL, AnonymousUid: proto.Uint32(0), AnonymousGid: proto.Uint32(5)},
 			{Client: "fd77::/64", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_NONE},
 			{Client: "fd77::1", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_ROOT_ID},
+			{Id: "r", Client: "::/0", AllowEveryone: true, Level: nodev1.Level_LEVEL_RO, Sec: []nodev1.Sec{nodev1.Sec_SEC_SYS, nodev1.Sec_SEC_KRB5P},
+				Priority: -7, ExpiresAt: &timestamppb.Timestamp{Seconds: 1e9, Nanos: 5}, Metadata: map[string]string{"ticket": "7"}},
 		},
 	}
 	got, err := exportFrom(in)
@@ -102,12 +104,14 @@ func TestTranslateExport(t *testing.T) {
 			{Client: netip.MustParsePrefix("10.0.0.0/24"), Level: agent.LevelRW, Squash: agent.SquashAll, AnonUID: 0, AnonGID: 5},
 			{Client: netip.MustParsePrefix("fd77::/64"), Level: agent.LevelRW, Squash: agent.SquashNone, AnonUID: 65534, AnonGID: 65534},
 			{Client: netip.MustParsePrefix("fd77::1/128"), Level: agent.LevelRW, Squash: agent.SquashRootID, AnonUID: 65534, AnonGID: 65534},
+			{ID: "r", Client: netip.MustParsePrefix("::/0"), Everyone: true, Level: agent.LevelRO, Squash: agent.SquashRoot, AnonUID: 65534, AnonGID: 65534,
+				Sec: []agent.Sec{agent.SecSys, agent.SecKrb5p}, Priority: -7, ExpiresAt: time.Unix(1e9, 5).UTC(), Metadata: map[string]string{"ticket": "7"}},
 		},
 	}, got)
 
 	got.ExportID, got.Locations = 65535, []string{"10.77.0.2:/d"}
 	out := exportTo(got)
-	if out.GetExportId() != 65535 || len(out.GetLocations()) != 1 || len(out.GetRules()) != 4 {
+	if out.GetExportId() != 65535 || len(out.GetLocations()) != 1 || len(out.GetRules()) != 5 {
 		t.Errorf("to the caller: %v", out)
 	}
 	again, err := exportFrom(out)
@@ -137,6 +141,14 @@ func TestEveryEnumIsTranslated(t *testing.T) {
 		if got := guestTo(g).String(); got != "GUEST_STATE_"+strings.ToUpper(strings.ReplaceAll(string(g), "-", "_")) {
 			t.Errorf("guest state %s is %s", g, got)
 		}
+	}
+	for state, v := range ruleStates {
+		if v.String() != "RULE_STATE_"+strings.ToUpper(string(state)) {
+			t.Errorf("rule state %s is %s", state, v)
+		}
+	}
+	if len(ruleStates) != len(nodev1.RuleState_name)-1 || len(secs) != len(nodev1.Sec_name)-1 {
+		t.Error("a rule state or security flavour is missing")
 	}
 	if phaseTo("x")+nodev1.Phase(verdictTo("x"))+nodev1.Phase(guestTo("x")) != 0 {
 		t.Error("an unknown word is not unspecified")
@@ -222,6 +234,13 @@ func TestShape(t *testing.T) {
 		{export(&nodev1.AccessRule{Client: "10.0.0.0/24", Level: 1, Squash: 9}), FieldMalformed, "export.rules[0].squash"},
 		{export(&nodev1.AccessRule{Client: "everybody\n", Level: 1}), FieldMalformed, "export.rules[0].client"},
 		{export(&nodev1.AccessRule{Client: "fe80::1%lo", Level: 1}), FieldMalformed, "export.rules[0].client"},
+		{export(&nodev1.AccessRule{Client: "10.0.0.0/24", Level: 1, Sec: []nodev1.Sec{1, 0}}), FieldMalformed, "export.rules[0].sec"},
+		{export(&nodev1.AccessRule{Client: "10.0.0.0/24", Level: 1, ExpiresAt: &timestamppb.Timestamp{Seconds: 1 << 60}}), FieldMalformed, "export.rules[0].expires_at"},
+		{&nodev1.PutRuleRequest{Rule: &nodev1.AccessRule{}}, FieldRequired, "export"},
+		{&nodev1.PutRuleRequest{Export: "e"}, FieldRequired, "rule"},
+		{&nodev1.PutRuleRequest{Export: "e", Rule: &nodev1.AccessRule{Level: 1}}, FieldRequired, "rule.client"},
+		{&nodev1.PutRuleRequest{Export: "e", Rule: &nodev1.AccessRule{Metadata: map[string]string{"k": long}}}, FieldTooLong, "rule.metadata"},
+		{&nodev1.DeleteRuleRequest{Export: "e"}, FieldRequired, "id"},
 		{export(&nodev1.AccessRule{Client: long, Level: 1}), FieldTooLong, "export.rules[0].client"},
 	} {
 		f := &fake{}
@@ -250,6 +269,10 @@ func handle(t *testing.T, f *fake, request proto.Message) (err error) {
 		_, err = networks{agent: f}.Put(t.Context(), r)
 	case *nodev1.PutExportRequest:
 		_, err = exports{agent: f}.Put(t.Context(), r)
+	case *nodev1.PutRuleRequest:
+		_, err = exports{agent: f}.PutRule(t.Context(), r)
+	case *nodev1.DeleteRuleRequest:
+		_, err = exports{agent: f}.DeleteRule(t.Context(), r)
 	default:
 		t.Fatalf("no handler for %T", r)
 	}

@@ -108,6 +108,26 @@ func (f *fake) Exports(ctx context.Context, _ string) ([]agent.Export, error) {
 	return []agent.Export{f.export}, f.called(ctx, "Exports")
 }
 
+func (f *fake) PutRule(ctx context.Context, export string, r agent.Rule) (agent.Rule, error) {
+	return r, f.called(ctx, "PutRule "+export)
+}
+
+func (f *fake) DeleteRule(ctx context.Context, export, id string) error {
+	return f.called(ctx, "DeleteRule "+export+" "+id)
+}
+
+func (f *fake) Rule(ctx context.Context, export, id string) (agent.Rule, error) {
+	return agent.Rule{ID: id}, f.called(ctx, "Rule "+export+" "+id)
+}
+
+func (f *fake) Rules(ctx context.Context, export string) ([]agent.Rule, error) {
+	return f.export.Rules, f.called(ctx, "Rules "+export)
+}
+
+func (f *fake) RecoverRules(ctx context.Context, export string) (agent.Export, error) {
+	return f.export, f.called(ctx, "RecoverRules "+export)
+}
+
 func (f *fake) Node(ctx context.Context) (agent.Node, error) {
 	return agent.Node{Hostname: "host"}, f.called(ctx, "Node")
 }

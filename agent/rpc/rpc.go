@@ -51,6 +51,11 @@ type Exports interface {
 	DeleteExport(ctx context.Context, id string) error
 	Export(ctx context.Context, id string) (agent.Export, error)
 	Exports(ctx context.Context, network string) ([]agent.Export, error)
+	PutRule(ctx context.Context, export string, r agent.Rule) (agent.Rule, error)
+	DeleteRule(ctx context.Context, export, id string) error
+	Rule(ctx context.Context, export, id string) (agent.Rule, error)
+	Rules(ctx context.Context, export string) ([]agent.Rule, error)
+	RecoverRules(ctx context.Context, export string) (agent.Export, error)
 }
 
 // Gateways is what the service of that name needs; errors as Attachments'.

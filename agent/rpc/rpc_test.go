@@ -36,27 +36,33 @@ func calls() map[string]struct {
 	attachment := &nodev1.Attachment{Id: "a", Instance: "vm1", Connection: connection, Tag: "docs"}
 	network := &nodev1.Network{Id: "n", Plug: &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: "br0"}}, Addresses: []string{"10.0.0.1/24"}}
 	export := &nodev1.Export{Id: "e", Network: "n", Connection: connection}
+	rule := &nodev1.AccessRule{Client: "10.0.0.7", Level: nodev1.Level_LEVEL_RO}
 	return map[string]struct {
 		request proto.Message
 		reply   proto.Message
 		agent   string
 	}{
-		nodev1.Attachments_Attach_FullMethodName: {&nodev1.AttachRequest{Attachment: attachment}, &nodev1.AttachResponse{}, "Attach"},
-		nodev1.Attachments_Detach_FullMethodName: {&nodev1.DetachRequest{Id: "x"}, &nodev1.DetachResponse{}, "Detach x"},
-		nodev1.Attachments_Get_FullMethodName:    {&nodev1.GetAttachmentRequest{Id: "x"}, &nodev1.GetAttachmentResponse{}, "Attachment x"},
-		nodev1.Attachments_List_FullMethodName:   {&nodev1.ListAttachmentsRequest{}, &nodev1.ListAttachmentsResponse{}, "Attachments"},
-		nodev1.Attachments_Repair_FullMethodName: {&nodev1.RepairAttachmentRequest{Id: "x"}, &nodev1.RepairAttachmentResponse{}, "RepairAttachment x"},
-		nodev1.Networks_Put_FullMethodName:       {&nodev1.PutNetworkRequest{Network: network}, &nodev1.PutNetworkResponse{}, "PutNetwork"},
-		nodev1.Networks_Update_FullMethodName:    {&nodev1.UpdateNetworkRequest{Network: network, Generation: 3}, &nodev1.UpdateNetworkResponse{}, "UpdateNetwork 3"},
-		nodev1.Networks_Delete_FullMethodName:    {&nodev1.DeleteNetworkRequest{Id: "x"}, &nodev1.DeleteNetworkResponse{}, "DeleteNetwork x"},
-		nodev1.Networks_Get_FullMethodName:       {&nodev1.GetNetworkRequest{Id: "x"}, &nodev1.GetNetworkResponse{}, "Network x"},
-		nodev1.Networks_List_FullMethodName:      {&nodev1.ListNetworksRequest{}, &nodev1.ListNetworksResponse{}, "Networks"},
-		nodev1.Exports_Put_FullMethodName:        {&nodev1.PutExportRequest{Export: export}, &nodev1.PutExportResponse{}, "PutExport"},
-		nodev1.Exports_Delete_FullMethodName:     {&nodev1.DeleteExportRequest{Id: "x"}, &nodev1.DeleteExportResponse{}, "DeleteExport x"},
-		nodev1.Exports_Get_FullMethodName:        {&nodev1.GetExportRequest{Id: "x"}, &nodev1.GetExportResponse{}, "Export x"},
-		nodev1.Exports_List_FullMethodName:       {&nodev1.ListExportsRequest{}, &nodev1.ListExportsResponse{}, "Exports"},
-		nodev1.Node_Get_FullMethodName:           {&nodev1.GetNodeRequest{}, &nodev1.GetNodeResponse{}, "Node"},
-		nodev1.Node_Preflight_FullMethodName:     {&nodev1.PreflightRequest{}, &nodev1.PreflightResponse{}, "Preflight"},
+		nodev1.Attachments_Attach_FullMethodName:   {&nodev1.AttachRequest{Attachment: attachment}, &nodev1.AttachResponse{}, "Attach"},
+		nodev1.Attachments_Detach_FullMethodName:   {&nodev1.DetachRequest{Id: "x"}, &nodev1.DetachResponse{}, "Detach x"},
+		nodev1.Attachments_Get_FullMethodName:      {&nodev1.GetAttachmentRequest{Id: "x"}, &nodev1.GetAttachmentResponse{}, "Attachment x"},
+		nodev1.Attachments_List_FullMethodName:     {&nodev1.ListAttachmentsRequest{}, &nodev1.ListAttachmentsResponse{}, "Attachments"},
+		nodev1.Attachments_Repair_FullMethodName:   {&nodev1.RepairAttachmentRequest{Id: "x"}, &nodev1.RepairAttachmentResponse{}, "RepairAttachment x"},
+		nodev1.Networks_Put_FullMethodName:         {&nodev1.PutNetworkRequest{Network: network}, &nodev1.PutNetworkResponse{}, "PutNetwork"},
+		nodev1.Networks_Update_FullMethodName:      {&nodev1.UpdateNetworkRequest{Network: network, Generation: 3}, &nodev1.UpdateNetworkResponse{}, "UpdateNetwork 3"},
+		nodev1.Networks_Delete_FullMethodName:      {&nodev1.DeleteNetworkRequest{Id: "x"}, &nodev1.DeleteNetworkResponse{}, "DeleteNetwork x"},
+		nodev1.Networks_Get_FullMethodName:         {&nodev1.GetNetworkRequest{Id: "x"}, &nodev1.GetNetworkResponse{}, "Network x"},
+		nodev1.Networks_List_FullMethodName:        {&nodev1.ListNetworksRequest{}, &nodev1.ListNetworksResponse{}, "Networks"},
+		nodev1.Exports_Put_FullMethodName:          {&nodev1.PutExportRequest{Export: export}, &nodev1.PutExportResponse{}, "PutExport"},
+		nodev1.Exports_Delete_FullMethodName:       {&nodev1.DeleteExportRequest{Id: "x"}, &nodev1.DeleteExportResponse{}, "DeleteExport x"},
+		nodev1.Exports_Get_FullMethodName:          {&nodev1.GetExportRequest{Id: "x"}, &nodev1.GetExportResponse{}, "Export x"},
+		nodev1.Exports_List_FullMethodName:         {&nodev1.ListExportsRequest{}, &nodev1.ListExportsResponse{}, "Exports"},
+		nodev1.Exports_PutRule_FullMethodName:      {&nodev1.PutRuleRequest{Export: "e", Rule: rule}, &nodev1.PutRuleResponse{}, "PutRule e"},
+		nodev1.Exports_DeleteRule_FullMethodName:   {&nodev1.DeleteRuleRequest{Export: "e", Id: "x"}, &nodev1.DeleteRuleResponse{}, "DeleteRule e x"},
+		nodev1.Exports_GetRule_FullMethodName:      {&nodev1.GetRuleRequest{Export: "e", Id: "x"}, &nodev1.GetRuleResponse{}, "Rule e x"},
+		nodev1.Exports_ListRules_FullMethodName:    {&nodev1.ListRulesRequest{Export: "e"}, &nodev1.ListRulesResponse{}, "Rules e"},
+		nodev1.Exports_RecoverRules_FullMethodName: {&nodev1.RecoverRulesRequest{Export: "e"}, &nodev1.RecoverRulesResponse{}, "RecoverRules e"},
+		nodev1.Node_Get_FullMethodName:             {&nodev1.GetNodeRequest{}, &nodev1.GetNodeResponse{}, "Node"},
+		nodev1.Node_Preflight_FullMethodName:       {&nodev1.PreflightRequest{}, &nodev1.PreflightResponse{}, "Preflight"},
 	}
 }
 
@@ -99,7 +105,7 @@ func TestMutatingMethodsAreKnown(t *testing.T) {
 		for _, m := range d.Methods {
 			method := "/" + d.ServiceName + "/" + m.MethodName
 			_, changes := mutating(method)
-			reads := slices.Contains([]string{"Get", "List", "Preflight"}, m.MethodName)
+			reads := slices.Contains([]string{"Get", "GetRule", "List", "ListRules", "Preflight"}, m.MethodName)
 			if changes == reads {
 				t.Errorf("%s: mutating says %v, its name says that it reads: %v", method, changes, reads)
 			}
@@ -138,7 +144,7 @@ func TestAudit(t *testing.T) {
 	}
 	slices.Sort(verbs)
 	want := []string{"attachment.attach", "attachment.detach", "attachment.repair",
-		"export.delete", "export.delete", "export.put", "network.delete", "network.put", "network.update"}
+		"export.delete", "export.delete", "export.put", "export.rule.delete", "export.rule.put", "export.rules.recover", "network.delete", "network.put", "network.update"}
 	if diff := cmp.Diff(want, verbs); diff != "" {
 		t.Errorf("audited verbs (-want +got):\n%s", diff)
 	}

@@ -127,6 +127,12 @@ func objectID(req proto.Message) string {
 		return r.GetNetwork().GetId()
 	case *nodev1.PutExportRequest:
 		return r.GetExport().GetId()
+	case *nodev1.PutRuleRequest:
+		return r.GetExport() + "/" + r.GetRule().GetId()
+	case *nodev1.DeleteRuleRequest:
+		return r.GetExport() + "/" + r.GetId()
+	case *nodev1.RecoverRulesRequest:
+		return r.GetExport()
 	case interface{ GetId() string }:
 		return r.GetId()
 	}

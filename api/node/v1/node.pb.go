@@ -155,112 +155,6 @@ func (GuestState) EnumDescriptor() ([]byte, []int) {
 	return file_node_v1_node_proto_rawDescGZIP(), []int{1}
 }
 
-type Level int32
-
-const (
-	Level_LEVEL_UNSPECIFIED Level = 0
-	Level_LEVEL_RO          Level = 1
-	Level_LEVEL_RW          Level = 2
-)
-
-// Enum value maps for Level.
-var (
-	Level_name = map[int32]string{
-		0: "LEVEL_UNSPECIFIED",
-		1: "LEVEL_RO",
-		2: "LEVEL_RW",
-	}
-	Level_value = map[string]int32{
-		"LEVEL_UNSPECIFIED": 0,
-		"LEVEL_RO":          1,
-		"LEVEL_RW":          2,
-	}
-)
-
-func (x Level) Enum() *Level {
-	p := new(Level)
-	*p = x
-	return p
-}
-
-func (x Level) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Level) Descriptor() protoreflect.EnumDescriptor {
-	return file_node_v1_node_proto_enumTypes[2].Descriptor()
-}
-
-func (Level) Type() protoreflect.EnumType {
-	return &file_node_v1_node_proto_enumTypes[2]
-}
-
-func (x Level) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Level.Descriptor instead.
-func (Level) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{2}
-}
-
-type Squash int32
-
-const (
-	// SQUASH_ROOT.
-	Squash_SQUASH_UNSPECIFIED Squash = 0
-	Squash_SQUASH_NONE        Squash = 1
-	Squash_SQUASH_ROOT        Squash = 2
-	// Only uid 0, not gid 0.
-	Squash_SQUASH_ROOT_ID Squash = 3
-	Squash_SQUASH_ALL     Squash = 4
-)
-
-// Enum value maps for Squash.
-var (
-	Squash_name = map[int32]string{
-		0: "SQUASH_UNSPECIFIED",
-		1: "SQUASH_NONE",
-		2: "SQUASH_ROOT",
-		3: "SQUASH_ROOT_ID",
-		4: "SQUASH_ALL",
-	}
-	Squash_value = map[string]int32{
-		"SQUASH_UNSPECIFIED": 0,
-		"SQUASH_NONE":        1,
-		"SQUASH_ROOT":        2,
-		"SQUASH_ROOT_ID":     3,
-		"SQUASH_ALL":         4,
-	}
-)
-
-func (x Squash) Enum() *Squash {
-	p := new(Squash)
-	*p = x
-	return p
-}
-
-func (x Squash) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Squash) Descriptor() protoreflect.EnumDescriptor {
-	return file_node_v1_node_proto_enumTypes[3].Descriptor()
-}
-
-func (Squash) Type() protoreflect.EnumType {
-	return &file_node_v1_node_proto_enumTypes[3]
-}
-
-func (x Squash) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Squash.Descriptor instead.
-func (Squash) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{3}
-}
-
 type Verdict int32
 
 const (
@@ -297,11 +191,11 @@ func (x Verdict) String() string {
 }
 
 func (Verdict) Descriptor() protoreflect.EnumDescriptor {
-	return file_node_v1_node_proto_enumTypes[4].Descriptor()
+	return file_node_v1_node_proto_enumTypes[2].Descriptor()
 }
 
 func (Verdict) Type() protoreflect.EnumType {
-	return &file_node_v1_node_proto_enumTypes[4]
+	return &file_node_v1_node_proto_enumTypes[2]
 }
 
 func (x Verdict) Number() protoreflect.EnumNumber {
@@ -310,7 +204,7 @@ func (x Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Verdict.Descriptor instead.
 func (Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{2}
 }
 
 type WatchResponse_Type int32
@@ -351,11 +245,11 @@ func (x WatchResponse_Type) String() string {
 }
 
 func (WatchResponse_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_node_v1_node_proto_enumTypes[5].Descriptor()
+	return file_node_v1_node_proto_enumTypes[3].Descriptor()
 }
 
 func (WatchResponse_Type) Type() protoreflect.EnumType {
-	return &file_node_v1_node_proto_enumTypes[5]
+	return &file_node_v1_node_proto_enumTypes[3]
 }
 
 func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
@@ -364,7 +258,7 @@ func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Type.Descriptor instead.
 func (WatchResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{51, 0}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{60, 0}
 }
 
 // Status is what the agent knows of an object.
@@ -1362,7 +1256,7 @@ type Export struct {
 	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Network    string                 `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
 	Connection *Connection            `protobuf:"bytes,3,opt,name=connection,proto3" json:"connection,omitempty"`
-	// No rule, no access.
+	// No rule, no access. Answers have them in the order in which they match.
 	Rules []*AccessRule `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`
 	// Where the export appears in the gateway, "/" and the id by default.
 	Pseudo string `protobuf:"bytes,5,opt,name=pseudo,proto3" json:"pseudo,omitempty"`
@@ -1471,85 +1365,6 @@ func (x *Export) GetExportId() int32 {
 	return 0
 }
 
-type AccessRule struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// An IPv4 or IPv6 address or prefix.
-	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
-	Level  Level  `protobuf:"varint,2,opt,name=level,proto3,enum=causeway.node.v1.Level" json:"level,omitempty"`
-	Squash Squash `protobuf:"varint,3,opt,name=squash,proto3,enum=causeway.node.v1.Squash" json:"squash,omitempty"`
-	// Whom the squashed become: all users with SQUASH_ALL, root with the others.
-	// 65534 when unset.
-	AnonymousUid  *uint32 `protobuf:"varint,4,opt,name=anonymous_uid,json=anonymousUid,proto3,oneof" json:"anonymous_uid,omitempty"`
-	AnonymousGid  *uint32 `protobuf:"varint,5,opt,name=anonymous_gid,json=anonymousGid,proto3,oneof" json:"anonymous_gid,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *AccessRule) Reset() {
-	*x = AccessRule{}
-	mi := &file_node_v1_node_proto_msgTypes[13]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *AccessRule) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*AccessRule) ProtoMessage() {}
-
-func (x *AccessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[13]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use AccessRule.ProtoReflect.Descriptor instead.
-func (*AccessRule) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
-}
-
-func (x *AccessRule) GetClient() string {
-	if x != nil {
-		return x.Client
-	}
-	return ""
-}
-
-func (x *AccessRule) GetLevel() Level {
-	if x != nil {
-		return x.Level
-	}
-	return Level_LEVEL_UNSPECIFIED
-}
-
-func (x *AccessRule) GetSquash() Squash {
-	if x != nil {
-		return x.Squash
-	}
-	return Squash_SQUASH_UNSPECIFIED
-}
-
-func (x *AccessRule) GetAnonymousUid() uint32 {
-	if x != nil && x.AnonymousUid != nil {
-		return *x.AnonymousUid
-	}
-	return 0
-}
-
-func (x *AccessRule) GetAnonymousGid() uint32 {
-	if x != nil && x.AnonymousGid != nil {
-		return *x.AnonymousGid
-	}
-	return 0
-}
-
 type AttachRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Attachment    *Attachment            `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
@@ -1559,7 +1374,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1386,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1399,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AttachRequest) GetAttachment() *Attachment {
@@ -1603,7 +1418,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1430,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1443,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -1647,7 +1462,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1474,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1487,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DetachRequest) GetId() string {
@@ -1690,7 +1505,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1517,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1530,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 type GetAttachmentRequest struct {
@@ -1727,7 +1542,7 @@ type GetAttachmentRequest struct {
 
 func (x *GetAttachmentRequest) Reset() {
 	*x = GetAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +1554,7 @@ func (x *GetAttachmentRequest) String() string {
 func (*GetAttachmentRequest) ProtoMessage() {}
 
 func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +1567,7 @@ func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*GetAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetAttachmentRequest) GetId() string {
@@ -1771,7 +1586,7 @@ type GetAttachmentResponse struct {
 
 func (x *GetAttachmentResponse) Reset() {
 	*x = GetAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1598,7 @@ func (x *GetAttachmentResponse) String() string {
 func (*GetAttachmentResponse) ProtoMessage() {}
 
 func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1611,7 @@ func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*GetAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetAttachmentResponse) GetAttachment() *Attachment {
@@ -1816,7 +1631,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +1643,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +1656,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListAttachmentsRequest) GetInstance() string {
@@ -1860,7 +1675,7 @@ type ListAttachmentsResponse struct {
 
 func (x *ListAttachmentsResponse) Reset() {
 	*x = ListAttachmentsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +1687,7 @@ func (x *ListAttachmentsResponse) String() string {
 func (*ListAttachmentsResponse) ProtoMessage() {}
 
 func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +1700,7 @@ func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListAttachmentsResponse) GetAttachments() []*Attachment {
@@ -1904,7 +1719,7 @@ type RepairAttachmentRequest struct {
 
 func (x *RepairAttachmentRequest) Reset() {
 	*x = RepairAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +1731,7 @@ func (x *RepairAttachmentRequest) String() string {
 func (*RepairAttachmentRequest) ProtoMessage() {}
 
 func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +1744,7 @@ func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RepairAttachmentRequest) GetId() string {
@@ -1948,7 +1763,7 @@ type RepairAttachmentResponse struct {
 
 func (x *RepairAttachmentResponse) Reset() {
 	*x = RepairAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +1775,7 @@ func (x *RepairAttachmentResponse) String() string {
 func (*RepairAttachmentResponse) ProtoMessage() {}
 
 func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +1788,7 @@ func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RepairAttachmentResponse) GetAttachment() *Attachment {
@@ -1992,7 +1807,7 @@ type PutNetworkRequest struct {
 
 func (x *PutNetworkRequest) Reset() {
 	*x = PutNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +1819,7 @@ func (x *PutNetworkRequest) String() string {
 func (*PutNetworkRequest) ProtoMessage() {}
 
 func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +1832,7 @@ func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkRequest.ProtoReflect.Descriptor instead.
 func (*PutNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PutNetworkRequest) GetNetwork() *Network {
@@ -2036,7 +1851,7 @@ type PutNetworkResponse struct {
 
 func (x *PutNetworkResponse) Reset() {
 	*x = PutNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +1863,7 @@ func (x *PutNetworkResponse) String() string {
 func (*PutNetworkResponse) ProtoMessage() {}
 
 func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +1876,7 @@ func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkResponse.ProtoReflect.Descriptor instead.
 func (*PutNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PutNetworkResponse) GetNetwork() *Network {
@@ -2084,7 +1899,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +1911,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +1924,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -2135,7 +1950,7 @@ type UpdateNetworkResponse struct {
 
 func (x *UpdateNetworkResponse) Reset() {
 	*x = UpdateNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +1962,7 @@ func (x *UpdateNetworkResponse) String() string {
 func (*UpdateNetworkResponse) ProtoMessage() {}
 
 func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +1975,7 @@ func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UpdateNetworkResponse) GetNetwork() *Network {
@@ -2179,7 +1994,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2006,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2019,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeleteNetworkRequest) GetId() string {
@@ -2222,7 +2037,7 @@ type DeleteNetworkResponse struct {
 
 func (x *DeleteNetworkResponse) Reset() {
 	*x = DeleteNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2049,7 @@ func (x *DeleteNetworkResponse) String() string {
 func (*DeleteNetworkResponse) ProtoMessage() {}
 
 func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2062,7 @@ func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkResponse.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 type GetNetworkRequest struct {
@@ -2259,7 +2074,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2271,7 +2086,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2284,7 +2099,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetNetworkRequest) GetId() string {
@@ -2303,7 +2118,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2130,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2143,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetNetworkResponse) GetNetwork() *Network {
@@ -2346,7 +2161,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2173,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2186,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 type ListNetworksResponse struct {
@@ -2383,7 +2198,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2210,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2223,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -2427,7 +2242,7 @@ type PutExportRequest struct {
 
 func (x *PutExportRequest) Reset() {
 	*x = PutExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2439,7 +2254,7 @@ func (x *PutExportRequest) String() string {
 func (*PutExportRequest) ProtoMessage() {}
 
 func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2452,7 +2267,7 @@ func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportRequest.ProtoReflect.Descriptor instead.
 func (*PutExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PutExportRequest) GetExport() *Export {
@@ -2471,7 +2286,7 @@ type PutExportResponse struct {
 
 func (x *PutExportResponse) Reset() {
 	*x = PutExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2298,7 @@ func (x *PutExportResponse) String() string {
 func (*PutExportResponse) ProtoMessage() {}
 
 func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2311,7 @@ func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportResponse.ProtoReflect.Descriptor instead.
 func (*PutExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PutExportResponse) GetExport() *Export {
@@ -2515,7 +2330,7 @@ type DeleteExportRequest struct {
 
 func (x *DeleteExportRequest) Reset() {
 	*x = DeleteExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2527,7 +2342,7 @@ func (x *DeleteExportRequest) String() string {
 func (*DeleteExportRequest) ProtoMessage() {}
 
 func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2540,7 +2355,7 @@ func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportRequest.ProtoReflect.Descriptor instead.
 func (*DeleteExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeleteExportRequest) GetId() string {
@@ -2558,7 +2373,7 @@ type DeleteExportResponse struct {
 
 func (x *DeleteExportResponse) Reset() {
 	*x = DeleteExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2385,7 @@ func (x *DeleteExportResponse) String() string {
 func (*DeleteExportResponse) ProtoMessage() {}
 
 func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2398,7 @@ func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportResponse.ProtoReflect.Descriptor instead.
 func (*DeleteExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 type GetExportRequest struct {
@@ -2595,7 +2410,7 @@ type GetExportRequest struct {
 
 func (x *GetExportRequest) Reset() {
 	*x = GetExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +2422,7 @@ func (x *GetExportRequest) String() string {
 func (*GetExportRequest) ProtoMessage() {}
 
 func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,7 +2435,7 @@ func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportRequest.ProtoReflect.Descriptor instead.
 func (*GetExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetExportRequest) GetId() string {
@@ -2639,7 +2454,7 @@ type GetExportResponse struct {
 
 func (x *GetExportResponse) Reset() {
 	*x = GetExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2466,7 @@ func (x *GetExportResponse) String() string {
 func (*GetExportResponse) ProtoMessage() {}
 
 func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2479,7 @@ func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportResponse.ProtoReflect.Descriptor instead.
 func (*GetExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetExportResponse) GetExport() *Export {
@@ -2684,7 +2499,7 @@ type ListExportsRequest struct {
 
 func (x *ListExportsRequest) Reset() {
 	*x = ListExportsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2696,7 +2511,7 @@ func (x *ListExportsRequest) String() string {
 func (*ListExportsRequest) ProtoMessage() {}
 
 func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2709,7 +2524,7 @@ func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsRequest.ProtoReflect.Descriptor instead.
 func (*ListExportsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListExportsRequest) GetNetwork() string {
@@ -2728,7 +2543,7 @@ type ListExportsResponse struct {
 
 func (x *ListExportsResponse) Reset() {
 	*x = ListExportsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +2555,7 @@ func (x *ListExportsResponse) String() string {
 func (*ListExportsResponse) ProtoMessage() {}
 
 func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,12 +2568,473 @@ func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListExportsResponse) GetExports() []*Export {
 	if x != nil {
 		return x.Exports
+	}
+	return nil
+}
+
+type PutRuleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The export's id.
+	Export        string      `protobuf:"bytes,1,opt,name=export,proto3" json:"export,omitempty"`
+	Rule          *AccessRule `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRuleRequest) Reset() {
+	*x = PutRuleRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRuleRequest) ProtoMessage() {}
+
+func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRuleRequest.ProtoReflect.Descriptor instead.
+func (*PutRuleRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *PutRuleRequest) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+func (x *PutRuleRequest) GetRule() *AccessRule {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
+type PutRuleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rule          *AccessRule            `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutRuleResponse) Reset() {
+	*x = PutRuleResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutRuleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutRuleResponse) ProtoMessage() {}
+
+func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutRuleResponse.ProtoReflect.Descriptor instead.
+func (*PutRuleResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *PutRuleResponse) GetRule() *AccessRule {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
+type DeleteRuleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The export's id.
+	Export        string `protobuf:"bytes,1,opt,name=export,proto3" json:"export,omitempty"`
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRuleRequest) Reset() {
+	*x = DeleteRuleRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRuleRequest) ProtoMessage() {}
+
+func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *DeleteRuleRequest) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+func (x *DeleteRuleRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type DeleteRuleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRuleResponse) Reset() {
+	*x = DeleteRuleResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRuleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRuleResponse) ProtoMessage() {}
+
+func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRuleResponse.ProtoReflect.Descriptor instead.
+func (*DeleteRuleResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
+}
+
+type GetRuleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The export's id.
+	Export        string `protobuf:"bytes,1,opt,name=export,proto3" json:"export,omitempty"`
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRuleRequest) Reset() {
+	*x = GetRuleRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRuleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRuleRequest) ProtoMessage() {}
+
+func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
+func (*GetRuleRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *GetRuleRequest) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+func (x *GetRuleRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type GetRuleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rule          *AccessRule            `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRuleResponse) Reset() {
+	*x = GetRuleResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRuleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRuleResponse) ProtoMessage() {}
+
+func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRuleResponse.ProtoReflect.Descriptor instead.
+func (*GetRuleResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *GetRuleResponse) GetRule() *AccessRule {
+	if x != nil {
+		return x.Rule
+	}
+	return nil
+}
+
+type ListRulesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The export's id.
+	Export        string `protobuf:"bytes,1,opt,name=export,proto3" json:"export,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRulesRequest) Reset() {
+	*x = ListRulesRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRulesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRulesRequest) ProtoMessage() {}
+
+func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
+func (*ListRulesRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ListRulesRequest) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+type ListRulesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rules         []*AccessRule          `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRulesResponse) Reset() {
+	*x = ListRulesResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRulesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRulesResponse) ProtoMessage() {}
+
+func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
+func (*ListRulesResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ListRulesResponse) GetRules() []*AccessRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+type RecoverRulesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The export's id.
+	Export        string `protobuf:"bytes,1,opt,name=export,proto3" json:"export,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverRulesRequest) Reset() {
+	*x = RecoverRulesRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverRulesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverRulesRequest) ProtoMessage() {}
+
+func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverRulesRequest.ProtoReflect.Descriptor instead.
+func (*RecoverRulesRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RecoverRulesRequest) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+type RecoverRulesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Export        *Export                `protobuf:"bytes,1,opt,name=export,proto3" json:"export,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverRulesResponse) Reset() {
+	*x = RecoverRulesResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverRulesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverRulesResponse) ProtoMessage() {}
+
+func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverRulesResponse.ProtoReflect.Descriptor instead.
+func (*RecoverRulesResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *RecoverRulesResponse) GetExport() *Export {
+	if x != nil {
+		return x.Export
 	}
 	return nil
 }
@@ -2771,7 +3047,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2783,7 +3059,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2796,7 +3072,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
 }
 
 type GetNodeResponse struct {
@@ -2819,7 +3095,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +3107,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +3120,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *GetNodeResponse) GetHostname() string {
@@ -2918,7 +3194,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +3206,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3219,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Driver) GetKind() string {
@@ -2998,7 +3274,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3286,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3299,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Mount) GetName() string {
@@ -3086,7 +3362,7 @@ type Subsystem struct {
 
 func (x *Subsystem) Reset() {
 	*x = Subsystem{}
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3098,7 +3374,7 @@ func (x *Subsystem) String() string {
 func (*Subsystem) ProtoMessage() {}
 
 func (x *Subsystem) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3111,7 +3387,7 @@ func (x *Subsystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subsystem.ProtoReflect.Descriptor instead.
 func (*Subsystem) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Subsystem) GetName() string {
@@ -3143,7 +3419,7 @@ type PreflightRequest struct {
 
 func (x *PreflightRequest) Reset() {
 	*x = PreflightRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3155,7 +3431,7 @@ func (x *PreflightRequest) String() string {
 func (*PreflightRequest) ProtoMessage() {}
 
 func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3168,7 +3444,7 @@ func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightRequest.ProtoReflect.Descriptor instead.
 func (*PreflightRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
 }
 
 type PreflightResponse struct {
@@ -3180,7 +3456,7 @@ type PreflightResponse struct {
 
 func (x *PreflightResponse) Reset() {
 	*x = PreflightResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3192,7 +3468,7 @@ func (x *PreflightResponse) String() string {
 func (*PreflightResponse) ProtoMessage() {}
 
 func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3205,7 +3481,7 @@ func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
 func (*PreflightResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PreflightResponse) GetChecks() []*Check {
@@ -3228,7 +3504,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3516,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3529,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Check) GetName() string {
@@ -3292,7 +3568,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3304,7 +3580,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3317,7 +3593,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
 }
 
 type WatchResponse struct {
@@ -3337,7 +3613,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3625,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3638,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *WatchResponse) GetType() WatchResponse_Type {
@@ -3432,7 +3708,7 @@ var File_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x12node/v1/node.proto\x12\x10causeway.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x02\n" +
+	"\x12node/v1/node.proto\x12\x10causeway.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13node/v1/rules.proto\"\x88\x02\n" +
 	"\x06Status\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x03R\n" +
@@ -3527,16 +3803,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\tread_only\x18\x06 \x01(\bR\breadOnly\x120\n" +
 	"\x06status\x18\a \x01(\v2\x18.causeway.node.v1.StatusR\x06status\x12\x1c\n" +
 	"\tlocations\x18\b \x03(\tR\tlocations\x12\x1b\n" +
-	"\texport_id\x18\t \x01(\x05R\bexportId\"\xfd\x01\n" +
-	"\n" +
-	"AccessRule\x12\x16\n" +
-	"\x06client\x18\x01 \x01(\tR\x06client\x12-\n" +
-	"\x05level\x18\x02 \x01(\x0e2\x17.causeway.node.v1.LevelR\x05level\x120\n" +
-	"\x06squash\x18\x03 \x01(\x0e2\x18.causeway.node.v1.SquashR\x06squash\x12(\n" +
-	"\ranonymous_uid\x18\x04 \x01(\rH\x00R\fanonymousUid\x88\x01\x01\x12(\n" +
-	"\ranonymous_gid\x18\x05 \x01(\rH\x01R\fanonymousGid\x88\x01\x01B\x10\n" +
-	"\x0e_anonymous_uidB\x10\n" +
-	"\x0e_anonymous_gid\"M\n" +
+	"\texport_id\x18\t \x01(\x05R\bexportId\"M\n" +
 	"\rAttachRequest\x12<\n" +
 	"\n" +
 	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
@@ -3599,7 +3866,29 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x12ListExportsRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\"I\n" +
 	"\x13ListExportsResponse\x122\n" +
-	"\aexports\x18\x01 \x03(\v2\x18.causeway.node.v1.ExportR\aexports\"\x10\n" +
+	"\aexports\x18\x01 \x03(\v2\x18.causeway.node.v1.ExportR\aexports\"Z\n" +
+	"\x0ePutRuleRequest\x12\x16\n" +
+	"\x06export\x18\x01 \x01(\tR\x06export\x120\n" +
+	"\x04rule\x18\x02 \x01(\v2\x1c.causeway.node.v1.AccessRuleR\x04rule\"C\n" +
+	"\x0fPutRuleResponse\x120\n" +
+	"\x04rule\x18\x01 \x01(\v2\x1c.causeway.node.v1.AccessRuleR\x04rule\";\n" +
+	"\x11DeleteRuleRequest\x12\x16\n" +
+	"\x06export\x18\x01 \x01(\tR\x06export\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\x14\n" +
+	"\x12DeleteRuleResponse\"8\n" +
+	"\x0eGetRuleRequest\x12\x16\n" +
+	"\x06export\x18\x01 \x01(\tR\x06export\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"C\n" +
+	"\x0fGetRuleResponse\x120\n" +
+	"\x04rule\x18\x01 \x01(\v2\x1c.causeway.node.v1.AccessRuleR\x04rule\"*\n" +
+	"\x10ListRulesRequest\x12\x16\n" +
+	"\x06export\x18\x01 \x01(\tR\x06export\"G\n" +
+	"\x11ListRulesResponse\x122\n" +
+	"\x05rules\x18\x01 \x03(\v2\x1c.causeway.node.v1.AccessRuleR\x05rules\"-\n" +
+	"\x13RecoverRulesRequest\x12\x16\n" +
+	"\x06export\x18\x01 \x01(\tR\x06export\"H\n" +
+	"\x14RecoverRulesResponse\x120\n" +
+	"\x06export\x18\x01 \x01(\v2\x18.causeway.node.v1.ExportR\x06export\"\x10\n" +
 	"\x0eGetNodeRequest\"\xe6\x02\n" +
 	"\x0fGetNodeResponse\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x18\n" +
@@ -3666,18 +3955,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x17GUEST_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13GUEST_STATE_UNKNOWN\x10\x01\x12\x1b\n" +
 	"\x17GUEST_STATE_DEVICE_ONLY\x10\x02\x12\x17\n" +
-	"\x13GUEST_STATE_MOUNTED\x10\x03*:\n" +
-	"\x05Level\x12\x15\n" +
-	"\x11LEVEL_UNSPECIFIED\x10\x00\x12\f\n" +
-	"\bLEVEL_RO\x10\x01\x12\f\n" +
-	"\bLEVEL_RW\x10\x02*f\n" +
-	"\x06Squash\x12\x16\n" +
-	"\x12SQUASH_UNSPECIFIED\x10\x00\x12\x0f\n" +
-	"\vSQUASH_NONE\x10\x01\x12\x0f\n" +
-	"\vSQUASH_ROOT\x10\x02\x12\x12\n" +
-	"\x0eSQUASH_ROOT_ID\x10\x03\x12\x0e\n" +
-	"\n" +
-	"SQUASH_ALL\x10\x04*X\n" +
+	"\x13GUEST_STATE_MOUNTED\x10\x03*X\n" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_PASS\x10\x01\x12\x10\n" +
@@ -3694,12 +3972,18 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x06Update\x12&.causeway.node.v1.UpdateNetworkRequest\x1a'.causeway.node.v1.UpdateNetworkResponse\x12Y\n" +
 	"\x06Delete\x12&.causeway.node.v1.DeleteNetworkRequest\x1a'.causeway.node.v1.DeleteNetworkResponse\x12P\n" +
 	"\x03Get\x12#.causeway.node.v1.GetNetworkRequest\x1a$.causeway.node.v1.GetNetworkResponse\x12U\n" +
-	"\x04List\x12%.causeway.node.v1.ListNetworksRequest\x1a&.causeway.node.v1.ListNetworksResponse2\xd7\x02\n" +
+	"\x04List\x12%.causeway.node.v1.ListNetworksRequest\x1a&.causeway.node.v1.ListNetworksResponse2\x85\x06\n" +
 	"\aExports\x12N\n" +
 	"\x03Put\x12\".causeway.node.v1.PutExportRequest\x1a#.causeway.node.v1.PutExportResponse\x12W\n" +
 	"\x06Delete\x12%.causeway.node.v1.DeleteExportRequest\x1a&.causeway.node.v1.DeleteExportResponse\x12N\n" +
 	"\x03Get\x12\".causeway.node.v1.GetExportRequest\x1a#.causeway.node.v1.GetExportResponse\x12S\n" +
-	"\x04List\x12$.causeway.node.v1.ListExportsRequest\x1a%.causeway.node.v1.ListExportsResponse2\xf4\x01\n" +
+	"\x04List\x12$.causeway.node.v1.ListExportsRequest\x1a%.causeway.node.v1.ListExportsResponse\x12N\n" +
+	"\aPutRule\x12 .causeway.node.v1.PutRuleRequest\x1a!.causeway.node.v1.PutRuleResponse\x12W\n" +
+	"\n" +
+	"DeleteRule\x12#.causeway.node.v1.DeleteRuleRequest\x1a$.causeway.node.v1.DeleteRuleResponse\x12N\n" +
+	"\aGetRule\x12 .causeway.node.v1.GetRuleRequest\x1a!.causeway.node.v1.GetRuleResponse\x12T\n" +
+	"\tListRules\x12\".causeway.node.v1.ListRulesRequest\x1a#.causeway.node.v1.ListRulesResponse\x12]\n" +
+	"\fRecoverRules\x12%.causeway.node.v1.RecoverRulesRequest\x1a&.causeway.node.v1.RecoverRulesResponse2\xf4\x01\n" +
 	"\x04Node\x12J\n" +
 	"\x03Get\x12 .causeway.node.v1.GetNodeRequest\x1a!.causeway.node.v1.GetNodeResponse\x12T\n" +
 	"\tPreflight\x12\".causeway.node.v1.PreflightRequest\x1a#.causeway.node.v1.PreflightResponse\x12J\n" +
@@ -3717,158 +4001,179 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_node_v1_node_proto_rawDescData
 }
 
-var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_node_v1_node_proto_goTypes = []any{
 	(Phase)(0),                       // 0: causeway.node.v1.Phase
 	(GuestState)(0),                  // 1: causeway.node.v1.GuestState
-	(Level)(0),                       // 2: causeway.node.v1.Level
-	(Squash)(0),                      // 3: causeway.node.v1.Squash
-	(Verdict)(0),                     // 4: causeway.node.v1.Verdict
-	(WatchResponse_Type)(0),          // 5: causeway.node.v1.WatchResponse.Type
-	(*Status)(nil),                   // 6: causeway.node.v1.Status
-	(*Connection)(nil),               // 7: causeway.node.v1.Connection
-	(*Attachment)(nil),               // 8: causeway.node.v1.Attachment
-	(*Network)(nil),                  // 9: causeway.node.v1.Network
-	(*BridgePlug)(nil),               // 10: causeway.node.v1.BridgePlug
-	(*VlanPlug)(nil),                 // 11: causeway.node.v1.VlanPlug
-	(*VxlanPlug)(nil),                // 12: causeway.node.v1.VxlanPlug
-	(*MacvlanPlug)(nil),              // 13: causeway.node.v1.MacvlanPlug
-	(*OvsPlug)(nil),                  // 14: causeway.node.v1.OvsPlug
-	(*NonePlug)(nil),                 // 15: causeway.node.v1.NonePlug
-	(*Route)(nil),                    // 16: causeway.node.v1.Route
-	(*Gateway)(nil),                  // 17: causeway.node.v1.Gateway
-	(*Export)(nil),                   // 18: causeway.node.v1.Export
-	(*AccessRule)(nil),               // 19: causeway.node.v1.AccessRule
-	(*AttachRequest)(nil),            // 20: causeway.node.v1.AttachRequest
-	(*AttachResponse)(nil),           // 21: causeway.node.v1.AttachResponse
-	(*DetachRequest)(nil),            // 22: causeway.node.v1.DetachRequest
-	(*DetachResponse)(nil),           // 23: causeway.node.v1.DetachResponse
-	(*GetAttachmentRequest)(nil),     // 24: causeway.node.v1.GetAttachmentRequest
-	(*GetAttachmentResponse)(nil),    // 25: causeway.node.v1.GetAttachmentResponse
-	(*ListAttachmentsRequest)(nil),   // 26: causeway.node.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil),  // 27: causeway.node.v1.ListAttachmentsResponse
-	(*RepairAttachmentRequest)(nil),  // 28: causeway.node.v1.RepairAttachmentRequest
-	(*RepairAttachmentResponse)(nil), // 29: causeway.node.v1.RepairAttachmentResponse
-	(*PutNetworkRequest)(nil),        // 30: causeway.node.v1.PutNetworkRequest
-	(*PutNetworkResponse)(nil),       // 31: causeway.node.v1.PutNetworkResponse
-	(*UpdateNetworkRequest)(nil),     // 32: causeway.node.v1.UpdateNetworkRequest
-	(*UpdateNetworkResponse)(nil),    // 33: causeway.node.v1.UpdateNetworkResponse
-	(*DeleteNetworkRequest)(nil),     // 34: causeway.node.v1.DeleteNetworkRequest
-	(*DeleteNetworkResponse)(nil),    // 35: causeway.node.v1.DeleteNetworkResponse
-	(*GetNetworkRequest)(nil),        // 36: causeway.node.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),       // 37: causeway.node.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),      // 38: causeway.node.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),     // 39: causeway.node.v1.ListNetworksResponse
-	(*PutExportRequest)(nil),         // 40: causeway.node.v1.PutExportRequest
-	(*PutExportResponse)(nil),        // 41: causeway.node.v1.PutExportResponse
-	(*DeleteExportRequest)(nil),      // 42: causeway.node.v1.DeleteExportRequest
-	(*DeleteExportResponse)(nil),     // 43: causeway.node.v1.DeleteExportResponse
-	(*GetExportRequest)(nil),         // 44: causeway.node.v1.GetExportRequest
-	(*GetExportResponse)(nil),        // 45: causeway.node.v1.GetExportResponse
-	(*ListExportsRequest)(nil),       // 46: causeway.node.v1.ListExportsRequest
-	(*ListExportsResponse)(nil),      // 47: causeway.node.v1.ListExportsResponse
-	(*GetNodeRequest)(nil),           // 48: causeway.node.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),          // 49: causeway.node.v1.GetNodeResponse
-	(*Driver)(nil),                   // 50: causeway.node.v1.Driver
-	(*Mount)(nil),                    // 51: causeway.node.v1.Mount
-	(*Subsystem)(nil),                // 52: causeway.node.v1.Subsystem
-	(*PreflightRequest)(nil),         // 53: causeway.node.v1.PreflightRequest
-	(*PreflightResponse)(nil),        // 54: causeway.node.v1.PreflightResponse
-	(*Check)(nil),                    // 55: causeway.node.v1.Check
-	(*WatchRequest)(nil),             // 56: causeway.node.v1.WatchRequest
-	(*WatchResponse)(nil),            // 57: causeway.node.v1.WatchResponse
-	nil,                              // 58: causeway.node.v1.Connection.OptionsEntry
-	(*timestamppb.Timestamp)(nil),    // 59: google.protobuf.Timestamp
+	(Verdict)(0),                     // 2: causeway.node.v1.Verdict
+	(WatchResponse_Type)(0),          // 3: causeway.node.v1.WatchResponse.Type
+	(*Status)(nil),                   // 4: causeway.node.v1.Status
+	(*Connection)(nil),               // 5: causeway.node.v1.Connection
+	(*Attachment)(nil),               // 6: causeway.node.v1.Attachment
+	(*Network)(nil),                  // 7: causeway.node.v1.Network
+	(*BridgePlug)(nil),               // 8: causeway.node.v1.BridgePlug
+	(*VlanPlug)(nil),                 // 9: causeway.node.v1.VlanPlug
+	(*VxlanPlug)(nil),                // 10: causeway.node.v1.VxlanPlug
+	(*MacvlanPlug)(nil),              // 11: causeway.node.v1.MacvlanPlug
+	(*OvsPlug)(nil),                  // 12: causeway.node.v1.OvsPlug
+	(*NonePlug)(nil),                 // 13: causeway.node.v1.NonePlug
+	(*Route)(nil),                    // 14: causeway.node.v1.Route
+	(*Gateway)(nil),                  // 15: causeway.node.v1.Gateway
+	(*Export)(nil),                   // 16: causeway.node.v1.Export
+	(*AttachRequest)(nil),            // 17: causeway.node.v1.AttachRequest
+	(*AttachResponse)(nil),           // 18: causeway.node.v1.AttachResponse
+	(*DetachRequest)(nil),            // 19: causeway.node.v1.DetachRequest
+	(*DetachResponse)(nil),           // 20: causeway.node.v1.DetachResponse
+	(*GetAttachmentRequest)(nil),     // 21: causeway.node.v1.GetAttachmentRequest
+	(*GetAttachmentResponse)(nil),    // 22: causeway.node.v1.GetAttachmentResponse
+	(*ListAttachmentsRequest)(nil),   // 23: causeway.node.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil),  // 24: causeway.node.v1.ListAttachmentsResponse
+	(*RepairAttachmentRequest)(nil),  // 25: causeway.node.v1.RepairAttachmentRequest
+	(*RepairAttachmentResponse)(nil), // 26: causeway.node.v1.RepairAttachmentResponse
+	(*PutNetworkRequest)(nil),        // 27: causeway.node.v1.PutNetworkRequest
+	(*PutNetworkResponse)(nil),       // 28: causeway.node.v1.PutNetworkResponse
+	(*UpdateNetworkRequest)(nil),     // 29: causeway.node.v1.UpdateNetworkRequest
+	(*UpdateNetworkResponse)(nil),    // 30: causeway.node.v1.UpdateNetworkResponse
+	(*DeleteNetworkRequest)(nil),     // 31: causeway.node.v1.DeleteNetworkRequest
+	(*DeleteNetworkResponse)(nil),    // 32: causeway.node.v1.DeleteNetworkResponse
+	(*GetNetworkRequest)(nil),        // 33: causeway.node.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),       // 34: causeway.node.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),      // 35: causeway.node.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),     // 36: causeway.node.v1.ListNetworksResponse
+	(*PutExportRequest)(nil),         // 37: causeway.node.v1.PutExportRequest
+	(*PutExportResponse)(nil),        // 38: causeway.node.v1.PutExportResponse
+	(*DeleteExportRequest)(nil),      // 39: causeway.node.v1.DeleteExportRequest
+	(*DeleteExportResponse)(nil),     // 40: causeway.node.v1.DeleteExportResponse
+	(*GetExportRequest)(nil),         // 41: causeway.node.v1.GetExportRequest
+	(*GetExportResponse)(nil),        // 42: causeway.node.v1.GetExportResponse
+	(*ListExportsRequest)(nil),       // 43: causeway.node.v1.ListExportsRequest
+	(*ListExportsResponse)(nil),      // 44: causeway.node.v1.ListExportsResponse
+	(*PutRuleRequest)(nil),           // 45: causeway.node.v1.PutRuleRequest
+	(*PutRuleResponse)(nil),          // 46: causeway.node.v1.PutRuleResponse
+	(*DeleteRuleRequest)(nil),        // 47: causeway.node.v1.DeleteRuleRequest
+	(*DeleteRuleResponse)(nil),       // 48: causeway.node.v1.DeleteRuleResponse
+	(*GetRuleRequest)(nil),           // 49: causeway.node.v1.GetRuleRequest
+	(*GetRuleResponse)(nil),          // 50: causeway.node.v1.GetRuleResponse
+	(*ListRulesRequest)(nil),         // 51: causeway.node.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),        // 52: causeway.node.v1.ListRulesResponse
+	(*RecoverRulesRequest)(nil),      // 53: causeway.node.v1.RecoverRulesRequest
+	(*RecoverRulesResponse)(nil),     // 54: causeway.node.v1.RecoverRulesResponse
+	(*GetNodeRequest)(nil),           // 55: causeway.node.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),          // 56: causeway.node.v1.GetNodeResponse
+	(*Driver)(nil),                   // 57: causeway.node.v1.Driver
+	(*Mount)(nil),                    // 58: causeway.node.v1.Mount
+	(*Subsystem)(nil),                // 59: causeway.node.v1.Subsystem
+	(*PreflightRequest)(nil),         // 60: causeway.node.v1.PreflightRequest
+	(*PreflightResponse)(nil),        // 61: causeway.node.v1.PreflightResponse
+	(*Check)(nil),                    // 62: causeway.node.v1.Check
+	(*WatchRequest)(nil),             // 63: causeway.node.v1.WatchRequest
+	(*WatchResponse)(nil),            // 64: causeway.node.v1.WatchResponse
+	nil,                              // 65: causeway.node.v1.Connection.OptionsEntry
+	(*timestamppb.Timestamp)(nil),    // 66: google.protobuf.Timestamp
+	(*AccessRule)(nil),               // 67: causeway.node.v1.AccessRule
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	0,  // 0: causeway.node.v1.Status.phase:type_name -> causeway.node.v1.Phase
-	59, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
-	58, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
-	7,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
-	6,  // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
+	66, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
+	65, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
+	5,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
+	4,  // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
 	1,  // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
-	10, // 6: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
-	11, // 7: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
-	12, // 8: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
-	13, // 9: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
-	14, // 10: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
-	15, // 11: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
-	16, // 12: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
-	6,  // 13: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
-	17, // 14: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
-	59, // 15: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
-	7,  // 16: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
-	19, // 17: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
-	6,  // 18: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
-	2,  // 19: causeway.node.v1.AccessRule.level:type_name -> causeway.node.v1.Level
-	3,  // 20: causeway.node.v1.AccessRule.squash:type_name -> causeway.node.v1.Squash
-	8,  // 21: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
-	8,  // 22: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
-	8,  // 23: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	8,  // 24: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
-	8,  // 25: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	9,  // 26: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
-	9,  // 27: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
-	9,  // 28: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
-	9,  // 29: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
-	9,  // 30: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
-	9,  // 31: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
-	18, // 32: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
-	18, // 33: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
-	18, // 34: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
-	18, // 35: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
-	59, // 36: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
-	50, // 37: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
-	51, // 38: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
-	52, // 39: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
-	6,  // 40: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
-	4,  // 41: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
-	55, // 42: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
-	4,  // 43: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
-	5,  // 44: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
-	8,  // 45: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
-	9,  // 46: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
-	18, // 47: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
-	20, // 48: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
-	22, // 49: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
-	24, // 50: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
-	26, // 51: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
-	28, // 52: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
-	30, // 53: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
-	32, // 54: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
-	34, // 55: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
-	36, // 56: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
-	38, // 57: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
-	40, // 58: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
-	42, // 59: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
-	44, // 60: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
-	46, // 61: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
-	48, // 62: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
-	53, // 63: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
-	56, // 64: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
-	21, // 65: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
-	23, // 66: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
-	25, // 67: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
-	27, // 68: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
-	29, // 69: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
-	31, // 70: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
-	33, // 71: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
-	35, // 72: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
-	37, // 73: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
-	39, // 74: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
-	41, // 75: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
-	43, // 76: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
-	45, // 77: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
-	47, // 78: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
-	49, // 79: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
-	54, // 80: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
-	57, // 81: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
-	65, // [65:82] is the sub-list for method output_type
-	48, // [48:65] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	8,  // 6: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
+	9,  // 7: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
+	10, // 8: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
+	11, // 9: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
+	12, // 10: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
+	13, // 11: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
+	14, // 12: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
+	4,  // 13: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
+	15, // 14: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
+	66, // 15: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
+	5,  // 16: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
+	67, // 17: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
+	4,  // 18: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
+	6,  // 19: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
+	6,  // 20: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
+	6,  // 21: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	6,  // 22: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
+	6,  // 23: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	7,  // 24: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
+	7,  // 25: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
+	7,  // 26: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
+	7,  // 27: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
+	7,  // 28: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
+	7,  // 29: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
+	16, // 30: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
+	16, // 31: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
+	16, // 32: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
+	16, // 33: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
+	67, // 34: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
+	67, // 35: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	67, // 36: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	67, // 37: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
+	16, // 38: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
+	66, // 39: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
+	57, // 40: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
+	58, // 41: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
+	59, // 42: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
+	4,  // 43: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
+	2,  // 44: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
+	62, // 45: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
+	2,  // 46: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
+	3,  // 47: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
+	6,  // 48: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
+	7,  // 49: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
+	16, // 50: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
+	17, // 51: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
+	19, // 52: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
+	21, // 53: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
+	23, // 54: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
+	25, // 55: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
+	27, // 56: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
+	29, // 57: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
+	31, // 58: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
+	33, // 59: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
+	35, // 60: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
+	37, // 61: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
+	39, // 62: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
+	41, // 63: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
+	43, // 64: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
+	45, // 65: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
+	47, // 66: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
+	49, // 67: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
+	51, // 68: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
+	53, // 69: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
+	55, // 70: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
+	60, // 71: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
+	63, // 72: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
+	18, // 73: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
+	20, // 74: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
+	22, // 75: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
+	24, // 76: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
+	26, // 77: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
+	28, // 78: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
+	30, // 79: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
+	32, // 80: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
+	34, // 81: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
+	36, // 82: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
+	38, // 83: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
+	40, // 84: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
+	42, // 85: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
+	44, // 86: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
+	46, // 87: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
+	48, // 88: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
+	50, // 89: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
+	52, // 90: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
+	54, // 91: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
+	56, // 92: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
+	61, // 93: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
+	64, // 94: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
+	73, // [73:95] is the sub-list for method output_type
+	51, // [51:73] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -3876,6 +4181,7 @@ func file_node_v1_node_proto_init() {
 	if File_node_v1_node_proto != nil {
 		return
 	}
+	file_node_v1_rules_proto_init()
 	file_node_v1_node_proto_msgTypes[3].OneofWrappers = []any{
 		(*Network_Bridge)(nil),
 		(*Network_Vlan)(nil),
@@ -3886,8 +4192,7 @@ func file_node_v1_node_proto_init() {
 	}
 	file_node_v1_node_proto_msgTypes[4].OneofWrappers = []any{}
 	file_node_v1_node_proto_msgTypes[8].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[13].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[51].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[60].OneofWrappers = []any{
 		(*WatchResponse_Attachment)(nil),
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Export)(nil),
@@ -3897,8 +4202,8 @@ func file_node_v1_node_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   53,
+			NumEnums:      4,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -575,10 +575,15 @@ var Networks_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Exports_Put_FullMethodName    = "/causeway.node.v1.Exports/Put"
-	Exports_Delete_FullMethodName = "/causeway.node.v1.Exports/Delete"
-	Exports_Get_FullMethodName    = "/causeway.node.v1.Exports/Get"
-	Exports_List_FullMethodName   = "/causeway.node.v1.Exports/List"
+	Exports_Put_FullMethodName          = "/causeway.node.v1.Exports/Put"
+	Exports_Delete_FullMethodName       = "/causeway.node.v1.Exports/Delete"
+	Exports_Get_FullMethodName          = "/causeway.node.v1.Exports/Get"
+	Exports_List_FullMethodName         = "/causeway.node.v1.Exports/List"
+	Exports_PutRule_FullMethodName      = "/causeway.node.v1.Exports/PutRule"
+	Exports_DeleteRule_FullMethodName   = "/causeway.node.v1.Exports/DeleteRule"
+	Exports_GetRule_FullMethodName      = "/causeway.node.v1.Exports/GetRule"
+	Exports_ListRules_FullMethodName    = "/causeway.node.v1.Exports/ListRules"
+	Exports_RecoverRules_FullMethodName = "/causeway.node.v1.Exports/RecoverRules"
 )
 
 // ExportsClient is the client API for Exports service.
@@ -594,6 +599,18 @@ type ExportsClient interface {
 	Delete(ctx context.Context, in *DeleteExportRequest, opts ...grpc.CallOption) (*DeleteExportResponse, error)
 	Get(ctx context.Context, in *GetExportRequest, opts ...grpc.CallOption) (*GetExportResponse, error)
 	List(ctx context.Context, in *ListExportsRequest, opts ...grpc.CallOption) (*ListExportsResponse, error)
+	// PutRule adds one access rule to an export, or replaces the one with its
+	// id. Callers that do so at the same time lose nothing of each other's.
+	PutRule(ctx context.Context, in *PutRuleRequest, opts ...grpc.CallOption) (*PutRuleResponse, error)
+	// DeleteRule takes one away. An unknown rule is success.
+	DeleteRule(ctx context.Context, in *DeleteRuleRequest, opts ...grpc.CallOption) (*DeleteRuleResponse, error)
+	GetRule(ctx context.Context, in *GetRuleRequest, opts ...grpc.CallOption) (*GetRuleResponse, error)
+	// ListRules lists an export's, in the order in which they match.
+	ListRules(ctx context.Context, in *ListRulesRequest, opts ...grpc.CallOption) (*ListRulesResponse, error)
+	// RecoverRules gives the gateway an export's rules anew, whatever it has and
+	// says that it has, and returns when they were read back. Clients that were
+	// and are let in notice nothing.
+	RecoverRules(ctx context.Context, in *RecoverRulesRequest, opts ...grpc.CallOption) (*RecoverRulesResponse, error)
 }
 
 type exportsClient struct {
@@ -644,6 +661,56 @@ func (c *exportsClient) List(ctx context.Context, in *ListExportsRequest, opts .
 	return out, nil
 }
 
+func (c *exportsClient) PutRule(ctx context.Context, in *PutRuleRequest, opts ...grpc.CallOption) (*PutRuleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutRuleResponse)
+	err := c.cc.Invoke(ctx, Exports_PutRule_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *exportsClient) DeleteRule(ctx context.Context, in *DeleteRuleRequest, opts ...grpc.CallOption) (*DeleteRuleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteRuleResponse)
+	err := c.cc.Invoke(ctx, Exports_DeleteRule_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *exportsClient) GetRule(ctx context.Context, in *GetRuleRequest, opts ...grpc.CallOption) (*GetRuleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetRuleResponse)
+	err := c.cc.Invoke(ctx, Exports_GetRule_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *exportsClient) ListRules(ctx context.Context, in *ListRulesRequest, opts ...grpc.CallOption) (*ListRulesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRulesResponse)
+	err := c.cc.Invoke(ctx, Exports_ListRules_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *exportsClient) RecoverRules(ctx context.Context, in *RecoverRulesRequest, opts ...grpc.CallOption) (*RecoverRulesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecoverRulesResponse)
+	err := c.cc.Invoke(ctx, Exports_RecoverRules_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ExportsServer is the server API for Exports service.
 // All implementations must embed UnimplementedExportsServer
 // for forward compatibility.
@@ -657,6 +724,18 @@ type ExportsServer interface {
 	Delete(context.Context, *DeleteExportRequest) (*DeleteExportResponse, error)
 	Get(context.Context, *GetExportRequest) (*GetExportResponse, error)
 	List(context.Context, *ListExportsRequest) (*ListExportsResponse, error)
+	// PutRule adds one access rule to an export, or replaces the one with its
+	// id. Callers that do so at the same time lose nothing of each other's.
+	PutRule(context.Context, *PutRuleRequest) (*PutRuleResponse, error)
+	// DeleteRule takes one away. An unknown rule is success.
+	DeleteRule(context.Context, *DeleteRuleRequest) (*DeleteRuleResponse, error)
+	GetRule(context.Context, *GetRuleRequest) (*GetRuleResponse, error)
+	// ListRules lists an export's, in the order in which they match.
+	ListRules(context.Context, *ListRulesRequest) (*ListRulesResponse, error)
+	// RecoverRules gives the gateway an export's rules anew, whatever it has and
+	// says that it has, and returns when they were read back. Clients that were
+	// and are let in notice nothing.
+	RecoverRules(context.Context, *RecoverRulesRequest) (*RecoverRulesResponse, error)
 	mustEmbedUnimplementedExportsServer()
 }
 
@@ -678,6 +757,21 @@ func (UnimplementedExportsServer) Get(context.Context, *GetExportRequest) (*GetE
 }
 func (UnimplementedExportsServer) List(context.Context, *ListExportsRequest) (*ListExportsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method List not implemented")
+}
+func (UnimplementedExportsServer) PutRule(context.Context, *PutRuleRequest) (*PutRuleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutRule not implemented")
+}
+func (UnimplementedExportsServer) DeleteRule(context.Context, *DeleteRuleRequest) (*DeleteRuleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteRule not implemented")
+}
+func (UnimplementedExportsServer) GetRule(context.Context, *GetRuleRequest) (*GetRuleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRule not implemented")
+}
+func (UnimplementedExportsServer) ListRules(context.Context, *ListRulesRequest) (*ListRulesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRules not implemented")
+}
+func (UnimplementedExportsServer) RecoverRules(context.Context, *RecoverRulesRequest) (*RecoverRulesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RecoverRules not implemented")
 }
 func (UnimplementedExportsServer) mustEmbedUnimplementedExportsServer() {}
 func (UnimplementedExportsServer) testEmbeddedByValue()                 {}
@@ -772,6 +866,96 @@ func _Exports_List_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Exports_PutRule_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutRuleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExportsServer).PutRule(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Exports_PutRule_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExportsServer).PutRule(ctx, req.(*PutRuleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Exports_DeleteRule_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRuleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExportsServer).DeleteRule(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Exports_DeleteRule_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExportsServer).DeleteRule(ctx, req.(*DeleteRuleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Exports_GetRule_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRuleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExportsServer).GetRule(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Exports_GetRule_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExportsServer).GetRule(ctx, req.(*GetRuleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Exports_ListRules_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRulesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExportsServer).ListRules(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Exports_ListRules_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExportsServer).ListRules(ctx, req.(*ListRulesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Exports_RecoverRules_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecoverRulesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExportsServer).RecoverRules(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Exports_RecoverRules_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExportsServer).RecoverRules(ctx, req.(*RecoverRulesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Exports_ServiceDesc is the grpc.ServiceDesc for Exports service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -794,6 +978,26 @@ var Exports_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "List",
 			Handler:    _Exports_List_Handler,
+		},
+		{
+			MethodName: "PutRule",
+			Handler:    _Exports_PutRule_Handler,
+		},
+		{
+			MethodName: "DeleteRule",
+			Handler:    _Exports_DeleteRule_Handler,
+		},
+		{
+			MethodName: "GetRule",
+			Handler:    _Exports_GetRule_Handler,
+		},
+		{
+			MethodName: "ListRules",
+			Handler:    _Exports_ListRules_Handler,
+		},
+		{
+			MethodName: "RecoverRules",
+			Handler:    _Exports_RecoverRules_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

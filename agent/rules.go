@@ -1,0 +1,347 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/drivers"
+	"github.com/causeway-project/causeway/ganesha"
+)
+
+// PutRule adds one access rule to an export, or replaces the one with its id,
+// and returns when clients see it so. Callers that put rules of their own at
+// the same time lose nothing of each other's.
+func (a *Agent) PutRule(ctx context.Context, export string, r Rule) (Rule, error) {
+	if err := checkRule(r); err != nil {
+		return Rule{}, err
+	}
+	var id string
+	err := a.editRules(ctx, export, func(rules []ruleIntent, now time.Time) (next []ruleIntent, err error) {
+		next, id, err = putRule(rules, r, now)
+		return next, err
+	})
+	if err != nil {
+		return Rule{}, err
+	}
+	return a.Rule(ctx, export, id)
+}
+
+// DeleteRule takes one access rule from an export, and returns when clients
+// see it so. An unknown rule is success, an unknown export is not.
+func (a *Agent) DeleteRule(ctx context.Context, export, id string) error {
+	if err := checkGivenID("access rule", id); err != nil {
+		return err
+	}
+	return a.editRules(ctx, export, func(rules []ruleIntent, _ time.Time) ([]ruleIntent, error) {
+		return slices.DeleteFunc(slices.Clone(rules), func(r ruleIntent) bool { return r.ID == id }), nil
+	})
+}
+
+// editRules changes the rules of an export that is there, and waits.
+func (a *Agent) editRules(ctx context.Context, export string, change func([]ruleIntent, time.Time) ([]ruleIntent, error)) error {
+	if err := a.ready(); err != nil {
+		return err
+	}
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	key := objectKey{kindExport, export}
+	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
+		if old == nil {
+			return nil, unknownID(kindExport, export)
+		}
+		if old.Removing {
+			return nil, beingRemoved(key)
+		}
+		rules, err := change(old.Export.Rules, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		return old.withRules(rules), nil
+	})
+	if err != nil {
+		return err
+	}
+	return a.await(ctx, key, false)
+}
+
+// withRules is r with other rules, or r itself where they are the same.
+func (r *record) withRules(rules []ruleIntent) *record {
+	if slices.EqualFunc(orderRules(r.Export.Rules), orderRules(rules), ruleIntent.equal) {
+		return r
+	}
+	next := r.next()
+	export := *r.Export
+	export.Rules = rules
+	next.Export = &export
+	return next
+}
+
+// Rule returns one of an export's.
+func (a *Agent) Rule(ctx context.Context, export, id string) (Rule, error) {
+	rules, err := a.Rules(ctx, export)
+	if err != nil {
+		return Rule{}, err
+	}
+	for _, r := range rules {
+		if r.ID == id {
+			return r, nil
+		}
+	}
+	return Rule{}, &Error{Kind: NotFound, Reason: UnknownRule, Metadata: map[string]string{"id": export, "rule": id},
+		Message: fmt.Sprintf("export %s has no access rule %s: list them to see which there are", export, quote(id))}
+}
+
+// Rules lists an export's, in the order in which they match.
+func (a *Agent) Rules(ctx context.Context, export string) ([]Rule, error) {
+	e, err := a.Export(ctx, export)
+	return e.Rules, err
+}
+
+// RecoverRules makes the gateway have an export's rules and no other, whatever
+// it has and says that it has, and returns when that was read back.
+func (a *Agent) RecoverRules(ctx context.Context, export string) (Export, error) {
+	if err := a.ready(); err != nil {
+		return Export{}, err
+	}
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	key := objectKey{kindExport, export}
+	a.mu.Lock()
+	o := a.objects[key]
+	if o == nil || o.rec == nil {
+		a.mu.Unlock()
+		return Export{}, unknownID(kindExport, export)
+	}
+	if o.rec.Removing {
+		a.mu.Unlock()
+		return Export{}, beingRemoved(key)
+	}
+	o.rules.recover = true
+	a.retryLocked(o)
+	o.status.Phase = Working
+	a.wakeLocked(o.rec.group(export), lookAgain)
+	a.mu.Unlock()
+	if err := a.await(ctx, key, false); err != nil {
+		return Export{}, err
+	}
+	return a.Export(ctx, export)
+}
+
+// ruleBook is what is known of an export's rules in its gateway.
+type ruleBook struct {
+	active  map[string]ganesha.Rule // by id: those that it was last seen to have
+	refused map[string]refusedRule  // by id: those that it does not take
+	recover bool                    // all are to be set anew, whatever is seen
+}
+
+type refusedRule struct {
+	rule ganesha.Rule
+	why  string
+}
+
+// rulesLocked lists an export's rules and how far each has come.
+func (o *object) rulesLocked(now time.Time) []Rule {
+	var rules []Rule
+	for _, i := range listed(o.rec.Export.Rules, now) {
+		r := i.rule()
+		r.State, r.Reason, r.Message = o.ruleStateLocked(i, now)
+		rules = append(rules, r)
+	}
+	return rules
+}
+
+func (o *object) ruleStateLocked(i ruleIntent, now time.Time) (RuleState, Reason, string) {
+	served := o.served(i)
+	refused, no := o.rules.refused[i.ID]
+	active, yes := o.rules.active[i.ID]
+	switch {
+	case o.rec.Removing:
+		return RuleDenying, o.status.Reason, o.status.Message
+	case i.expired(now) && yes:
+		return RuleDenying, RuleExpired, "it has expired and is being taken out of the gateway"
+	case i.expired(now):
+		return RuleDenying, RuleExpired, "it has expired: put it again with a later time, or delete it"
+	case no && refused.rule == served:
+		return RuleError, RuleRefused, refused.why
+	case yes && active == served:
+		return RuleActive, "", ""
+	case o.status.Phase == Working:
+		return RuleApplying, "", ""
+	}
+	return RuleQueued, o.status.Reason, o.status.Message
+}
+
+// served is a rule as the gateway should have it.
+func (o *object) served(i ruleIntent) ganesha.Rule { return o.rec.Export.served(i) }
+
+func (e *exportIntent) served(i ruleIntent) ganesha.Rule {
+	r := i.of()
+	if e.ReadOnly {
+		// Not by a read-only mount: Ganesha reaches all exports of one file
+		// system through one mount of it.
+		r.Level = ganesha.ReadOnly
+	}
+	return r
+}
+
+// servedRules lists what the gateway should have at a time.
+func (e *exportIntent) servedRules(now time.Time) []ganesha.Rule {
+	var rules []ganesha.Rule
+	for _, i := range inForce(e.Rules, now) {
+		rules = append(rules, e.served(i))
+	}
+	return rules
+}
+
+// rulesSeen notes what a look at the gateway said of an export's rules. Where
+// it has other ones than it was last seen to have, and nobody here changed
+// them, somebody else did.
+func (a *Agent) rulesSeen(m member, sight ganesha.Sight) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[m.key]
+	if o == nil || o.rec != m.rec {
+		return
+	}
+	was := o.rules
+	o.rules.active, o.rules.refused = nil, nil
+	rules := inForce(m.rec.Export.Rules, m.at)
+	if sight.Match == ganesha.Differs && was.active != nil && a.allLocked(was, m, rules) {
+		a.log.Warn("rules of an export were changed by somebody else and are set anew", "export", m.key.id)
+		a.metrics.ruleDrift.Inc()
+	}
+	if sight.Match != ganesha.Same {
+		return
+	}
+	o.rules.active, o.rules.refused = map[string]ganesha.Rule{}, map[string]refusedRule{}
+	for _, r := range sight.Refused {
+		i := rules[r.Rule]
+		o.rules.refused[i.ID] = refusedRule{m.rec.Export.served(i), r.Err.Error()}
+		if was.refused[i.ID] != o.rules.refused[i.ID] {
+			a.log.Warn("access rule is refused by the gateway, and its clients are let in by no other", "export", m.key.id, "rule", i.ID, "err", r.Err)
+		}
+	}
+	for _, i := range rules {
+		if _, no := o.rules.refused[i.ID]; !no {
+			o.rules.active[i.ID] = m.rec.Export.served(i)
+		}
+	}
+	for _, i := range m.rec.Export.Rules {
+		if _, had := was.active[i.ID]; had && i.expired(m.at) {
+			a.log.Info("access rule expired and is out of the gateway", "export", m.key.id, "rule", i.ID)
+		}
+	}
+}
+
+// allLocked says whether a book has exactly these rules.
+func (a *Agent) allLocked(b ruleBook, m member, rules []ruleIntent) bool {
+	if len(b.active)+len(b.refused) != len(rules) {
+		return false
+	}
+	for _, i := range rules {
+		served := m.rec.Export.served(i)
+		if b.active[i.ID] != served && b.refused[i.ID].rule != served {
+			return false
+		}
+	}
+	return true
+}
+
+// refusedRules is why an export whose gateway does not take some of its rules
+// is degraded, or nil.
+func (o *object) refusedRules() *Error {
+	n := len(o.rules.refused)
+	if n == 0 {
+		return nil
+	}
+	var first string
+	for id := range o.rules.refused {
+		if first == "" || id < first {
+			first = id
+		}
+	}
+	return precondition(RuleRefused, "%d of its access rules are refused by the gateway, the first is %s (%s): replace or delete them",
+		n, first, o.rules.refused[first].why)
+}
+
+// toRecover says whether the rules of an export are to be set anew.
+func (a *Agent) toRecover(key objectKey) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[key]
+	return o != nil && o.rules.recover
+}
+
+// putIntoGateway tells a gateway of an export.
+func (a *Agent) putIntoGateway(ctx context.Context, s Server, m member) error {
+	if !a.toRecover(m.key) {
+		_, err := s.Put(ctx, a.exportOf(m)) // the look that follows tells what was refused
+		return err
+	}
+	if _, err := s.Recover(ctx, a.exportOf(m)); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if o := a.objects[m.key]; o != nil {
+		o.rules.recover = false
+	}
+	a.log.Info("rules of an export were set anew", "export", m.key.id)
+	return nil
+}
+
+// nextExpiryLocked is when the first rule of a group's exports expires after
+// now, or zero.
+func (a *Agent) nextExpiryLocked(g *group, now time.Time) time.Time {
+	var next time.Time
+	for key := range g.members {
+		o := a.objects[key]
+		if o == nil || o.rec == nil || o.rec.Export == nil || o.rec.Removing {
+			continue
+		}
+		if t := nextExpiry(o.rec.Export.Rules, now); !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	return next
+}
+
+// expireLocked makes what failed due at once where a rule has expired since
+// the last pass: nobody is let in longer because of a back-off.
+func (a *Agent) expireLocked(g *group, ms []member, now time.Time) {
+	since := g.passed
+	g.passed = now
+	for _, m := range ms {
+		if m.rec.Export == nil {
+			continue
+		}
+		expires := nextExpiry(m.rec.Export.Rules, since)
+		if expires.IsZero() || expires.After(now) {
+			continue
+		}
+		if f := g.fails[reconcile.Key{Kind: reconcile.Export, Name: m.key.id}]; f != nil {
+			f.next = now
+		}
+	}
+}
+
+// overdue names the groups that have to settle before the agent is in sync: a
+// rule that expired while no agent ran may still be in a gateway.
+func (a *Agent) overdue(now time.Time) map[string]bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	groups := map[string]bool{}
+	for key, o := range a.objects {
+		if o.rec == nil || o.rec.Export == nil {
+			continue
+		}
+		if slices.ContainsFunc(o.rec.Export.Rules, func(r ruleIntent) bool { return r.expired(now) }) {
+			groups[o.rec.group(key.id)] = true
+			groups[networkGroup(o.rec.Export.Network)] = true
+		}
+	}
+	return groups
+}
