@@ -32,6 +32,8 @@ func (n *node) call(ctx context.Context, request any) (err error) {
 		_, err = n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: r})
 	case *nodev1.Network:
 		_, err = n.networks.Put(ctx, &nodev1.PutNetworkRequest{Network: r})
+	case *nodev1.UpdateNetworkRequest:
+		_, err = n.networks.Update(ctx, r)
 	case *nodev1.Export:
 		_, err = n.exports.Put(ctx, &nodev1.PutExportRequest{Export: r})
 	case string:
@@ -303,6 +305,17 @@ func TestBadNetworksAndExports(t *testing.T) {
 			badCall{"export " + short(id), withExport(func(e *nodev1.Export) { e.Id = id }), hostileID(id), ""},
 			badCall{"network " + short(id), withNetwork(func(n *nodev1.Network) { n.Id = id }), hostileID(id), ""})
 	}
+	update := func(to *nodev1.Network, seen int64) *nodev1.UpdateNetworkRequest {
+		return &nodev1.UpdateNetworkRequest{Network: to, Generation: seen}
+	}
+	calls = append(calls, []badCall{
+		{"update of nothing", update(bridged("nowhere", "br-blue", "10.77.0.3/24"), 0), refusal{codes.NotFound, "unknown_id"}, "list them"},
+		{"update without a network", update(nil, 0), invalid("field_required"), "set it"},
+		{"update to no address", update(bridged("empty", "br-blue"), 0), invalid("field_required"), "set it"},
+		{"update to a bridge that is not there", update(bridged("empty", "br-none", "10.77.0.4/24"), 0), precondition("bridge_missing"), "create it, or name another"},
+		{"update to another network's address", update(bridged("empty", "br-blue", gateway4+"/24"), 0), precondition("address_taken"), "choose another"},
+		{"update from another generation", update(bridged("empty", "br-blue", "10.77.0.3/24"), 7), refusal{codes.Aborted, "changed_meanwhile"}, "repeat the change if it still fits"},
+	}...)
 	n.refuse(ctx, calls)
 	n.deleteExport(ctx, "good")
 	n.deleteNetwork(ctx, "empty")

@@ -149,6 +149,9 @@ func TestMoved(t *testing.T) {
 	c4, c6 := dialAs(ctx, t, n.client, gateway4, "by4"), dialAs(ctx, t, n.client, gateway6, "by6")
 	other := dialAs(ctx, t, n.client, gateway4, "other")
 	s4, s6 := scribble(ctx, t, c4, "/docs/by4"), scribble(ctx, t, c6, "/docs/by6")
+	n.must(n.guest.MountNFS(ctx, lab.NFSMount{Server: gateway4, Path: "/docs", Client: guest4, At: "/mnt/nfs"}))
+	inGuest, err := n.guest.StartWriter(ctx, "/mnt/nfs/guest", 5*time.Millisecond)
+	n.must(err)
 	for i, move := range []struct {
 		name, bridge string
 		killed       crashpoint.Point
@@ -158,6 +161,8 @@ func TestMoved(t *testing.T) {
 	} {
 		s4.more(ctx, 20)
 		s6.more(ctx, 20)
+		n.must(inGuest.WaitMore(ctx, 10))
+		n.must(inGuest.Mark(ctx))
 		heard := listen(ctx, t, n.client)
 		to := bridged("blue", move.bridge, gateway4+"/24", gateway6+"/64")
 		begin := time.Now()
@@ -176,7 +181,10 @@ func TestMoved(t *testing.T) {
 		}
 		s4.more(ctx, 20)
 		s6.more(ctx, 20)
-		t.Logf("%s: after %s all clients write", move.name, time.Since(begin).Round(time.Millisecond))
+		n.must(inGuest.WaitMore(ctx, 10))
+		p, err := inGuest.Progress(ctx)
+		n.must(err)
+		t.Logf("%s: after %s all clients write; the slowest line of the guest took %s", move.name, time.Since(begin).Round(time.Millisecond), p.Longest)
 		for _, c := range []*nfs41.Client{c4, c6} {
 			if stats := c.Stats(); stats.Reclaimed != i+1 || stats.Lost != 0 {
 				t.Errorf("%s: %+v, want every file reclaimed each time", move.name, stats)
@@ -199,7 +207,11 @@ func TestMoved(t *testing.T) {
 	}
 	_, longest := s4.finish(ctx, filepath.Join(dir, "by4"))
 	s6.finish(ctx, filepath.Join(dir, "by6"))
-	t.Logf("the slowest line took %s", longest.Round(time.Millisecond))
+	t.Logf("in user space the slowest line took %s", longest.Round(time.Millisecond))
+	p, err := inGuest.Stop(ctx)
+	n.must(err)
+	checkFile(t, filepath.Join(dir, "guest"), p.Lines)
+	n.in(ctx, "umount /mnt/nfs")
 	for _, c := range []*nfs41.Client{c4, c6, other} {
 		closeClient(ctx, t, c)
 	}
