@@ -44,6 +44,7 @@ var mayImport = map[string][]string{
 	"drivers/local":      {"drivers", "drivers/mounts"},
 	"drivers/mounts":     {"agent/crashpoint", "drivers"},
 
+	"integration/attack":           {},
 	"integration/bench":            {"..."},
 	"integration/demo":             {"..."},
 	"integration/lab":              {"api/node/v1"},

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"runtime"
 	"slices"
 	"syscall"
 	"testing"
@@ -14,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/integration/attack"
 	"github.com/causeway-project/causeway/integration/lab"
 )
 
@@ -76,7 +75,7 @@ func scan(ctx context.Context, t *testing.T, from *lab.Client, address string) [
 		ports = append(ports, p)
 	}
 	var answering []int
-	err := inside(from, func() error {
+	err := attack.Inside(from.NetNS, func() error {
 		// All sockets are made on this thread, which is in the namespace; then
 		// they wait together.
 		type attempt struct{ fd, port int }
@@ -129,22 +128,4 @@ func connecting(to netip.AddrPort) (int, error) {
 		return -1, fmt.Errorf("connect %s: %w", to, err)
 	}
 	return fd, nil
-}
-
-// inside runs f on a thread in the client's network namespace. The thread ends
-// with it.
-func inside(c *lab.Client, f func() error) error {
-	ended := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked
-		ns, err := os.Open(c.NetNS)
-		if err == nil {
-			err = errors.Join(unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET), ns.Close())
-		}
-		if err == nil {
-			err = f()
-		}
-		ended <- err
-	}()
-	return <-ended
 }

@@ -160,6 +160,7 @@ func input(d Door, near6, callers4, callers6 *nftables.Set) [][]expr.Any {
 	}
 	in := [][]expr.Any{
 		rule(accept, iifname("lo")),
+		connection(unreturnable()), // IPv6 has no rp_filter, and takes what seems to come from itself
 		connection(ipv4(), remember(callers4, source4, connectionsOfOne.over())),
 		connection(ipv6(), remember(callers6, source6, connectionsOfOne.over())),
 		connection([]expr.Any{connectionsOfAll.over()}),
@@ -168,7 +169,9 @@ func input(d Door, near6, callers4, callers6 *nftables.Set) [][]expr.Any {
 		in = append(in, rule(accept, iifname(name), l4proto(unix.IPPROTO_TCP), transport(dport, port(p))))
 	}
 	if len(d.UDP) != 0 {
-		in = append(in, rule(drop, iifname(name), l4proto(unix.IPPROTO_UDP), []expr.Any{datagrams.over()}))
+		in = append(in,
+			rule(drop, iifname(name), l4proto(unix.IPPROTO_UDP), unreturnable()),
+			rule(drop, iifname(name), l4proto(unix.IPPROTO_UDP), []expr.Any{datagrams.over()}))
 	}
 	for _, p := range d.UDP {
 		match := [][]expr.Any{iifname(name), l4proto(unix.IPPROTO_UDP), transport(dport, port(p))}

@@ -92,6 +92,11 @@ func remember(set *nftables.Set, offset int, more ...expr.Any) []expr.Any {
 	}
 }
 
+// unreturnable matches a source that is not reached by the way it came from.
+func unreturnable() []expr.Any {
+	return []expr.Any{&expr.Fib{Register: 1, FlagSADDR: true, FlagIIF: true, FlagPRESENT: true, ResultOIF: true}, equals([]byte{0})}
+}
+
 // A rate is what may pass in a second, and how much of it at once.
 type rate struct {
 	second uint64
