@@ -77,16 +77,17 @@ type Export struct {
 
 // Options of one gateway.
 type Options struct {
-	RunDir   string        // required: under /run, at most 90 bytes; made and removed by the gateway
-	StateDir string        // required: recovery records of clients; survives a reboot
-	Exports  string        // required: the shared directory below which exported trees are mounted
-	NetNS    string        // required: path of the network namespace
-	Settings string        // names those of these options that may change under a running gateway: Start replaces one that was started with another name
-	Lease    time.Duration // whole seconds; 10 s by default
-	Grace    time.Duration // whole seconds; 15 s by default
-	Library  string        // required: path of causeway-handles.so, which keeps clients from forging file handles
-	System   string        // root directory of the distribution whose Ganesha and D-Bus daemon run; empty is the host's
-	Mounts   Mounts        // nil leaves exports of one file system dependent on each other: see Mounts
+	RunDir   string         // required: under /run, at most 90 bytes; made and removed by the gateway
+	StateDir string         // required: recovery records of clients; survives a reboot
+	Exports  string         // required: the shared directory below which exported trees are mounted
+	NetNS    string         // required: path of the network namespace
+	Settings string         // names those of these options that may change under a running gateway: Start replaces one that was started with another name
+	Lease    time.Duration  // whole seconds; 10 s by default
+	Grace    time.Duration  // whole seconds; 15 s by default
+	Library  string         // required: path of causeway-handles.so, which keeps clients from forging file handles
+	System   string         // root directory of the distribution whose Ganesha and D-Bus daemon run; empty is the host's
+	Mounts   Mounts         // nil leaves exports of one file system dependent on each other: see Mounts
+	Limits   process.Limits // of Ganesha; its bus has small ones of its own
 	Starter  *process.Starter
 	Logger   *slog.Logger
 }
@@ -97,6 +98,10 @@ const (
 	defaultLease = 10 * time.Second
 	defaultGrace = 15 * time.Second
 )
+
+// defaultFiles that Ganesha may have open. It keeps its clients' files open up
+// to a share of this.
+const defaultFiles = 65536
 
 // deadlines bound what may hang.
 type deadlines struct {
@@ -143,6 +148,9 @@ func New(o Options) *Gateway {
 	}
 	if o.Grace == 0 {
 		o.Grace = defaultGrace
+	}
+	if o.Limits.Files == 0 {
+		o.Limits.Files = defaultFiles
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

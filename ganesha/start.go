@@ -382,6 +382,11 @@ func (g *Gateway) Stop(ctx context.Context, o StopOptions) error {
 	if err := g.dropAnchors(ctx, nil); err != nil {
 		return err
 	}
+	for _, of := range []string{"gateway", "bus"} {
+		if err := g.o.Starter.Forget(g.name(of)); err != nil {
+			return err
+		}
+	}
 	if err := os.RemoveAll(g.o.RunDir); err != nil {
 		return err
 	}
@@ -436,6 +441,11 @@ func system() []string {
 	}
 }
 
+// name of one of the two processes; the run directory has the network's.
+func (g *Gateway) name(of string) process.Name {
+	return process.Name{Group: "gateways", Own: of + "-" + filepath.Base(g.o.RunDir)}
+}
+
 // busSpec is the private bus. It needs no right but to own its socket.
 func (g *Gateway) busSpec() process.Spec {
 	return process.Spec{
@@ -450,7 +460,8 @@ func (g *Gateway) busSpec() process.Spec {
 			ReadWrite: []string{g.path(sockDir)},
 		},
 		Caps:    []string{},
-		NoFile:  1024,
+		Limits:  process.Limits{Memory: 64 << 20, Tasks: 16, Files: 1024},
+		Name:    g.name("bus"),
 		OwnPIDs: true, // uid 0 could signal every process of the host otherwise
 	}
 }
@@ -496,7 +507,8 @@ func (g *Gateway) ganeshaSpec(epoch uint32) process.Spec {
 			},
 		},
 		Caps:    []string{"chown", "dac_override", "dac_read_search", "fowner", "fsetid", "setgid", "setuid"},
-		NoFile:  65536,
+		Limits:  g.o.Limits,
+		Name:    g.name("gateway"),
 		OwnPIDs: true, // uid 0 could signal every process of the host otherwise
 	}
 }

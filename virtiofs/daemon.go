@@ -40,16 +40,22 @@ const (
 // Daemons starts and finds virtiofsd processes.
 type Daemons struct {
 	Starter *process.Starter
-	Binary  string // found when empty: ErrNoVirtiofsd
+	Binary  string         // found when empty: ErrNoVirtiofsd
+	Limits  process.Limits // of each daemon
 
 	mu       sync.Mutex
 	flavours map[string]flavour          // of binaries, by path, size and time
 	running  map[string]*process.Process // by run directory; those that have ended are found out at the next look
 }
 
-// noFile is the daemon's limit of open files: it keeps one for each inode that
-// the guest remembers. The launcher lowers it to what the host allows.
-const noFile = 1 << 20
+// defaultFiles is a daemon's limit of open files: it keeps one for each inode
+// that the guest remembers. The launcher lowers it to what the host allows.
+const defaultFiles = 1 << 20
+
+// name of a daemon's process; the run directory has the attachment's.
+func (v Daemon) name() process.Name {
+	return process.Name{Group: "virtiofs", Own: "virtiofs-" + filepath.Base(v.Dir)}
+}
 
 // maxSocketPath is sun_path of sockaddr_un(7), less its NUL.
 const maxSocketPath = 107
@@ -108,13 +114,18 @@ func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error)
 	if err := os.MkdirAll(v.Dir, 0o700); err != nil {
 		return nil, err
 	}
+	limits := d.Limits
+	if limits.Files == 0 {
+		limits.Files = defaultFiles
+	}
 	p, err := d.Starter.Start(ctx, process.Spec{
 		Dir:    v.Dir,
 		Path:   binary,
 		Args:   f.arguments(v.Source, v.Socket()),
 		Env:    []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"},
 		Caps:   capabilities,
-		NoFile: noFile,
+		Limits: limits,
+		Name:   v.name(),
 	})
 	if err == nil {
 		d.keep(v, p)
@@ -164,6 +175,9 @@ func (d *Daemons) stop(ctx context.Context, v Daemon, grace time.Duration) error
 		}
 	}
 	d.keep(v, nil)
+	if err := d.Starter.Forget(v.name()); err != nil {
+		return err
+	}
 	if err := remove(v.Socket(), lockFile(v.Socket())); err != nil {
 		return err
 	}

@@ -174,7 +174,7 @@ func TestOpenFiles(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			spec := sleeper(t.TempDir())
-			spec.NoFile = c.ask
+			spec.Limits.Files = c.ask
 			p := start(t, starter(t), spec)
 			var got unix.Rlimit
 			if err := unix.Prlimit(p.id.PID, unix.RLIMIT_NOFILE, nil, &got); err != nil {

@@ -66,7 +66,7 @@ func TestLauncherKilledAnywhere(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		if _, err := c.talk(t.Context(), text); err != nil {
+		if _, err := talk(t.Context(), c.agent, text); err != nil {
 			t.Error(err)
 		}
 		<-killed
@@ -158,7 +158,7 @@ func TestZombie(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.kill() // reaps it
-	if _, err := c.talk(t.Context(), text); err != nil {
+	if _, err := talk(t.Context(), c.agent, text); err != nil {
 		t.Fatal(err)
 	}
 	p, err := Find(dir)

@@ -13,30 +13,54 @@ import (
 	"github.com/causeway-project/causeway/agent/crashpoint"
 )
 
-// statusFD is the launcher's end of the status pipe.
-const statusFD = 3
+// agentFD is the launcher's connection to the agent that forked it.
+const agentFD = 3
 
-// Launch is causeway-launch: it makes of this process what the Spec on
-// standard input describes, and answers on descriptor 3. It returns only where
-// it failed, and has said so there.
-func Launch() error {
+// ownPIDsFlag makes a launcher that systemd runs start the one that becomes
+// the program. One that an agent forks is in its namespace already.
+const ownPIDsFlag = "--own-pids"
+
+// Launch is causeway-launch: it makes of this process what the Spec describes
+// that it reads from the agent, and answers there. The connection is descriptor
+// 3, or is made to the socket in the run directory that args name. It returns
+// only where it failed, and has said so there; nil where another launcher goes
+// on in its place.
+func Launch(args []string) error {
 	// Nothing that the agent left open by mistake gets any further; nor does
-	// the status pipe, whose end is the answer that exec succeeded.
-	if err := unix.CloseRange(statusFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	// the connection, whose end is the answer that exec succeeded.
+	if err := unix.CloseRange(agentFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return os.NewSyscallError("close_range", err)
+	}
+	if len(args) > 0 && args[0] == ownPIDsFlag {
+		return relaunch(args[1:])
 	}
 	// Namespaces and capabilities belong to a thread, and exec keeps those of
 	// the thread that calls it. It ends all others.
 	runtime.LockOSThread()
-	status := os.NewFile(statusFD, "status")
-	err := become(os.Stdin, status)
-	_, _ = io.WriteString(status, err.Error())
+	if len(args) == 0 {
+		return launch(os.NewFile(agentFD, "agent"), nil)
+	}
+	agent, err := call(args[0])
+	if err != nil {
+		return err
+	}
+	// Opened while the host's paths are there.
+	n, err := openNotice()
+	if err != nil {
+		return err
+	}
+	return launch(agent, n)
+}
+
+func launch(agent *os.File, n *notice) error {
+	err := become(agent, n)
+	_, _ = io.WriteString(agent, err.Error())
 	return err
 }
 
-func become(stdin io.Reader, status io.Writer) error {
+func become(agent io.ReadWriter, n *notice) error {
 	var s Spec
-	if err := json.NewDecoder(stdin).Decode(&s); err != nil {
+	if err := json.NewDecoder(agent).Decode(&s); err != nil {
 		return fmt.Errorf("read specification: %w", err)
 	}
 	if err := takeLock(s.Dir); err != nil {
@@ -70,8 +94,11 @@ func become(stdin io.Reader, status io.Writer) error {
 		return err
 	}
 	crashpoint.Hit(crashpoint.LaunchConfined)
-	if _, err := io.WriteString(status, ready); err != nil {
+	if _, err := io.WriteString(agent, ready); err != nil {
 		return fmt.Errorf("answer: %w", err)
+	}
+	if err := n.send("READY=1"); err != nil {
+		return fmt.Errorf("tell systemd: %w", err)
 	}
 	err = unix.Exec(s.Path, append([]string{s.Path}, s.Args...), s.Env)
 	runtime.KeepAlive(f) // locked until exec closes it
@@ -96,8 +123,8 @@ func confine(s *Spec) error {
 			return fmt.Errorf("network namespace: %w", err)
 		}
 	}
-	if s.NoFile > 0 {
-		if err := limitFiles(s.NoFile); err != nil {
+	if s.Limits.Files > 0 {
+		if err := limitFiles(s.Limits.Files); err != nil {
 			return fmt.Errorf("limit of open files: %w", err)
 		}
 	}

@@ -20,6 +20,11 @@
 // children of the program inherit the first: as long as one of them lives
 // nothing else is started in the directory.
 //
+// Who runs the launcher makes no difference to what it becomes, nor to how that
+// is found again: the agent itself, which then puts it into a control group
+// (package cgroup), or systemd, as a transient unit (package unit). So a host
+// may change from one to the other while its processes run.
+//
 // It takes Linux 5.12, for mount_setattr(2).
 package process
 
@@ -32,8 +37,8 @@ import (
 // has ended: a child that it left behind, or a launcher that does not get on.
 var ErrHeld = errors.New("locked by another process")
 
-// A Spec describes one process. causeway-launch reads it as JSON from its
-// standard input. The program starts in / with umask 022, no input, a session
+// A Spec describes one process. causeway-launch reads it as JSON. The program
+// starts in / with umask 022, no input, a session
 // of its own and no_new_privs, and inherits nothing else.
 //
 // With OwnPIDs the program is process 1 of a new namespace. Without, uid 0 lets
@@ -52,9 +57,30 @@ type Spec struct {
 	Root    *Root    // nil stays in the host's mount namespace
 	OwnPIDs bool     // a process namespace of its own, see above
 	Caps    []string // capabilities to keep, in the bounding set too, "chown"; nil keeps all, empty keeps none
-	NoFile  uint64   // RLIMIT_NOFILE, soft and hard, lowered to what the host allows; 0 leaves it
-	Output  string   // file name in Dir for standard output and error; "output" by default, appended and cut at a start above 1 MiB
-	PidsMax int      // RLIMIT_NPROC does not bind root: recorded here for the cgroup variant; 0 is no limit
+	Limits  Limits
+	Output  string // file name in Dir for standard output and error; "output" by default, appended and cut at a start above 1 MiB
+	Name    Name   // of its control group or unit; required where the Starter has Groups or Units
+}
+
+// A Name is what operators see of a process: "gateway-blue" among "gateways".
+// Two that run at the same time have different ones.
+type Name struct {
+	Group string // kind of processes: letters
+	Own   string // the process itself: not empty, no "/", no NUL
+}
+
+// Limits of a process, with its children. Memory and tasks take Groups or
+// Units: RLIMIT_NPROC does not bind root, and RLIMIT_AS counts what is mapped.
+type Limits struct {
+	Memory uint64 // bytes, with what the kernel holds of files for it; above it the kernel frees such files, then kills; 0 is none
+	Tasks  uint64 // processes and threads; above it none is made; 0 is none
+	Files  uint64 // RLIMIT_NOFILE, soft and hard, lowered to what the host allows; 0 leaves it
+}
+
+// Hits tells how often one process reached its limits.
+type Hits struct {
+	Memory uint64 // processes that the kernel killed for it
+	Tasks  uint64 // processes and threads that were not made
 }
 
 // A Root is a read-only root directory on tmpfs, made of pieces of the host's.

@@ -17,14 +17,67 @@ import (
 	"github.com/causeway-project/causeway/agent/crashpoint"
 )
 
-// The launcher's answers on its status pipe: ready just before exec, then the
-// end of the pipe, which exec closes; errRunning's text; or the step that
-// failed and why.
+// The launcher's answers to the agent: ready just before exec, then the end of
+// the connection, which exec closes; errRunning's text; or the step that failed
+// and why.
 const ready = "ready\n"
 
 // A Starter starts processes with one launcher binary.
 type Starter struct {
 	Launcher string // required: path of causeway-launch
+	Groups   Groups // nil: processes that the agent forks have no limits but that of files
+	Units    Units  // nil: the agent forks
+}
+
+// Groups hold forked processes to their limits, as package cgroup does.
+type Groups interface {
+	// Enter puts the process pid, a launcher that waits for s, into the group of
+	// s, which is made anew where nobody is in it.
+	Enter(s Spec, pid int) error
+	// Hits since the last Enter; none where there is no such group.
+	Hits(n Name) (Hits, error)
+	// Remove removes the group of a process that has ended. Not there is success.
+	Remove(n Name) error
+}
+
+// Units run launchers as units of systemd, as package unit does.
+type Units interface {
+	// Run makes a unit of s whose program is command, and returns when systemd
+	// has begun to start it. What an earlier agent began and no process came of
+	// is cleared away. The channel is closed when the program has said that it
+	// is ready, or tells why it will not.
+	Run(ctx context.Context, s Spec, command []string) (<-chan error, error)
+	// Kill ends all processes of the unit. Not there is success.
+	Kill(ctx context.Context, n Name) error
+	// Hits of the process that runs, or of the one that ended last.
+	Hits(n Name) (Hits, error)
+}
+
+// Hits tells how often the process of that name that runs, or ran last, reached
+// its limits.
+func (s *Starter) Hits(n Name) (Hits, error) {
+	var all Hits
+	for _, part := range []interface{ Hits(Name) (Hits, error) }{s.Groups, s.Units} {
+		if part == nil {
+			continue
+		}
+		h, err := part.Hits(n)
+		if err != nil {
+			return Hits{}, fmt.Errorf("limits of %s: %w", n.Own, err)
+		}
+		all.Memory += h.Memory
+		all.Tasks += h.Tasks
+	}
+	return all, nil
+}
+
+// Forget removes what bound a process that has ended and will not be started
+// again. Not there is success.
+func (s *Starter) Forget(n Name) error {
+	if s.Groups == nil {
+		return nil
+	}
+	return s.Groups.Remove(n)
 }
 
 // Start returns as soon as the identity is on disk and the program has been
@@ -82,31 +135,15 @@ func sweepLast(ctx context.Context, dir string) (bool, error) {
 
 // launch runs the launcher once. The text is spec as JSON.
 func (s *Starter) launch(ctx context.Context, spec Spec, text []byte) (*Process, error) {
+	if s.Units != nil {
+		return s.launchUnit(ctx, spec, text)
+	}
 	c, err := fork(s.Launcher, spec)
 	if err != nil {
 		return nil, err
 	}
 	crashpoint.Hit(crashpoint.ProcessForked)
-	answer, err := c.talk(ctx, text)
-	if err != nil {
-		c.kill()
-		return nil, err
-	}
-	failure, began := bytes.CutPrefix(answer, []byte(ready))
-	if !began || len(failure) > 0 {
-		c.kill()
-		switch {
-		case string(failure) == errRunning.Error():
-			return nil, errRunning
-		case len(failure) == 0:
-			return nil, errors.New("the launcher was killed")
-		}
-		return nil, errors.New(string(failure))
-	}
-	id, _, err := readIdentity(spec.Dir)
-	if err == nil && id.PID != c.pid {
-		err = fmt.Errorf("the identity in %s names process %d, not %d", spec.Dir, id.PID, c.pid)
-	}
+	id, err := s.direct(ctx, c, spec, text)
 	if err != nil {
 		c.kill()
 		return nil, err
@@ -114,37 +151,70 @@ func (s *Starter) launch(ctx context.Context, spec Spec, text []byte) (*Process,
 	return &Process{id: id, dir: spec.Dir, watch: watchChild(id, c.pidfd)}, nil
 }
 
+// direct makes the forked launcher c become the program.
+func (s *Starter) direct(ctx context.Context, c *child, spec Spec, text []byte) (Identity, error) {
+	defer c.agent.Close()
+	if s.Groups != nil {
+		// It reads before it does anything, so nothing escapes.
+		if err := s.Groups.Enter(spec, c.pid); err != nil {
+			return Identity{}, err
+		}
+	}
+	answer, err := talk(ctx, c.agent, text)
+	if err != nil {
+		return Identity{}, err
+	}
+	id, err := understand(answer, spec.Dir)
+	if err == nil && id.PID != c.pid {
+		err = fmt.Errorf("the identity in %s names process %d, not %d", spec.Dir, id.PID, c.pid)
+	}
+	return id, err
+}
+
+// understand a launcher's whole answer.
+func understand(answer []byte, dir string) (Identity, error) {
+	failure, began := bytes.CutPrefix(answer, []byte(ready))
+	switch {
+	case began && len(failure) == 0:
+		id, _, err := readIdentity(dir)
+		return id, err
+	case string(failure) == errRunning.Error():
+		return Identity{}, errRunning
+	case len(failure) == 0:
+		return Identity{}, errKilled
+	}
+	return Identity{}, errors.New(string(failure))
+}
+
+// errKilled: the launcher said nothing.
+var errKilled = errors.New("the launcher was killed")
+
 // A child is a launcher that runs, or the program that it became.
 type child struct {
-	pid    int
-	pidfd  *os.File
-	spec   *os.File // write end of its standard input
-	status *os.File // read end of its status pipe
+	pid   int
+	pidfd *os.File
+	agent *os.File // our end of the connection
 }
 
 func fork(launcher string, s Spec) (*child, error) {
-	var open []*os.File
-	defer func() {
-		for _, f := range open {
-			f.Close()
-		}
-	}()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
-	open = append(open, null)
-	stdin, spec, err := os.Pipe()
+	defer null.Close()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, os.NewSyscallError("socketpair", err)
 	}
-	open = append(open, stdin)
-	status, theirs, err := os.Pipe()
+	theirs := os.NewFile(uintptr(pair[1]), "launcher")
+	defer theirs.Close()
+	// For deadlines, which only ours has.
+	err = unix.SetNonblock(pair[0], true)
+	agent := os.NewFile(uintptr(pair[0]), "agent")
 	if err != nil {
-		spec.Close()
-		return nil, err
+		agent.Close()
+		return nil, os.NewSyscallError("fcntl", err)
 	}
-	open = append(open, theirs)
 	// A session of its own: what ends the agent's does not end this one.
 	sys := &syscall.SysProcAttr{Setsid: true}
 	if s.OwnPIDs {
@@ -154,22 +224,20 @@ func fork(launcher string, s Spec) (*child, error) {
 	}
 	proc, err := os.StartProcess(launcher, []string{launcher}, &os.ProcAttr{
 		Dir:   "/",
-		Files: []*os.File{stdin, null, null, theirs},
+		Files: []*os.File{null, null, null, theirs},
 		Sys:   sys,
 	})
 	if err != nil {
-		spec.Close()
-		status.Close()
+		agent.Close()
 		return nil, err
 	}
-	c := &child{pid: proc.Pid, spec: spec, status: status}
+	c := &child{pid: proc.Pid, agent: agent}
 	// Its zombie keeps the pid until we reap it: this is the child for sure.
 	fd, err := unix.PidfdOpen(proc.Pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		_ = proc.Kill()
 		_, _ = proc.Wait()
-		spec.Close()
-		status.Close()
+		agent.Close()
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
 	c.pidfd = os.NewFile(uintptr(fd), "pidfd")
@@ -177,24 +245,23 @@ func fork(launcher string, s Spec) (*child, error) {
 	return c, nil
 }
 
+// A connection to a launcher.
+type connection interface {
+	io.ReadWriter
+	SetDeadline(t time.Time) error
+}
+
 // talk hands over the specification and returns the launcher's whole answer.
-func (c *child) talk(ctx context.Context, spec []byte) ([]byte, error) {
-	defer c.spec.Close()
-	defer c.status.Close()
-	stop := context.AfterFunc(ctx, func() {
-		past := time.Unix(1, 0)
-		_ = c.spec.SetDeadline(past)
-		_ = c.status.SetDeadline(past)
-	})
+func talk(ctx context.Context, c connection, spec []byte) ([]byte, error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	// A launcher that died has closed its end: its answer, or none, says more
 	// than EPIPE.
-	if _, err := c.spec.Write(spec); err != nil && !errors.Is(err, syscall.EPIPE) {
+	if _, err := c.Write(spec); err != nil && !errors.Is(err, syscall.EPIPE) {
 		return nil, why(ctx, err)
 	}
-	c.spec.Close()
-	answer, err := io.ReadAll(c.status)
-	if err != nil {
+	answer, err := io.ReadAll(c)
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		return nil, why(ctx, err)
 	}
 	return answer, nil

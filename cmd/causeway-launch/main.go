@@ -10,8 +10,10 @@ import (
 )
 
 func main() {
-	// Reached only where it failed. The agent has read it on the status pipe;
-	// this is for a person who runs it by hand.
-	fmt.Fprintln(os.Stderr, "causeway-launch:", process.Launch())
-	os.Exit(1)
+	// An error is reached only where it failed. The agent has read it on their
+	// connection; this is for the journal, and for a person.
+	if err := process.Launch(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "causeway-launch:", err)
+		os.Exit(1)
+	}
 }

@@ -1,0 +1,186 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/agent/crashpoint"
+)
+
+// A launcher that systemd runs cannot be handed a descriptor: systemd keeps
+// those that it passes to a unit, so their end would not tell of exec. It
+// connects to a socket in the run directory instead. Where the agent has died
+// meanwhile nobody listens there, and the launcher gives up.
+const callFile = "launch"
+
+// killPatience bounds the end of a unit of which nothing came.
+const killPatience = 10 * time.Second
+
+// launchUnit is launch as a unit of systemd.
+func (s *Starter) launchUnit(ctx context.Context, spec Spec, text []byte) (*Process, error) {
+	l, err := listen(spec.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		l.Close()
+		_ = os.Remove(filepath.Join(spec.Dir, callFile))
+	}()
+	command := []string{s.Launcher, spec.Dir}
+	if spec.OwnPIDs {
+		command = []string{s.Launcher, ownPIDsFlag, spec.Dir}
+	}
+	id, err := s.runUnit(ctx, l, spec, runUnitOptions{command: command, text: text})
+	if err == nil {
+		return &Process{id: id, dir: spec.Dir}, nil
+	}
+	if errors.Is(err, errRunning) {
+		return nil, err // its own launcher has ended
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killPatience)
+	defer cancel()
+	return nil, errors.Join(err, s.Units.Kill(ctx, spec.Name))
+}
+
+type runUnitOptions struct {
+	command []string
+	text    []byte
+}
+
+func (s *Starter) runUnit(ctx context.Context, l *net.UnixListener, spec Spec, o runUnitOptions) (Identity, error) {
+	started, err := s.Units.Run(ctx, spec, o.command)
+	if err != nil {
+		return Identity{}, err
+	}
+	crashpoint.Hit(crashpoint.ProcessForked)
+	// Once the launcher has connected it says more than systemd.
+	c, err := accept(ctx, l, started)
+	if err != nil {
+		return Identity{}, err
+	}
+	defer c.Close()
+	answer, err := talk(ctx, c, o.text)
+	if err != nil {
+		return Identity{}, err
+	}
+	return understand(answer, spec.Dir)
+}
+
+// accept the launcher's connection, unless the unit fails before that.
+func accept(ctx context.Context, l *net.UnixListener, started <-chan error) (*net.UnixConn, error) {
+	ctx, give := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(ctx, func() { _ = l.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case err := <-started:
+			if err != nil {
+				give(err)
+			}
+		case <-ctx.Done():
+		}
+	})
+	c, err := l.AcceptUnix()
+	if err != nil {
+		err = why(ctx, err)
+	}
+	give(nil)
+	watching.Wait()
+	return c, err
+}
+
+// listen for the launcher of a run directory. The path of the directory may be
+// longer than that of a socket: it is reached by its descriptor.
+func listen(dir string) (*net.UnixListener, error) {
+	if err := os.Remove(filepath.Join(dir, callFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), callFile), Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen in %s: %w", dir, err)
+	}
+	l.SetUnlinkOnClose(false) // the name holds only while d is open
+	return l, nil
+}
+
+// call connects to the agent that listens in dir.
+func call(dir string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	err = unix.Chdir(dir)
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: callFile})
+	}
+	if err == nil {
+		err = unix.Chdir("/")
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, &os.PathError{Op: "connect to the agent", Path: filepath.Join(dir, callFile), Err: err}
+	}
+	return os.NewFile(uintptr(fd), "agent"), nil
+}
+
+// relaunch starts the launcher again as process 1 of a new namespace, as a
+// child of systemd, and hands the unit over to it.
+func relaunch(args []string) error {
+	n, err := openNotice()
+	if err != nil {
+		return err
+	}
+	p, err := os.StartProcess("/proc/self/exe", append([]string{os.Args[0]}, args...), &os.ProcAttr{
+		Env:   os.Environ(),
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		Sys:   &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_PARENT, Setsid: true},
+	})
+	if err != nil {
+		return fmt.Errorf("process namespace: %w", err)
+	}
+	// systemd reads this before it hears that we have ended (its manager_setup_notify
+	// has the higher priority).
+	return n.send("MAINPID=" + strconv.Itoa(p.Pid))
+}
+
+// A notice goes to systemd, see sd_notify(3). Not by a library: the launcher is
+// small because it is started while clients wait.
+type notice struct{ fd int }
+
+func openNotice() (*notice, error) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		unix.Close(fd)
+		return nil, &os.PathError{Op: "connect to systemd", Path: path, Err: err}
+	}
+	return &notice{fd: fd}, nil
+}
+
+// send where there is somebody to tell.
+func (n *notice) send(text string) error {
+	if n == nil {
+		return nil
+	}
+	_, err := unix.Write(n.fd, []byte(text))
+	return os.NewSyscallError("write", err)
+}
