@@ -17,7 +17,9 @@ var capabilities = [...]string{
 	"checkpoint_restore",
 }
 
-func capMask(names []string) (uint64, error) {
+// CapabilityMask is the set of capabilities of these names, as the kernel has
+// it.
+func CapabilityMask(names []string) (uint64, error) {
 	var mask uint64
 next:
 	for _, name := range names {
@@ -43,7 +45,7 @@ func keep(names []string) error {
 	if names == nil {
 		return nil
 	}
-	mask, err := capMask(names)
+	mask, err := CapabilityMask(names)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ const ownPIDsFlag = "--own-pids"
 
 // Launch is causeway-launch: it makes of this process what the Spec describes
 // that it reads from the agent, and answers there. The connection is descriptor
-// 3, or is made to the socket in the run directory that args name. It returns
+// 3, or is made to the socket that args name. It returns
 // only where it failed, and has said so there; nil where another launcher goes
 // on in its place.
 func Launch(args []string) error {

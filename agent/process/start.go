@@ -44,9 +44,9 @@ type Groups interface {
 type Units interface {
 	// Run makes a unit of s whose program is command, and returns when systemd
 	// has begun to start it. What an earlier agent began and no process came of
-	// is cleared away. The channel is closed when the program has said that it
-	// is ready, or tells why it will not.
-	Run(ctx context.Context, s Spec, command []string) (<-chan error, error)
+	// is cleared away. The channel tells what came of it, in systemd's words:
+	// "done" when the launcher has said that it is ready.
+	Run(ctx context.Context, s Spec, command []string) (<-chan string, error)
 	// Kill ends all processes of the unit. Not there is success.
 	Kill(ctx context.Context, n Name) error
 	// Hits of the process that runs, or of the one that ended last.

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -19,26 +20,28 @@ import (
 
 // A launcher that systemd runs cannot be handed a descriptor: systemd keeps
 // those that it passes to a unit, so their end would not tell of exec. It
-// connects to a socket in the run directory instead. Where the agent has died
-// meanwhile nobody listens there, and the launcher gives up.
-const callFile = "launch"
+// connects to a socket in the run directory instead, of which the name is used
+// once. Where the agent has died meanwhile nobody listens there, and the
+// launcher gives up.
+const callPrefix = "call-"
 
 // killPatience bounds the end of a unit of which nothing came.
 const killPatience = 10 * time.Second
 
 // launchUnit is launch as a unit of systemd.
 func (s *Starter) launchUnit(ctx context.Context, spec Spec, text []byte) (*Process, error) {
-	l, err := listen(spec.Dir)
+	socket := filepath.Join(spec.Dir, callPrefix+rand.Text())
+	l, err := listen(socket)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		l.Close()
-		_ = os.Remove(filepath.Join(spec.Dir, callFile))
+		_ = os.Remove(socket)
 	}()
-	command := []string{s.Launcher, spec.Dir}
+	command := []string{s.Launcher, socket}
 	if spec.OwnPIDs {
-		command = []string{s.Launcher, ownPIDsFlag, spec.Dir}
+		command = []string{s.Launcher, ownPIDsFlag, socket}
 	}
 	id, err := s.runUnit(ctx, l, spec, runUnitOptions{command: command, text: text})
 	if err == nil {
@@ -77,16 +80,16 @@ func (s *Starter) runUnit(ctx context.Context, l *net.UnixListener, spec Spec, o
 }
 
 // accept the launcher's connection, unless the unit fails before that.
-func accept(ctx context.Context, l *net.UnixListener, started <-chan error) (*net.UnixConn, error) {
+func accept(ctx context.Context, l *net.UnixListener, started <-chan string) (*net.UnixConn, error) {
 	ctx, give := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = l.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		select {
-		case err := <-started:
-			if err != nil {
-				give(err)
+		case result := <-started:
+			if result != "done" {
+				give(fmt.Errorf("the unit's start is %q: its journal says why", result))
 			}
 		case <-ctx.Done():
 		}
@@ -100,41 +103,50 @@ func accept(ctx context.Context, l *net.UnixListener, started <-chan error) (*ne
 	return c, err
 }
 
-// listen for the launcher of a run directory. The path of the directory may be
-// longer than that of a socket: it is reached by its descriptor.
-func listen(dir string) (*net.UnixListener, error) {
-	if err := os.Remove(filepath.Join(dir, callFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+// listen where a launcher will call, and remove what a killed agent left there.
+// The path may be longer than that of a socket: its directory is reached by a
+// descriptor.
+func listen(socket string) (*net.UnixListener, error) {
+	dir, name := filepath.Split(socket)
+	old, err := filepath.Glob(filepath.Join(dir, callPrefix+"*"))
+	if err != nil {
 		return nil, err
+	}
+	for _, path := range old {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
 	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), callFile), Net: "unix"})
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", d.Fd(), name), Net: "unix"})
 	if err != nil {
-		return nil, fmt.Errorf("listen in %s: %w", dir, err)
+		return nil, fmt.Errorf("listen on %s: %w", socket, err)
 	}
-	l.SetUnlinkOnClose(false) // the name holds only while d is open
+	l.SetUnlinkOnClose(false) // that name holds only while d is open
 	return l, nil
 }
 
-// call connects to the agent that listens in dir.
-func call(dir string) (*os.File, error) {
+// call connects to the agent that listens on socket.
+func call(socket string) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
+	dir, name := filepath.Split(socket)
 	err = unix.Chdir(dir)
 	if err == nil {
-		err = unix.Connect(fd, &unix.SockaddrUnix{Name: callFile})
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: name})
 	}
 	if err == nil {
 		err = unix.Chdir("/")
 	}
 	if err != nil {
 		unix.Close(fd)
-		return nil, &os.PathError{Op: "connect to the agent", Path: filepath.Join(dir, callFile), Err: err}
+		return nil, &os.PathError{Op: "call the agent", Path: socket, Err: err}
 	}
 	return os.NewFile(uintptr(fd), "agent"), nil
 }

@@ -50,17 +50,7 @@ type controller struct {
 // of them. That they cannot is no error, see Missing.
 func New(root string) *Tree {
 	t := &Tree{}
-	found := []controller{
-		{name: "memory", limit: "memory.max", event: "memory.events", key: "oom_kill", dir: root},
-		{name: "pids", limit: "pids.max", event: "pids.events", key: "max", dir: root},
-	}
-	two := exists(filepath.Join(root, "cgroup.controllers"))
-	if !two {
-		for i, c := range found {
-			found[i].dir = filepath.Join(root, c.name)
-		}
-		found[0].limit, found[0].event = "memory.limit_in_bytes", "memory.oom_control"
-	}
+	found, two := controllers(root)
 	for _, c := range found {
 		var err error
 		if two {
@@ -82,6 +72,22 @@ func New(root string) *Tree {
 		t.controllers = append(t.controllers, c)
 	}
 	return t
+}
+
+// controllers at root, and whether they are those of version 2.
+func controllers(root string) ([]controller, bool) {
+	all := []controller{
+		{name: "memory", limit: "memory.max", event: "memory.events", key: "oom_kill", dir: root},
+		{name: "pids", limit: "pids.max", event: "pids.events", key: "max", dir: root},
+	}
+	if exists(filepath.Join(root, "cgroup.controllers")) {
+		return all, true
+	}
+	for i, c := range all {
+		all[i].dir = filepath.Join(root, c.name)
+	}
+	all[0].limit, all[0].event = "memory.limit_in_bytes", "memory.oom_control"
+	return all, false
 }
 
 // Missing says of each limit that cannot be set why.
@@ -157,9 +163,20 @@ func (t *Tree) Hits(n process.Name) (process.Hits, error) {
 	if err := check(n); err != nil {
 		return process.Hits{}, err
 	}
+	return hits(t.controllers, filepath.Join(n.Group, n.Own))
+}
+
+// Read returns the counters of another's group, by its path below the
+// hierarchies at root. Not there is none.
+func Read(root, group string) (process.Hits, error) {
+	all, _ := controllers(root)
+	return hits(all, group)
+}
+
+func hits(all []controller, group string) (process.Hits, error) {
 	var h process.Hits
-	for _, c := range t.controllers {
-		count, err := counter(filepath.Join(c.dir, n.Group, n.Own, c.event), c.key)
+	for _, c := range all {
+		count, err := counter(filepath.Join(c.dir, group, c.event), c.key)
 		if err != nil {
 			return process.Hits{}, err
 		}

@@ -1,0 +1,78 @@
+package unit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/causeway-project/causeway/integration/lab"
+)
+
+// insideVariable names the launcher to the tests, which run in a world whose
+// process 1 is systemd.
+const insideVariable = "CAUSEWAY_TEST_LAUNCHER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(insideVariable) != "" {
+		os.Exit(m.Run())
+	}
+	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
+		os.Exit(m.Run()) // those that need no systemd
+	}
+	if code, inside := lab.Enter(); !inside {
+		os.Exit(code)
+	}
+	code, err := underSystemd()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// underSystemd runs this program again in there.
+func underSystemd() (code int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	dir, err := lab.TempDir()
+	if err != nil {
+		return 1, err
+	}
+	launcher := filepath.Join(dir, "causeway-launch")
+	build := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", launcher, "github.com/causeway-project/causeway/cmd/causeway-launch")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("go build: %w: %s", err, out)
+	}
+	s, err := lab.StartSystemd(ctx)
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	// The build's directory is not there, the lab's is.
+	self, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return 1, err
+	}
+	program := filepath.Join(dir, "tests")
+	if err := os.WriteFile(program, self, 0o700); err != nil {
+		return 1, err
+	}
+	args := slices.DeleteFunc(slices.Clone(os.Args), func(a string) bool { return strings.HasPrefix(a, "-test.testlogfile=") })
+	args[0] = program
+	cmd := s.Command(ctx, args...)
+	cmd.Env = append(os.Environ(), insideVariable+"="+launcher, "TMPDIR="+dir)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	err = cmd.Run()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return exit.ExitCode(), nil
+	}
+	return 0, err
+}

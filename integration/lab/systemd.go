@@ -1,0 +1,140 @@
+package lab
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+//go:embed systemd.sh
+var systemdScript string
+
+// A Systemd is a real one, process 1 of namespaces of its own over a
+// throw-away copy of this machine's root. It shares the network, the lab's
+// directory, where programs and pools are, and nothing else: /run, /etc and
+// process ids are its own.
+type Systemd struct {
+	PID int // of process 1
+
+	d *daemon
+}
+
+// groupsOf systemds, below which each has one; see systemd.sh.
+const groupsOf = "causeway-lab"
+
+// StartSystemd boots one, which takes about a second.
+func StartSystemd(ctx context.Context) (*Systemd, error) {
+	home, err := TempDir()
+	if err != nil {
+		return nil, err
+	}
+	if err := removeGroups(); err != nil { // that a killed test left
+		return nil, err
+	}
+	group := filepath.Join(groupsOf, filepath.Base(os.Getenv(dirVariable))+"-"+filepath.Base(home))
+	argv := []string{"unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child",
+		"bash", "-c", systemdScript, "systemd.sh", group, os.Getenv(dirVariable)}
+	d, err := startDaemon(filepath.Join(home, "systemd.log"), nil, argv...)
+	if err != nil {
+		return nil, err
+	}
+	s := &Systemd{d: d}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err = d.until(ctx, func() (bool, error) {
+		if s.PID = child(d.cmd.Process.Pid); s.PID == 0 {
+			return false, errors.New("no process 1 yet")
+		}
+		if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", s.PID)); err != nil || string(name) != "systemd\n" {
+			return false, fmt.Errorf("process 1 is %q, %v", name, err)
+		}
+		out, err := s.Command(ctx, "systemctl", "is-system-running").CombinedOutput()
+		state := strings.TrimSpace(string(out))
+		if state != "running" {
+			return false, fmt.Errorf("systemd is %q: %w", state, err)
+		}
+		return true, nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// child of a process that has one.
+func child(pid int) int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// Command runs there.
+func (s *Systemd) Command(ctx context.Context, argv ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(s.PID), "-m", "-p", "-C", "-u", "-i", "--"}, argv...)...)
+	cmd.WaitDelay = time.Second
+	return cmd
+}
+
+// Run runs there and returns what was printed, which is in the error too.
+func (s *Systemd) Run(ctx context.Context, argv ...string) (string, error) {
+	out, err := s.Command(ctx, argv...).CombinedOutput()
+	text := strings.TrimSpace(string(out))
+	if err != nil {
+		return text, fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, text)
+	}
+	return text, nil
+}
+
+// Path of a file there, as this program reaches it.
+func (s *Systemd) Path(path string) string { return fmt.Sprintf("/proc/%d/root%s", s.PID, path) }
+
+// Close kills it with all that it runs, and removes its control groups.
+func (s *Systemd) Close() error {
+	if s.PID > 0 {
+		if err := syscall.Kill(s.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+	}
+	return errors.Join(s.d.kill(), removeGroups())
+}
+
+// removeGroups removes the control groups of systemds that have ended.
+func removeGroups() error {
+	dir, err := TempDir()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(dir) }()
+	for _, kind := range []string{"none,name=systemd", "memory", "pids", ""} {
+		fstype := "cgroup"
+		if kind == "" {
+			fstype = "cgroup2"
+		}
+		if err := unix.Mount("cgroup", dir, fstype, 0, kind); err != nil {
+			return fmt.Errorf("mount control groups %q: %w", kind, err)
+		}
+		// Those in use cannot be removed, and are kept.
+		err := exec.Command("find", filepath.Join(dir, groupsOf), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";").Run()
+		_ = err
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return err
+		}
+	}
+	return nil
+}
