@@ -43,31 +43,33 @@ func (s *Starter) launchUnit(ctx context.Context, spec Spec, text []byte) (*Proc
 	if spec.OwnPIDs {
 		command = []string{s.Launcher, ownPIDsFlag, socket}
 	}
-	id, err := s.runUnit(ctx, l, spec, runUnitOptions{command: command, text: text})
+	started, err := s.Units.Run(ctx, spec, command)
+	if err != nil {
+		return nil, err
+	}
+	crashpoint.Hit(crashpoint.ProcessForked)
+	id, err := converse(ctx, l, conversation{started: started, dir: spec.Dir, text: text})
 	if err == nil {
 		return &Process{id: id, dir: spec.Dir}, nil
 	}
 	if errors.Is(err, errRunning) {
-		return nil, err // its own launcher has ended
+		return nil, err // our launcher has ended, and another's unit is not ours
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killPatience)
 	defer cancel()
 	return nil, errors.Join(err, s.Units.Kill(ctx, spec.Name))
 }
 
-type runUnitOptions struct {
-	command []string
-	text    []byte
+type conversation struct {
+	started <-chan string // of the unit
+	dir     string        // the run directory
+	text    []byte        // the specification
 }
 
-func (s *Starter) runUnit(ctx context.Context, l *net.UnixListener, spec Spec, o runUnitOptions) (Identity, error) {
-	started, err := s.Units.Run(ctx, spec, o.command)
-	if err != nil {
-		return Identity{}, err
-	}
-	crashpoint.Hit(crashpoint.ProcessForked)
-	// Once the launcher has connected it says more than systemd.
-	c, err := accept(ctx, l, started)
+// converse with the launcher that calls l. Once it has, it says more than
+// systemd.
+func converse(ctx context.Context, l *net.UnixListener, o conversation) (Identity, error) {
+	c, err := accept(ctx, l, o.started)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -76,7 +78,7 @@ func (s *Starter) runUnit(ctx context.Context, l *net.UnixListener, spec Spec, o
 	if err != nil {
 		return Identity{}, err
 	}
-	return understand(answer, spec.Dir)
+	return understand(answer, o.dir)
 }
 
 // accept the launcher's connection, unless the unit fails before that.

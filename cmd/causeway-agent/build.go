@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/causeway-project/causeway/agent"
-	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/local"
 	"github.com/causeway-project/causeway/drivers/mounts"
@@ -24,7 +23,8 @@ import (
 
 // build makes the core out of the concrete parts that the configuration names.
 func build(cfg config, log *slog.Logger) (core, error) {
-	starter := &process.Starter{Launcher: cfg.Launcher}
+	sup := newSupervisor(cfg.Supervisor, log)
+	starter := sup.starter(cfg.Launcher)
 	pool, err := local.New(local.Options{Pools: cfg.Local.Pools, Logger: log})
 	if err != nil {
 		return nil, err
@@ -37,8 +37,8 @@ func build(cfg config, log *slog.Logger) (core, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{log: log, networks: netns.New(netns.Options{Logger: log})}
-	daemons := &virtiofs.Daemons{Starter: starter}
+	n := &node{log: log, networks: netns.New(netns.Options{Logger: log}), supervisor: sup}
+	daemons := &virtiofs.Daemons{Starter: starter, Limits: cfg.Virtiofsd.Limits.limits()}
 	o := agent.Options{
 		StateDir:   cfg.StateDir,
 		RunDir:     cfg.RunDir,
@@ -52,10 +52,11 @@ func build(cfg config, log *slog.Logger) (core, error) {
 				RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS, Settings: p.Settings,
 				Library: cfg.handles(),
 				Lease:   time.Duration(cfg.Gateway.Lease), Grace: time.Duration(cfg.Gateway.Grace),
-				Mounts: mountTable{}, Starter: starter, Logger: log.With("network", p.Network),
+				Limits: cfg.Gateway.Limits.limits(), Mounts: mountTable{}, Starter: starter, Logger: log.With("network", p.Network),
 			})
 		},
 		Checks:      hostChecks(cfg, daemons),
+		Subsystems:  n.subsystems,
 		Resync:      time.Duration(cfg.Resync),
 		CallTimeout: time.Duration(cfg.CallTimeout),
 		Hostname:    hostname,
@@ -68,7 +69,6 @@ func build(cfg config, log *slog.Logger) (core, error) {
 		}})
 		o.Instances = instances{n.libvirt}
 		o.Checks = append(o.Checks, n.checkLibvirt)
-		o.Subsystems = n.subsystems
 	}
 	if n.Agent, err = agent.New(o); err != nil {
 		return nil, err
@@ -79,9 +79,10 @@ func build(cfg config, log *slog.Logger) (core, error) {
 // A node is the agent and what tells it to look again.
 type node struct {
 	*agent.Agent
-	log      *slog.Logger
-	networks *netns.Host
-	libvirt  *virtiofs.Host // nil when switched off
+	log        *slog.Logger
+	networks   *netns.Host
+	supervisor *supervisor
+	libvirt    *virtiofs.Host // nil when switched off
 }
 
 // settleChanges gathers a burst of kernel events into one look.
@@ -150,12 +151,16 @@ func (n *node) watch(ctx context.Context, what string, watch func(context.Contex
 }
 
 func (n *node) subsystems() []agent.Subsystem {
+	all := []agent.Subsystem{n.supervisor.subsystem()}
+	if n.libvirt == nil {
+		return all
+	}
 	s := agent.Subsystem{Name: "libvirt", Verdict: agent.Pass}
 	if err := n.libvirt.Connected(); err != nil {
 		s.Verdict = agent.Warn
 		s.Message = "gateways work, attachments wait: " + err.Error()
 	}
-	return []agent.Subsystem{s}
+	return append(all, s)
 }
 
 func (n *node) checkLibvirt(context.Context) agent.Check {

@@ -50,7 +50,8 @@ http:
 log: {level: debug, format: json}
 libvirt: {enabled: false, uri: ""}
 local: {pools: {fast: /fast}}
-gateway: {grace: 1m}
+gateway: {grace: 1m, limits: {memory: none, files: 2K}}
+supervisor: direct
 `))
 	if err != nil {
 		t.Fatal(err)
@@ -62,6 +63,8 @@ gateway: {grace: 1m}
 	want.Libvirt = libvirtConfig{}
 	want.Local.Pools = map[string]string{"fast": "/fast"}
 	want.Gateway.Grace = duration(time.Minute)
+	want.Gateway.Limits = limitsConfig{Tasks: 512, Files: 2048}
+	want.Supervisor = "direct"
 	want.Launcher = c.Launcher
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
@@ -97,6 +100,15 @@ func TestConfigErrorsNameKeyAndLine(t *testing.T) {
 		"gateway: {lease: 60s}\n":                             {"gateway.grace: 15s is shorter than the lease of 1m0s"},
 		"call_timeout: 1ms\n":                                 {"a.yaml:1: call_timeout: 1ms is less than 1s"},
 		"resync: 1s\nresync: 2s\n":                            {"a.yaml", "line 2", "resync"},
+		"supervisor: upstart\n":                               {"a.yaml:1: supervisor: \"upstart\" is none of auto, direct and systemd"},
+		"gateway: {limits: {memory: 10M}}\n":                  {"gateway.limits.memory: 10M is less than 64M"},
+		"gateway: {limits: {tasks: 5}}\n":                     {"gateway.limits.tasks: 5 is less than 128"},
+		"gateway: {limits: {files: none}}\n":                  {"gateway.limits.files: none is more than"},
+		"virtiofsd: {limits: {memory: 1.5G}}\n":               {"line 1: \"1.5G\" is not an amount like 512, 64K or 1G, nor none"},
+		"virtiofsd: {limits: {memory: 0}}\n":                  {"\"0\" is not an amount"},
+		"virtiofsd: {limits: {memory: -1}}\n":                 {"\"-1\" is not an amount"},
+		"virtiofsd: {limits: {memory: 99999999999G}}\n":       {"is not an amount"},
+		"virtiofsd: {limits: {tasks: many}}\n":                {"\"many\" is not an amount"},
 		"a: [\n":                                              {"a.yaml", "line"},
 		"socket: {path: /" + strings.Repeat("x", 110) + "}\n": {"too long for a unix socket"},
 	} {

@@ -90,6 +90,12 @@ func controllers(root string) ([]controller, bool) {
 	return all, false
 }
 
+// Used tells whether there are groups of ours, or were since the host started.
+func Used(root string) bool {
+	all, _ := controllers(root)
+	return slices.ContainsFunc(all, func(c controller) bool { return exists(filepath.Join(c.dir, parent)) })
+}
+
 // Missing says of each limit that cannot be set why.
 func (t *Tree) Missing() []string { return slices.Clone(t.missing) }
 
