@@ -191,6 +191,7 @@ func (h *host) unmountLocked(target string) error {
 		}
 	}
 	delete(h.mounted, target)
+	delete(h.gone, target)
 	return nil
 }
 

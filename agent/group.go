@@ -163,6 +163,12 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 	if t := a.nextExpiryLocked(g, now); !t.IsZero() && (next.IsZero() || t.Before(next)) {
 		next = t
 	}
+	if gone := slices.Contains(slices.Collect(maps.Values(g.gone)), true); gone {
+		g.look = true // when it comes back: nobody tells of a share that is made anew
+		if at := now.Add(jitter(goneAgain)); next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
 	if ctx.Err() == nil && len(g.members) == 0 {
 		delete(a.groups, g.key)
 		return next, true
@@ -180,6 +186,9 @@ func once(c chan struct{}) {
 		close(c)
 	}
 }
+
+// goneAgain is when a share that was deleted at the backend is looked for again.
+const goneAgain = 10 * time.Second
 
 // A member is one object of a group, as it was when a pass began.
 type member struct {

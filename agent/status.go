@@ -92,6 +92,10 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 			return s.because(f.err, 0), nil
 		}
 		if s, failure, bad := a.judgeKeyLocked(g, k, s, w, plan); bad {
+			if g.gone[keys[0]] {
+				s.Phase = Degraded
+				return s.because(shareGone(m), s.Attempts), shareGone(m)
+			}
 			return s, failure
 		}
 	}
@@ -104,11 +108,20 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		s.Phase = Degraded
 		return s.because(e, 0), nil
 	}
-	if k := keys[0]; g.gone[k] {
+	if g.gone[keys[0]] {
 		s.Phase = Degraded
-		return s.because(&Error{Reason: ShareGone, Message: "the share was deleted at the backend while in use: remove this object, it serves nothing"}, 0), nil
+		return s.because(shareGone(m), 0), nil
 	}
 	return s, nil
+}
+
+// shareGone says what to do where a share was deleted under its users.
+func shareGone(m member) *Error {
+	e := &Error{Kind: NotFound, Reason: ShareGone, Message: "the share was deleted at the backend while in use, and nothing is served: delete this export, or make the share anew, which is then noticed"}
+	if m.rec.Attachment != nil {
+		e.Message = "the share was deleted at the backend while in use: remove this object, it serves nothing"
+	}
+	return e
 }
 
 func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s Status, w reconcile.World, plan reconcile.Plan) (Status, *Error, bool) {

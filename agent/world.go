@@ -44,6 +44,17 @@ func needsOf(k reconcile.Key, id string, r *record) []reconcile.Key {
 	return nil
 }
 
+// outlives says the loss of what does not harm a key. Ganesha reaches an
+// export's files through its file system's anchor, so that clients do not
+// notice when somebody takes its view away, which is made again from the same
+// mount. One that finds the mount gone too may show another file system then.
+func outlives(k reconcile.Key) []reconcile.Key {
+	if k.Kind != reconcile.Export {
+		return nil
+	}
+	return []reconcile.Key{{Kind: reconcile.View, Name: k.Name}}
+}
+
 // versionOf is what a key of a record should be. Most things have settings
 // that never change in place; their names say which they are.
 func versionOf(k reconcile.Key, m member) reconcile.Version {
@@ -66,6 +77,9 @@ var drifted = reconcile.Version{Identity: "here", Settings: "drifted"}
 // former is a namespace with a plug that its network has no more.
 var former = reconcile.Version{Identity: "former"}
 
+// deletedShare is a mount of a share that was deleted and made anew since.
+var deletedShare = reconcile.Version{Identity: "deleted"}
+
 func deviceVersion(tag string) reconcile.Version {
 	return reconcile.Version{Identity: "tag " + tag}
 }
@@ -83,7 +97,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member, instances
 			needs := needsOf(k, m.key.id, m.rec)
 			w.Uses[k] = needs
 			if slices.Contains(wanted, k) {
-				w.Want[k] = reconcile.Want{Version: versionOf(k, m), Needs: needs}
+				w.Want[k] = reconcile.Want{Version: versionOf(k, m), Needs: needs, Outlives: outlives(k)}
 			}
 		}
 		if e := m.rec.Export; e != nil && a.servingOf(e.Network) == up {
@@ -242,9 +256,13 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 	switch k.Kind {
 	case reconcile.Mount:
 		sight, err := a.o.Mounts.Peek(a.at.mount(k.Name))
+		back := sight.Gone && a.shareIsBack(ctx, g, m)
 		a.mu.Lock()
-		g.gone[k] = sight.Gone
+		g.gone[k] = sight.Gone && !back
 		a.mu.Unlock()
+		if back {
+			return deletedShare, true, nil
+		}
 		return here, sight.Mounted, err
 	case reconcile.View:
 		sight, err := a.o.Mounts.Peek(a.at.view(m.rec.Export.Network, m.key.id))
@@ -277,6 +295,26 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 		return here, a.guestMounted(g, m), nil
 	}
 	return reconcile.Version{}, false, fmt.Errorf("observe %v: unknown kind", k)
+}
+
+// shareIsBack says whether a share that was deleted at the backend under its
+// mount has come again, so that the mount is to be replaced. One that an
+// instance has is left alone: its guest would lose a device that it uses.
+func (a *Agent) shareIsBack(ctx context.Context, g *group, m member) bool {
+	a.mu.Lock()
+	for key := range g.members {
+		if o := a.objects[key]; o != nil && o.rec != nil && o.rec.Attachment != nil {
+			a.mu.Unlock()
+			return false
+		}
+	}
+	a.mu.Unlock()
+	d, ok := a.o.Drivers.Get(m.rec.connection().Kind)
+	if !ok || d.Prober == nil {
+		return false
+	}
+	conn, err := a.connectionOf(m)
+	return err == nil && d.Prober.Probe(ctx, conn) == nil
 }
 
 // observeGateway calls a gateway that an earlier agent started "drifted", so

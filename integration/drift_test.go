@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
 )
 
@@ -89,15 +90,23 @@ func TestDrift(t *testing.T) {
 }
 
 // TestUnmounted takes mounts away behind the agent's back. They come again at
-// once; what a client had open there is stale, and it opens it anew.
+// once. Of a view a client does not notice; of a share's own mount what it had
+// open is stale, and it opens it anew.
 func TestUnmounted(t *testing.T) {
 	w, ctx := theWorld(t), limited(t, time.Minute)
-	w.share(t, "docs")
+	dir := w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{Resync: 2 * time.Second})
 	n.putNetwork(ctx, blueNetwork())
 	n.putExport(ctx, exported("docs", "docs"))
 	settled, gateway := n.state(ctx), n.gateway(ctx, "blue")
 	c := dial(ctx, t, n.client, gateway4)
+	s := scribble(ctx, t, c, "/docs/scribe")
+	s.more(ctx, 5)
+	n.must(syscall.Unmount(filepath.Join(n.RunDir, "exports/blue/docs"), syscall.MNT_DETACH))
+	n.settles(ctx, settled)
+	s.more(ctx, 20)
+	s.finish(ctx, filepath.Join(dir, "scribe"))
+	n.must(c.Remove(ctx, "/docs/scribe"))
 	for _, at := range []string{"exports/blue/docs", n.one(ctx, "mount mounts/")} {
 		n.must(syscall.Unmount(filepath.Join(n.RunDir, at), syscall.MNT_DETACH))
 		n.settles(ctx, settled)
@@ -110,6 +119,56 @@ func TestUnmounted(t *testing.T) {
 		t.Errorf("the gateway is %v, was %v", now, gateway)
 	}
 	closeClient(ctx, t, c)
+	n.deleteExport(ctx, "docs")
+	n.deleteNetwork(ctx, "blue")
+	n.finish(ctx)
+}
+
+// TestShareVanishes deletes a share at the backend under its export, and kills
+// the gateway. The export says that it is degraded, the other one is served, and
+// a share that is made anew is served without anybody's call.
+func TestShareVanishes(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, time.Minute)
+	w.share(t, "docs")
+	gone := filepath.Join(w.pool.Dir, "gone")
+	n := w.started(ctx, t, lab.AgentOptions{Resync: 2 * time.Second})
+	n.putNetwork(ctx, blueNetwork())
+	n.must(os.Mkdir(gone, 0o755))
+	t.Cleanup(func() { _ = os.RemoveAll(gone) })
+	n.putExport(ctx, exported("gone", "gone"))
+	n.putExport(ctx, exported("docs", "docs"))
+	n.must(os.Remove(gone))
+	status := func(id string) *nodev1.Status {
+		r, err := n.exports.Get(ctx, &nodev1.GetExportRequest{Id: id})
+		n.must(err)
+		return r.GetExport().GetStatus()
+	}
+	degraded := func() {
+		t.Helper()
+		until(ctx, t, "the export is not degraded", func() (bool, error) {
+			s := status("gone")
+			return s.GetPhase() == nodev1.Phase_PHASE_DEGRADED && s.GetReason() == "share_gone", errors.New(s.String())
+		})
+	}
+	degraded()
+	n.killProcess("ganesha.nfsd")
+	c := dial(ctx, t, n.client, gateway4)
+	data, err := c.ReadFile(ctx, "/docs/hello")
+	if err != nil || string(data) != "from docs\n" {
+		t.Errorf("the other export reads %q, %v", data, err)
+	}
+	until(ctx, t, "the other export is not ready", func() (bool, error) {
+		return status("docs").GetPhase() == nodev1.Phase_PHASE_READY, nil
+	})
+	degraded()
+	n.must(os.Mkdir(gone, 0o755))
+	n.must(os.WriteFile(filepath.Join(gone, "hello"), []byte("back\n"), 0o644))
+	until(ctx, t, "the share that came back is not served", func() (bool, error) {
+		data, err := c.ReadFile(ctx, "/gone/hello")
+		return string(data) == "back\n" && status("gone").GetPhase() == nodev1.Phase_PHASE_READY, err
+	})
+	closeClient(ctx, t, c)
+	n.deleteExport(ctx, "gone")
 	n.deleteExport(ctx, "docs")
 	n.deleteNetwork(ctx, "blue")
 	n.finish(ctx)

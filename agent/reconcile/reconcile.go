@@ -54,6 +54,10 @@ type Version struct {
 type Want struct {
 	Version Version
 	Needs   []Key // what must be there, as wanted, before it and for as long as it is there
+
+	// Outlives are those of Needs of which the loss does no harm, as long as
+	// they can be made again from the same: they are made again under it.
+	Outlives []Key
 }
 
 // A World is what Plan looks at, for one dependency group. A thing of the
@@ -105,8 +109,8 @@ type Plan struct {
 // a thing that is about to be replaced.
 //
 // A thing has to go when it is not wanted, when its identity is not the wanted
-// one, or when something it needs is not there or has to go: a device whose
-// daemon died is taken out before a new daemon is started.
+// one, or when something it needs is not there or has to go, unless it outlives
+// that: a device whose daemon died is taken out before a new daemon is started.
 func NextPlan(w World, held map[Key]bool) Plan {
 	p := planner{World: w, goes: map[Key]bool{}}
 	keys := p.keys()
@@ -168,11 +172,24 @@ func (p *planner) mustGo(k Key) bool {
 		if _, inside := p.Want[n]; !inside {
 			continue // another group's, and away for now: it comes back under us
 		}
+		if _, there := p.Is[n]; !there && slices.Contains(want.Outlives, n) && p.stands(p.Want[n]) {
+			continue
+		}
 		if _, there := p.Is[n]; !there || p.goes[n] {
 			return true
 		}
 	}
 	return false
+}
+
+// stands says whether all that a thing needs is there and stays.
+func (p *planner) stands(want Want) bool {
+	for _, n := range want.Needs {
+		if _, there := p.Is[n]; !p.Outside[n] && (!there || p.goes[n] || p.Unknown[n]) {
+			return false
+		}
+	}
+	return true
 }
 
 // used says whether something that stays, or that nobody could look at, stands

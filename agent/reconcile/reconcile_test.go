@@ -91,7 +91,7 @@ func needs(k Key) []Key {
 func (w world) want() map[Key]Want {
 	m := map[Key]Want{}
 	for k, v := range w {
-		m[k] = Want{v, needs(k)}
+		m[k] = Want{v, needs(k), map[Key][]Key{export: {view}}[k]}
 	}
 	return m
 }
@@ -207,6 +207,26 @@ func TestDeadDaemon(t *testing.T) {
 	want := []string{"remove device a", "create daemon a", "create device a"}
 	if !slices.Equal(h.log, want) {
 		t.Errorf("steps = %q, want %q", h.log, want)
+	}
+}
+
+// TestLostView: it is made again under its export, unless what it is made of is
+// lost as well, which may then be another.
+func TestLostView(t *testing.T) {
+	full := world{mount: v("1"), view: v("1"), export: v("1")}
+	for _, c := range []struct {
+		is   map[Key]Version
+		want []string
+	}{
+		{map[Key]Version{mount: v("1"), export: v("1")}, []string{"create view e"}},
+		{map[Key]Version{export: v("1")}, []string{"remove export e", "create mount m", "create view e", "create export e"}},
+		{map[Key]Version{mount: v("0"), export: v("1")}, []string{"remove export e", "remove mount m", "create mount m", "create view e", "create export e"}},
+	} {
+		h := &host{is: maps.Clone(c.is), outside: map[Key]bool{gw: true}}
+		settle(t, h, full)
+		if !slices.Equal(h.log, c.want) {
+			t.Errorf("from %v: steps = %q, want %q", c.is, h.log, c.want)
+		}
 	}
 }
 
