@@ -74,6 +74,7 @@ type Agent struct {
 
 	mu       sync.Mutex
 	objects  map[objectKey]*object
+	exports  exportIndex // of the objects
 	groups   map[string]*group
 	servers  map[string]placedServer // by network
 	damaged  []ledger.Damage
@@ -118,7 +119,7 @@ func New(o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		o: o, log: o.Logger, at: layout{state: o.StateDir, run: o.RunDir}, start: time.Now(),
-		objects: map[objectKey]*object{}, groups: map[string]*group{}, servers: map[string]placedServer{},
+		objects: map[objectKey]*object{}, exports: exportIndex{}, groups: map[string]*group{}, servers: map[string]placedServer{},
 		watchers: map[*watcher]bool{},
 	}
 	a.metrics = newMetrics(a)
@@ -144,6 +145,7 @@ func New(o Options) (*Agent, error) {
 		}
 		key := objectKey{lr.Kind, lr.ID}
 		a.objects[key] = newObject(key, r)
+		a.exports.add(a.objects[key], r)
 		a.objects[key].wasReady = true // as far as anybody knows
 	}
 	a.damaged = damaged

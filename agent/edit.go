@@ -53,6 +53,7 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 	// The record is reserved before it is written, so that what it allocates
 	// is not given out twice meanwhile.
 	o.writing, o.pending = true, next
+	a.exports.add(o, next)
 	a.mu.Unlock()
 	err = a.write(key, next, secret)
 	a.mu.Lock()
@@ -61,6 +62,7 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 	if err != nil {
 		if old == nil {
 			delete(a.objects, key)
+			a.exports.drop(o, next)
 		}
 		return false, ledgerError(err)
 	}

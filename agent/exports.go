@@ -94,21 +94,13 @@ func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, err
 	if r := network.intent(); r.Removing {
 		return nil, beingRemoved(network.key)
 	}
-	used := map[uint16]bool{}
-	for other, o := range a.objects {
-		r := o.intent()
-		if r == nil || r.Export == nil || r.Export.Network != e.Network {
-			continue
-		}
-		used[r.Export.ExportID] = true
-		if nested(r.Export.Pseudo, e.Pseudo) {
-			return nil, &Error{
-				Kind: Precondition, Reason: PseudoTaken, Metadata: map[string]string{"export": other.id},
-				Message: fmt.Sprintf("pseudo path %s lies at or inside that of export %s (%s), or around it: choose another", e.Pseudo, other.id, r.Export.Pseudo),
-			}
+	if other, taken := a.exports.taken(e.Network, e.Pseudo); taken {
+		return nil, &Error{
+			Kind: Precondition, Reason: PseudoTaken, Metadata: map[string]string{"export": other},
+			Message: fmt.Sprintf("pseudo path %s lies at or inside that of export %s (%s), or around it: choose another", e.Pseudo, other, a.exports.of(e.Network)[other].intent().Export.Pseudo),
 		}
 	}
-	id, err := a.freeExportID(used)
+	id, err := a.freeExportID(e.Network)
 	if err != nil {
 		return nil, err
 	}
@@ -120,17 +112,15 @@ func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, err
 
 // freeExportID gives the smallest free id of a gateway. While an export's
 // record cannot be read nobody knows which is free.
-func (a *Agent) freeExportID(used map[uint16]bool) (uint16, error) {
+func (a *Agent) freeExportID(network string) (uint16, error) {
 	if damaged := a.damagedOf(kindExport); len(damaged) > 0 {
 		return 0, &Error{
 			Kind: Precondition, Reason: RecordDamaged,
 			Message: fmt.Sprintf("ledger files of exports are damaged (%s), so no export id is safe to give out: restore or remove them, and restart the agent", strings.Join(damaged, ", ")),
 		}
 	}
-	for id := uint16(1); id <= ganesha.MaxExportID; id++ {
-		if !used[id] {
-			return id, nil
-		}
+	if id, ok := a.exports.freeID(network); ok {
+		return id, nil
 	}
 	return 0, &Error{Kind: Exhausted, Reason: NoExportIDs, Message: fmt.Sprintf("the gateway has %d exports: use another network", ganesha.MaxExportID)}
 }
@@ -156,9 +146,11 @@ func (a *Agent) Exports(_ context.Context, network string) ([]Export, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var list []Export
-	for _, o := range a.objects {
-		if o.rec != nil && o.rec.Export != nil && (network == "" || o.rec.Export.Network == network) {
-			list = append(list, a.exportLocked(o))
+	for _, of := range a.exports {
+		for _, o := range of.objects {
+			if o.rec != nil && (network == "" || o.rec.Export.Network == network) {
+				list = append(list, a.exportLocked(o))
+			}
 		}
 	}
 	slices.SortFunc(list, func(x, y Export) int { return strings.Compare(x.ID, y.ID) })

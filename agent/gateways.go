@@ -108,9 +108,9 @@ func (a *Agent) gatewayStops(network string) {
 func (a *Agent) gatewayChangedLocked(o *object) {
 	o.broadcast()
 	a.tellLocked(o, false)
-	for key, e := range a.objects {
-		if e.rec != nil && e.rec.Export != nil && e.rec.Export.Network == o.key.id {
-			a.wakeLocked(e.rec.group(key.id), lookAgain)
+	for id, e := range a.exports.of(o.key.id) {
+		if e.rec != nil {
+			a.wakeLocked(e.rec.group(id), lookAgain)
 		}
 	}
 }

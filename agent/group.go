@@ -373,6 +373,7 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 		}
 	}
 	delete(a.objects, m.key)
+	a.exports.drop(o, m.rec)
 	delete(g.members, m.key)
 	if m.key.kind == kindNetwork {
 		delete(a.servers, m.key.id)

@@ -111,10 +111,8 @@ func (a *Agent) takeBack(ctx context.Context, key objectKey, before, after *reco
 func (a *Agent) tellExports(network string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, o := range a.objects {
-		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network {
-			a.tellLocked(o, false)
-		}
+	for _, o := range a.exports.of(network) {
+		a.tellLocked(o, false)
 	}
 }
 

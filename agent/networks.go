@@ -138,10 +138,8 @@ func (a *Agent) unusedLocked(key objectKey) error {
 		return nil
 	}
 	var users []string
-	for other, o := range a.objects {
-		if r := o.intent(); r != nil && r.Export != nil && r.Export.Network == key.id {
-			users = append(users, other.id)
-		}
+	for id := range a.exports.of(key.id) {
+		users = append(users, id)
 	}
 	if len(users) == 0 {
 		return nil
@@ -188,8 +186,8 @@ func (a *Agent) networkLocked(o *object) Network {
 	for _, route := range r.Routes {
 		n.Routes = append(n.Routes, Route(route))
 	}
-	for _, e := range a.objects {
-		if e.rec != nil && e.rec.Export != nil && e.rec.Export.Network == o.key.id {
+	for _, e := range a.exports.of(o.key.id) {
+		if e.rec != nil {
 			n.Gateway.Exports++
 		}
 	}

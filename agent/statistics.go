@@ -82,12 +82,11 @@ func (a *Agent) sources(network string) []source {
 		}
 		byNetwork[key.id] = &source{network: key.id, pid: o.gateway.PID, server: server, figures: o.figures, exports: map[uint16]string{}}
 	}
-	for key, o := range a.objects {
-		if o.rec == nil || o.rec.Export == nil {
-			continue
-		}
-		if s := byNetwork[o.rec.Export.Network]; s != nil {
-			s.exports[o.rec.Export.ExportID] = key.id
+	for network, s := range byNetwork {
+		for id, o := range a.exports.of(network) {
+			if o.rec != nil {
+				s.exports[o.rec.Export.ExportID] = id
+			}
 		}
 	}
 	list := make([]source, 0, len(byNetwork))

@@ -238,9 +238,9 @@ func (a *Agent) startGateway(ctx context.Context, g *group, k reconcile.Key, m m
 func (a *Agent) mountedExports(network string) []ganesha.Export {
 	a.mu.Lock()
 	var ms []member
-	for key, o := range a.objects {
-		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network && !o.rec.Removing {
-			ms = append(ms, member{key, o.rec, time.Now()})
+	for _, o := range a.exports.of(network) {
+		if o.rec != nil && !o.rec.Removing {
+			ms = append(ms, member{o.key, o.rec, time.Now()})
 		}
 	}
 	a.mu.Unlock()
@@ -262,10 +262,8 @@ func (a *Agent) dropUnknownExports(ctx context.Context, network string, server S
 	}
 	a.mu.Lock()
 	known := map[uint16]bool{}
-	for _, o := range a.objects {
-		if r := o.intent(); r != nil && r.Export != nil && r.Export.Network == network {
-			known[r.Export.ExportID] = true
-		}
+	for _, o := range a.exports.of(network) {
+		known[o.intent().Export.ExportID] = true
 	}
 	damaged := len(a.damagedOf(kindExport)) > 0
 	a.mu.Unlock()

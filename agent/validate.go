@@ -186,9 +186,3 @@ func checkRoute(r Route, addresses []netip.Prefix) error {
 func printable(s string) bool {
 	return utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 }
-
-// nested says whether one pseudo path lies inside the other: Ganesha would
-// then want the directory to exist in the outer export.
-func nested(a, b string) bool {
-	return strings.HasPrefix(a+"/", b+"/") || strings.HasPrefix(b+"/", a+"/")
-}

@@ -199,8 +199,8 @@ func (a *Agent) hasExportsLocked(network string) bool {
 	if len(a.damagedOf(kindExport)) > 0 {
 		return true
 	}
-	for _, o := range a.objects {
-		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network {
+	for _, o := range a.exports.of(network) {
+		if o.rec != nil {
 			return true
 		}
 	}
