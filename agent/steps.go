@@ -177,7 +177,13 @@ func (a *Agent) shareDir(network string, views ...string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := a.o.Mounts.Shared(dir); err != nil {
+	// Whether a mount is shared takes a search of the whole table. What is
+	// mounted there was shared before it was; the gateway's start makes sure.
+	sight, err := a.o.Mounts.Peek(dir)
+	if err != nil || !sight.Mounted || len(views) == 0 {
+		err = a.o.Mounts.Shared(dir)
+	}
+	if err != nil {
 		return err
 	}
 	for _, v := range views {
