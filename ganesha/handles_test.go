@@ -128,16 +128,20 @@ func TestForgedHandles(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			onBoth(t, func(t *testing.T, system string) {
 				need(t, "mkfs."+kind)
-				for _, protected := range []bool{false, true} {
-					t.Run(fmt.Sprintf("protected=%v", protected), func(t *testing.T) {
+				for _, by := range []protection{"nothing", tags, seals} {
+					t.Run("protected by "+string(by), func(t *testing.T) {
 						p := poolOn(t, system, kind)
-						if !protected {
+						switch by {
+						case tags:
+							p.s.g.files.Exports = ""
+						case seals:
+						default:
 							p.s.o.Library = unprotected(t)
 							p.s.g = New(p.s.o)
 						}
 						p.b.Rules[0].Level = ReadOnly
 						p.s.start(p.a, p.b)
-						p.attack(t, protected)
+						p.attack(t, by)
 					})
 				}
 			})
@@ -145,10 +149,18 @@ func TestForgedHandles(t *testing.T) {
 	}
 }
 
+// A protection is what keeps clients from making up handles.
+type protection string
+
+const (
+	tags  protection = "tags" // all that a gateway with NFSv3 has
+	seals protection = "seals and tags"
+)
+
 // A wire handle is version, flags, export, length, and as many bytes.
 const wireHead = 5
 
-func (p *pool) attack(t *testing.T, protected bool) {
+func (p *pool) attack(t *testing.T, by protection) {
 	ctx := t.Context()
 	c := p.s.client(identity{})
 	a, b := p.wire(c, "/share1/file"), p.wire(c, "/share2/file")
@@ -176,14 +188,17 @@ func (p *pool) attack(t *testing.T, protected bool) {
 		return err
 	}
 	write := func(h []byte) error { return c.WriteHandle(ctx, h, []byte("overwritten")) }
-	attacks := map[string]struct {
-		try  func([]byte) error
-		with []byte
-	}{
-		"file of no export":                      {read, forged},
-		"file of no export, without codes":       {read, sized(bare)},
-		"file of no export, with part of them":   {read, sized(forged[:max(len(bare), len(forged)-8)])},
-		"file of no export, with codes of zeros": {read, sized(append(bytes.Clone(bare), make([]byte, len(forged)-len(bare))...))},
+	type attack struct {
+		try     func([]byte) error
+		with    []byte
+		refused bool
+	}
+	protected := by == tags || by == seals
+	attacks := map[string]attack{
+		"file of no export":                      {read, forged, protected},
+		"file of no export, without codes":       {read, sized(bare), protected},
+		"file of no export, with part of them":   {read, sized(forged[:max(len(bare), len(forged)-8)]), protected},
+		"file of no export, with codes of zeros": {read, sized(append(bytes.Clone(bare), make([]byte, len(forged)-len(bare))...)), protected},
 	}
 	// On btrfs each share is a file system to Ganesha, and bound to its export.
 	var st [2]unix.Stat_t
@@ -191,27 +206,24 @@ func (p *pool) attack(t *testing.T, protected bool) {
 		t.Fatal(err)
 	}
 	if st[0].Dev == st[1].Dev {
-		attacks["write by another export's rule"] = struct {
-			try  func([]byte) error
-			with []byte
-		}{write, of(b, 1)}
+		attacks["write by another export's rule"] = attack{write, of(b, 1), by == seals}
 	}
 	if err := write(b); !errors.Is(err, nfs41.ROFS) {
 		t.Errorf("write by a rule that lets read: %v", err)
 	}
 	for name, attack := range attacks {
 		err := attack.try(attack.with)
-		if !protected && err != nil {
-			t.Errorf("%s: %v; without protection it is known to succeed", name, err)
+		if !attack.refused && err != nil {
+			t.Errorf("%s: %v; it is known to succeed", name, err)
 		}
-		if protected && !refused(err) {
+		if attack.refused && !refused(err) {
 			t.Errorf("%s: %v, want it refused", name, err)
 		}
 	}
 	if _, err := c.StatHandle(ctx, of(a, 0xffff)); err == nil {
 		t.Error("the handle of an anchor lets in")
 	}
-	if !protected {
+	if by != seals {
 		return
 	}
 	if got, err := os.ReadFile(p.file("b")); err != nil || string(got) != "b" {

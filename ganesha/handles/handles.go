@@ -26,7 +26,7 @@ const Library = "causeway-handles.so"
 type Files struct {
 	Library string // required: path of the library, on the host and in the gateway's root
 	Key     string // required: the key's file; handles are good as long as it is there
-	Exports string // required: the identities of the exports, which the gateway reads while it runs
+	Exports string // the identities of the exports, which the gateway reads while it runs; "": its handles are not bound to exports, as those of NFSv3 cannot be
 	Ready   string // required: the gateway makes it when the library is at work
 }
 
@@ -58,6 +58,9 @@ func (f Files) Prepare(exports map[uint16]uint64) (fresh bool, err error) {
 // identities makes the file anew, for one that ended may have it mapped still.
 // It has holes where there is no export, and takes no memory there.
 func (f Files) identities(exports map[uint16]uint64) error {
+	if f.Exports == "" {
+		return nil
+	}
 	if err := os.Remove(f.Exports); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -116,6 +119,9 @@ func write(name string, data []byte) error {
 // Set changes the identity of one export of a gateway that runs; 0 makes its
 // handles worthless.
 func (f Files) Set(id uint16, identity uint64) error {
+	if f.Exports == "" {
+		return nil
+	}
 	w, err := os.OpenFile(f.Exports, os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -125,12 +131,15 @@ func (f Files) Set(id uint16, identity uint64) error {
 
 // Env is what ganesha.nfsd needs in its environment.
 func (f Files) Env() []string {
-	return []string{
+	env := []string{
 		"LD_PRELOAD=" + f.Library,
 		"CAUSEWAY_HANDLES_KEY=" + f.Key,
-		"CAUSEWAY_HANDLES_EXPORTS=" + f.Exports,
 		"CAUSEWAY_HANDLES_READY=" + f.Ready,
 	}
+	if f.Exports != "" {
+		env = append(env, "CAUSEWAY_HANDLES_EXPORTS="+f.Exports)
+	}
+	return env
 }
 
 // ErrUnprotected: the process runs without the library.

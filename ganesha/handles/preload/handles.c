@@ -28,7 +28,8 @@
  *	CAUSEWAY_HANDLES_KEY      file of the key, 16 bytes
  *	CAUSEWAY_HANDLES_EXPORTS  file of the exports' identities: 65536 numbers of
  *	                          8 bytes, 0 where there is no export. Without it
- *	                          handles are not sealed.
+ *	                          handles are not sealed, as those of NFSv3 cannot
+ *	                          be: Ganesha makes them by a function that it hides.
  *	CAUSEWAY_HANDLES_READY    file that is made when FSAL VFS was loaded and is
  *	                          known to call this library
  *
