@@ -81,6 +81,7 @@ const (
 	GatewayDown        Reason = "gateway_down"
 	GatewayCrashes     Reason = "gateway_keeps_ending"
 	GatewayStuck       Reason = "gateway_stuck"
+	HandlesUnprotected Reason = "file_handles_unprotected"
 	ExportRefused      Reason = "export_refused"
 	RuleRefused        Reason = "access_rule_refused"
 	RuleExpired        Reason = "access_rule_expired" // also of requests
@@ -125,6 +126,7 @@ func classify(err error) *Error {
 		{netns.ErrNoNamespace, Precondition, NoNamespace, "whoever provides the namespace and its interface must do so first"},
 		{netns.ErrUnsupported, Precondition, PlugUnsupported, "this host lacks what the plug needs"},
 		{netns.ErrAddressInUse, Precondition, AddressInUse, "another machine on the network has the address: choose another"},
+		{ganesha.ErrUnprotected, Precondition, HandlesUnprotected, "clients could forge file handles: install causeway-handles.so beside causeway-launch, for the Ganesha that is installed"},
 		{ganesha.ErrRefused, Precondition, ExportRefused, "Ganesha refused the export: see its log in the gateway's run directory"},
 		{ganesha.ErrPath, Precondition, PathUnusable, "the share's file system cannot be exported over NFS"},
 		{ganesha.ErrNotRunning, Unavailable, GatewayDown, "the gateway does not answer: it is being started again"},

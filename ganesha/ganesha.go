@@ -64,6 +64,10 @@ var ErrRefused = errors.New("ganesha refused the export")
 // gateway does not see what the host sees there.
 var ErrPath = errors.New("path cannot be exported")
 
+// ErrUnprotected: the library that protects file handles is not there, or not
+// at work in this release of Ganesha; no gateway runs without.
+var ErrUnprotected = handles.ErrUnprotected
+
 // An Export is one tree as Ganesha serves it. What a client may write is in the
 // rules alone: a read-only mount at Path does not bind Ganesha, which may reach
 // the file system by another mount of it.

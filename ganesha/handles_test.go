@@ -376,8 +376,23 @@ func TestStartNeedsLibrary(t *testing.T) {
 				t.Fatal(err)
 			}
 			return file
-		}, handles.ErrUnprotected.Error()},
-		"idle": {func(t *testing.T) string { return fakeLibrary(t, "int nothing;") }, handles.ErrUnprotected.Error()},
+		}, ErrUnprotected.Error()},
+		"idle": {func(t *testing.T) string { return fakeLibrary(t, "int nothing;") }, ErrUnprotected.Error()},
+		// As with a release of Ganesha that is made of other functions.
+		"not called": {func(t *testing.T) string {
+			source, err := os.ReadFile("handles/preload/handles.c")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fakeLibrary(t, strings.ReplaceAll(string(source), "get_gsh_export", "got_gsh_export"))
+		}, "got_gsh_export: is called by nobody"},
+		"called past": {func(t *testing.T) string {
+			source, err := os.ReadFile("handles/preload/handles.c")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return fakeLibrary(t, strings.Replace(string(source), "flags & ~RTLD_DEEPBIND", "flags", 1))
+		}, "is called past this library"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -386,7 +401,7 @@ func TestStartNeedsLibrary(t *testing.T) {
 			o := s.o
 			o.Library = tt.library(t)
 			err := New(o).Start(context.WithoutCancel(t.Context()), func() []Export { return []Export{e} })
-			if err == nil || !strings.Contains(err.Error(), tt.want) {
+			if !errors.Is(err, ErrUnprotected) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Start: %v, want %q", err, tt.want)
 			}
 			if p, err := s.g.find(); err != nil || p != nil {

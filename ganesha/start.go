@@ -12,7 +12,6 @@ import (
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
 	"github.com/causeway-project/causeway/agent/process"
-	"github.com/causeway-project/causeway/ganesha/handles"
 )
 
 // Start makes the gateway run with exactly these exports, or adopts it where
@@ -86,6 +85,12 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 	if err == nil {
 		err = g.protected(ctx, c, p)
 	}
+	if errors.Is(err, ErrUnprotected) {
+		return fmt.Errorf("start ganesha: %w", errors.Join(err, p.Stop(ctx, 0)))
+	}
+	if refusal := g.files.Refusal(); err != nil && refusal != nil {
+		return fmt.Errorf("start ganesha: %w", refusal)
+	}
 	if err != nil {
 		if log := g.lastLog(); log != "" {
 			return fmt.Errorf("start ganesha: %w; its log ends: %s", err, log)
@@ -96,22 +101,20 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 	return nil
 }
 
-// protected ends a Ganesha that would believe every file handle.
+// protected is ErrUnprotected for a Ganesha that serves, and would believe
+// every file handle.
 func (g *Gateway) protected(ctx context.Context, c *client, p *process.Process) error {
-	err := g.files.Loaded(p.Identity().PID)
-	if err == nil {
-		ids, asked := c.ids(ctx, g.limits.look)
-		if asked != nil {
-			return asked
-		}
-		if len(ids) > 0 {
-			err = g.files.Works()
-		}
+	if err := g.files.Loaded(p.Identity().PID); err != nil {
+		return err
 	}
-	if errors.Is(err, handles.ErrUnprotected) {
-		return errors.Join(err, p.Stop(ctx, 0))
+	ids, err := c.ids(ctx, g.limits.look)
+	if err != nil {
+		return err
 	}
-	return err
+	if len(ids) == 0 {
+		return nil // the module that is to call the library comes with the first export
+	}
+	return g.files.Works()
 }
 
 // tidy takes away what a crash in the middle of Remove left of an adopted
@@ -154,9 +157,6 @@ func (g *Gateway) fit(ctx context.Context, p *process.Process) (unfit, err error
 	if settings != g.o.Settings {
 		return fmt.Errorf("it was started with the settings %q", settings), nil
 	}
-	if err := g.files.Loaded(p.Identity().PID); err != nil {
-		return err, nil
-	}
 	// Directories that were made anew on the host are not those that it sees.
 	for _, dir := range []string{g.path(confDir), g.o.Exports} {
 		_, err := seen(p.Identity().PID, dir)
@@ -179,7 +179,14 @@ func (g *Gateway) fit(ctx context.Context, p *process.Process) (unfit, err error
 	if g.hasServed(p) {
 		limit = g.limits.null // it is not starting: it hangs
 	}
-	return g.ready(ctx, c, p, limit), nil
+	if unfit := g.ready(ctx, c, p, limit); unfit != nil {
+		return unfit, nil
+	}
+	err = g.protected(ctx, c, p)
+	if errors.Is(err, ErrUnprotected) {
+		return err, nil
+	}
+	return nil, err
 }
 
 // ready returns when Ganesha serves, or why it does not within limit. It owns

@@ -14,9 +14,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Library is the file name of the library.
@@ -27,7 +30,7 @@ type Files struct {
 	Library string // required: path of the library, on the host and in the gateway's root
 	Key     string // required: the key's file; handles are good as long as it is there
 	Exports string // the identities of the exports, which the gateway reads while it runs; "": its handles are not bound to exports, as those of NFSv3 cannot be
-	Ready   string // required: the gateway makes it when the library is at work
+	Ready   string // required: the gateway makes it, empty when the library is at work, or with the reason why it ended
 }
 
 const (
@@ -41,7 +44,7 @@ const (
 // is new; then clients of a gateway that ran before have to mount again.
 func (f Files) Prepare(exports map[uint16]uint64) (fresh bool, err error) {
 	if _, err := os.Stat(f.Library); err != nil {
-		return false, fmt.Errorf("library that protects file handles: %w", err)
+		return false, fmt.Errorf("%w: %w", ErrUnprotected, err)
 	}
 	if fresh, err = f.key(); err != nil {
 		return false, fmt.Errorf("key of file handles: %w", err)
@@ -142,8 +145,8 @@ func (f Files) Env() []string {
 	return env
 }
 
-// ErrUnprotected: the process runs without the library.
-var ErrUnprotected = errors.New("its file handles are not protected")
+// ErrUnprotected: the library is not there, or not at work.
+var ErrUnprotected = errors.New("file handles are not protected")
 
 // Loaded fails with ErrUnprotected where the process has not loaded the
 // library. The dynamic linker leaves out, with no more than a word, what it
@@ -166,9 +169,31 @@ func (f Files) Loaded(pid int) error {
 // Works fails with ErrUnprotected where the library has not found itself called
 // by Ganesha. It looks when the first export is added.
 func (f Files) Works() error {
-	_, err := os.Lstat(f.Ready)
-	if errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(f.Ready); errors.Is(err, os.ErrNotExist) {
 		return ErrUnprotected
 	}
-	return err
+	return f.Refusal()
+}
+
+// Refusal is ErrUnprotected, with the library's reason, where it ended the
+// process that was started last.
+func (f Files) Refusal() error {
+	// Ganesha can write there, and must not lead the agent elsewhere.
+	r, err := os.OpenFile(f.Ready, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	reason := make([]byte, 300)
+	n, err := r.Read(reason)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if n > 0 {
+		return fmt.Errorf("%w: %s", ErrUnprotected, strings.TrimSpace(strings.ToValidUTF8(string(reason[:n]), "?")))
+	}
+	return nil
 }

@@ -30,11 +30,11 @@
  *	                          8 bytes, 0 where there is no export. Without it
  *	                          handles are not sealed, as those of NFSv3 cannot
  *	                          be: Ganesha makes them by a function that it hides.
- *	CAUSEWAY_HANDLES_READY    file that is made when FSAL VFS was loaded and is
- *	                          known to call this library
+ *	CAUSEWAY_HANDLES_READY    file that is made, empty, when FSAL VFS was loaded
+ *	                          and is known to call this library
  *
- * Whatever is missing ends the process with status 78 and a line on stderr: a
- * gateway without protection is none. Where a later Ganesha calls these
+ * Whatever is missing ends the process with status 78, and a line on stderr and
+ * in the last of these files: a gateway without protection is none. Where a later Ganesha calls these
  * functions in another order or not at all, no handle passes.
  *
  * Learned from Ganesha 4.3 and 6.2: src/FSAL/FSAL_VFS/os/linux/handle_syscalls.c,
@@ -291,18 +291,24 @@ EXPORTED bool vfs_valid_handle(struct buffer *b)
 
 /* ---- To be called at all ---- */
 
-static void say(const char *what, const char *why)
+static void say(int fd, const char *what, const char *why)
 {
 	const char *parts[] = { "causeway-handles: ", what, ": ", why, "\n" };
 
 	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
-		if (write(STDERR_FILENO, parts[i], strlen(parts[i])) < 0)
+		if (write(fd, parts[i], strlen(parts[i])) < 0)
 			return;
 }
 
 _Noreturn static void die(const char *what, const char *why)
 {
-	say(what, why);
+	int fd = -1;
+
+	say(STDERR_FILENO, what, why);
+	if (ready_file != NULL)
+		fd = open(ready_file, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd >= 0)
+		say(fd, what, why);
 	_exit(ex_config);
 }
 
