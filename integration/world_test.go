@@ -127,13 +127,17 @@ func dial(ctx context.Context, t *testing.T, from *lab.Client, server string) *n
 // dialAs is for several clients in one namespace.
 func dialAs(ctx context.Context, t *testing.T, from *lab.Client, server, owner string) *nfs41.Client {
 	t.Helper()
-	c, err := nfs41.Dial(ctx, nfs41.Options{
-		Address: netip.AddrPortFrom(netip.MustParseAddr(server), 2049).String(), Owner: owner, NetNS: from.NetNS,
-	})
+	c, err := tryDial(ctx, from, server, owner)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+func tryDial(ctx context.Context, from *lab.Client, server, owner string) (*nfs41.Client, error) {
+	return nfs41.Dial(ctx, nfs41.Options{
+		Address: netip.AddrPortFrom(netip.MustParseAddr(server), 2049).String(), Owner: owner, NetNS: from.NetNS,
+	})
 }
 
 // closeClient gives up a client's state while its gateway is still there.

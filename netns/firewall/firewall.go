@@ -46,9 +46,10 @@ var (
 )
 
 const (
-	// The kernel gives up entries that were made less than 5 s ago for nothing
-	// (neigh_forced_gc), and others once it needs their room.
-	forgetNeighbour = 30 * time.Second
+	// A full table makes the kernel give up entries that were not confirmed for
+	// 5 s (neigh_forced_gc): only younger ones can shut others out. And so long
+	// it takes until a tenant who filled its own set is served again.
+	forgetNeighbour = 10 * time.Second
 
 	callers      = 4096 // whose connections are counted one by one
 	forgetCaller = 20 * time.Second
