@@ -157,7 +157,7 @@ func (g *Gateway) anchor(ctx context.Context, c *client, d device, e Export) err
 		return err
 	}
 	if now == nil {
-		block, err := renderExport(a)
+		block, err := g.o.Versions.renderExport(a)
 		if err != nil {
 			return err
 		}

@@ -101,7 +101,7 @@ func BenchmarkBare(b *testing.B) {
 		bus := run(s.g.busSpec().Path, s.g.busSpec().Args, nil)
 		until(func() error { _, err := s.g.client(b.Context()); return err })
 		nfsd := run(s.g.ganeshaSpec(1).Path, s.g.ganeshaSpec(1).Args, s.g.ganeshaSpec(1).Env)
-		until(func() error { return null(b.Context(), s.o.NetNS, time.Second) })
+		until(func() error { return s.g.null(b.Context()) })
 		b.StopTimer()
 		for _, cmd := range []*exec.Cmd{nfsd, bus} {
 			if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {

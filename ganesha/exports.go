@@ -46,7 +46,7 @@ func (g *Gateway) bring(ctx context.Context, e Export, when telling) ([]Refusal,
 		g.acquit(e.Rules)
 	}
 	able, _ := g.able(e)
-	if _, err := renderExport(able); err != nil {
+	if _, err := g.o.Versions.renderExport(able); err != nil {
 		return nil, err
 	}
 	if err := g.own(e); err != nil {
@@ -88,7 +88,7 @@ func (g *Gateway) put(ctx context.Context, c *client, e Export, when telling) er
 	was, known := g.anchors.devices[e.ID]
 	moved := known && was != on
 	able, _ := g.able(e)
-	if now != nil && !moved && now.differs(able) == nil && when == ifNeeded {
+	if now != nil && !moved && g.o.Versions.differs(now, able) == nil && when == ifNeeded {
 		return nil
 	}
 	again := now != nil && (moved || !now.sameTree(e))
@@ -145,7 +145,7 @@ func (g *Gateway) cleanup(ctx context.Context) (context.Context, context.CancelF
 // the rules that it does not take are found and left out.
 func (g *Gateway) tellRules(ctx context.Context, c *client, e Export, now *shownExport) error {
 	able, _ := g.able(e)
-	block, err := renderExport(able)
+	block, err := g.o.Versions.renderExport(able)
 	if err != nil {
 		return err
 	}
@@ -153,9 +153,9 @@ func (g *Gateway) tellRules(ctx context.Context, c *client, e Export, now *shown
 	if !errors.Is(err, ErrRefused) {
 		return err
 	}
-	return g.sift(able, now.has(able.Rules), err, func() error {
+	return g.sift(able, g.o.Versions.has(now, able.Rules), err, func() error {
 		able, _ := g.able(e)
-		block, err := renderExport(able)
+		block, err := g.o.Versions.renderExport(able)
 		if err != nil {
 			return err
 		}
@@ -163,7 +163,7 @@ func (g *Gateway) tellRules(ctx context.Context, c *client, e Export, now *shown
 		if err != nil {
 			return err
 		}
-		if now != nil && now.differs(able) == nil {
+		if now != nil && g.o.Versions.differs(now, able) == nil {
 			return nil
 		}
 		return g.tell(ctx, c, able, block, now)
@@ -205,7 +205,7 @@ func (g *Gateway) settle(ctx context.Context, c *client, e Export, before *shown
 	if after == nil {
 		wrong = errors.New("it is not there")
 	} else {
-		wrong = after.differs(e)
+		wrong = g.o.Versions.differs(after, e)
 	}
 	if wrong == nil {
 		wrong = g.files.Works()
@@ -324,7 +324,7 @@ func (g *Gateway) Look(ctx context.Context, e Export) (Sight, error) {
 	switch {
 	case s == nil:
 		return Sight{}, nil
-	case s.differs(able) != nil:
+	case g.o.Versions.differs(s, able) != nil:
 		return Sight{Match: Differs}, nil
 	}
 	return Sight{Same, refused}, nil

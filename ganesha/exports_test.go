@@ -285,7 +285,7 @@ func testFileWithoutAdd(t *testing.T, system string) {
 	s := newSiteOn(t, system)
 	s.start()
 	e := s.share(1)
-	block, err := renderExport(e)
+	block, err := Versions(nil).renderExport(e)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -295,7 +295,7 @@ func testFileWithoutAdd(t *testing.T, system string) {
 	s.put(e)
 	changed := e
 	changed.Rules = nil
-	block, err = renderExport(changed)
+	block, err = Versions(nil).renderExport(changed)
 	if err != nil {
 		t.Fatal(err)
 	}

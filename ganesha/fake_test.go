@@ -30,7 +30,7 @@ type fakeExporter struct {
 func shown(e Export) shownExport {
 	s := shownExport{ID: e.ID, Path: e.Path, Tag: tag(e)}
 	for _, r := range e.Rules {
-		w, err := words(r)
+		w, err := Versions(nil).words(r)
 		if err != nil {
 			panic(err)
 		}
@@ -152,7 +152,7 @@ func newFake(t *testing.T) (*fakeExporter, *site) {
 // tellFake puts e by way of tell, since no process stands behind the fake.
 func tellFake(f *fakeExporter, s *site, e Export) error {
 	s.t.Helper()
-	block, err := renderExport(e)
+	block, err := Versions(nil).renderExport(e)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -13,6 +13,7 @@
 //	RunDir/bus/                   run directory of dbus-daemon (package process)
 //	RunDir/nfsd/                  run directory of ganesha.nfsd (package process)
 //	RunDir/var/                   Ganesha's log, pid file and credential caches: its only writable part
+//	RunDir/rpcbind, RunDir/statd  where NFSv3 is served: see package nfs3, which is told when Ganesha starts and serves
 //	StateDir/v4recov              one record per client, read after a restart so that it can reclaim
 //	StateDir/epoch                that of the last start: see nextEpoch
 //	StateDir/handles.key          under which file handles are authenticated
@@ -45,12 +46,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/ganesha/handles"
+	"github.com/causeway-project/causeway/ganesha/nfs3"
 )
 
 // ErrNotRunning: the gateway's process is not there, or does not answer.
@@ -88,6 +91,7 @@ type Options struct {
 	Settings string         // names those of these options that may change under a running gateway: Start replaces one that was started with another name
 	Lease    time.Duration  // whole seconds; 10 s by default
 	Grace    time.Duration  // whole seconds; 15 s by default
+	Versions Versions       // of NFS; none are DefaultVersions
 	Library  string         // required: path of causeway-handles.so, which keeps clients from forging file handles
 	System   string         // root directory of the distribution whose Ganesha and D-Bus daemon run; empty is the host's
 	Mounts   Mounts         // nil leaves exports of one file system dependent on each other: see Mounts
@@ -135,6 +139,8 @@ type Gateway struct {
 	limits deadlines
 	log    *slog.Logger
 
+	nfs3 *nfs3.Companions // run where Versions say so
+
 	change  chan struct{} // a mutex that a context can give up waiting for: Start, Stop, Put, Remove
 	anchors anchors       // guarded by change
 
@@ -165,7 +171,14 @@ func New(o Options) *Gateway {
 		Key:     filepath.Join(o.StateDir, "handles.key"),
 		Exports: g.path(confDir, "identities"),
 		Ready:   g.path(varDir, "handles-protected"),
+
+		Unsealed: o.Versions.v3(),
 	}
+	g.nfs3 = nfs3.New(nfs3.Options{
+		RunDir: o.RunDir, StateDir: o.StateDir, NetNS: o.NetNS, System: o.System, Starter: o.Starter, Pieces: system(), Name: g.name,
+		Dial:  func(port int) (net.Conn, error) { return dialIn(o.NetNS, port) },
+		Lives: func(pid int) (bool, error) { return inNetNS(pid, o.NetNS) },
+	})
 	return g
 }
 

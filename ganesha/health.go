@@ -7,10 +7,14 @@ import (
 	"github.com/causeway-project/causeway/agent/process"
 )
 
-// Health is what a probe found; nil twice is a gateway that serves.
+// Health is what a probe found; nothing but nil is a gateway that serves.
 type Health struct {
 	NFS error // clients are not served: ErrNotRunning where the process has ended
 	Bus error // it cannot be told anything; clients are served
+
+	// NFS3: a program beside Ganesha that NFSv3 needs has ended. Whoever has
+	// mounted is served, and nobody can mount or lock; Start puts it right.
+	NFS3 error
 }
 
 // ProbeOptions of Probe.
@@ -19,7 +23,7 @@ type ProbeOptions struct {
 }
 
 // OK says whether nothing is wrong.
-func (h Health) OK() bool { return h.NFS == nil && h.Bus == nil }
+func (h Health) OK() bool { return h.NFS == nil && h.Bus == nil && h.NFS3 == nil }
 
 // Probe asks whether the process that was started or adopted still runs, with
 // an NFS NULL call over TCP from inside the namespace whether it serves, and
@@ -34,8 +38,13 @@ func (g *Gateway) Probe(ctx context.Context, o ProbeOptions) Health {
 	if err != nil {
 		return Health{NFS: err, Bus: err}
 	}
-	if err := null(ctx, g.o.NetNS, g.limits.null); err != nil {
+	if err := g.null(ctx); err != nil {
 		return Health{NFS: hung(err)}
+	}
+	if g.o.Versions.v3() {
+		if err := g.nfs3.Missing(ctx); err != nil {
+			return Health{NFS3: err}
+		}
 	}
 	if o.NFSOnly {
 		g.saw(p)

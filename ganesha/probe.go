@@ -17,12 +17,12 @@ import (
 // nfsPort is where every gateway listens.
 const nfsPort = 2049
 
-// null makes one NFSv4 NULL call (RFC 8881, section 16.1) over TCP to the
+// null makes one NULL call of NFS (RFC 8881, section 16.1) over TCP to the
 // loopback address of the network namespace, and returns when it is answered.
-func null(ctx context.Context, netns string, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func (g *Gateway) null(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, g.limits.null)
 	defer cancel()
-	conn, err := dialIn(netns, nfsPort)
+	conn, err := dialIn(g.o.NetNS, nfsPort)
 	if err != nil {
 		return err
 	}
@@ -31,14 +31,14 @@ func null(ctx context.Context, netns string, limit time.Duration) error {
 	if err := conn.SetDeadline(deadline); err != nil {
 		return err
 	}
-	return nullCall(conn)
+	return nullCall(conn, g.o.Versions.probe())
 }
 
 // nullCall speaks ONC RPC (RFC 5531): a record mark, then a call of program
-// 100003, version 4, procedure 0, with no credential and no verifier.
-func nullCall(conn io.ReadWriter) error {
+// 100003, procedure 0, with no credential and no verifier.
+func nullCall(conn io.ReadWriter, version uint32) error {
 	const xid = 0x43570001
-	call := []uint32{0x80000000 | 40, xid, 0, 2, 100003, 4, 0, 0, 0, 0, 0}
+	call := []uint32{0x80000000 | 40, xid, 0, 2, 100003, version, 0, 0, 0, 0, 0}
 	if err := binary.Write(conn, binary.BigEndian, call); err != nil {
 		return fmt.Errorf("nfs null call: %w", err)
 	}

@@ -30,6 +30,7 @@ const (
 	bitAuthKrb5p = 0x00010000
 	maskAuth     = 0x0001f000
 
+	bitNFSv3     = 0x00100000
 	bitNFSv4     = 0x00200000
 	maskProtocol = 0x00700000
 
@@ -68,8 +69,9 @@ func (s *shownExport) sameTree(e Export) bool {
 	return s.ID == e.ID && s.Path == e.Path && s.Tag == tag(e)
 }
 
-// differs says in words how Ganesha's export differs from e; nil if it does not.
-func (s *shownExport) differs(e Export) error {
+// differs says in words how Ganesha's export differs from e, served by these
+// versions; nil if it does not.
+func (v Versions) differs(s *shownExport, e Export) error {
 	switch {
 	case s.ID != e.ID:
 		return fmt.Errorf("id is %d", s.ID)
@@ -80,7 +82,7 @@ func (s *shownExport) differs(e Export) error {
 	}
 	clients := s.Clients
 	for i, r := range e.Rules {
-		w, err := words(r)
+		w, err := v.words(r)
 		if err != nil {
 			return fmt.Errorf("rule %d: %w", i+1, err)
 		}
@@ -120,13 +122,13 @@ func (c shownClient) differs(p netip.Prefix, options uint32, r Rule) error {
 }
 
 // has tells which of the rules are among s's, wherever.
-func (s *shownExport) has(rules []Rule) map[Rule]bool {
+func (v Versions) has(s *shownExport, rules []Rule) map[Rule]bool {
 	if s == nil {
 		return nil
 	}
 	has := map[Rule]bool{}
 	for _, r := range rules {
-		w, err := words(r)
+		w, err := v.words(r)
 		ps, bad := split(r.Client)
 		if err != nil || bad != nil {
 			continue

@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/causeway-project/causeway/ganesha/nfs3"
 )
 
 // A server is what ganesha.conf says beside the exports.
@@ -19,6 +21,8 @@ type server struct {
 	CacheDir string
 	Lease    time.Duration
 	Grace    time.Duration
+	Versions Versions
+	NoGrace  bool // nobody can reclaim
 }
 
 // renderServer writes everything but the exports.
@@ -26,7 +30,9 @@ type server struct {
 // Protocols stands in NFS_CORE_PARAM, in EXPORT_DEFAULTS, in each EXPORT and
 // in each CLIENT, because each has a default of its own that includes NFSv3,
 // and NFSv3 wants a portmapper. Without NLM grace ends as soon as the recorded
-// clients have reclaimed; with it, never early. The heartbeat would wake both
+// clients have reclaimed; with it, never early; so it is there for NFSv3 alone,
+// whose clients find the ports of package nfs3 by rpcbind and name what they
+// mount by its pseudo path, as those of NFSv4 do. The heartbeat would wake both
 // processes of an idle gateway every second. The cache figures and
 // RPC_Ioq_ThrdMax keep a gateway near 10 MB; they only work together with the
 // malloc variables in environment.
@@ -50,18 +56,16 @@ func renderServer(s server) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Rendered by causeway-agent at each start of the gateway. Changes are lost.
 NFS_CORE_PARAM {
-	Protocols = 4;
+	Protocols = %s;
 	NFS_Port = 2049;
-	Enable_NLM = false;
-	Enable_RQUOTA = false;
+%s	Enable_RQUOTA = false;
 	Enable_UDP = false;
 	Clustered = false;
 	RPC_Ioq_ThrdMax = 8;
 	heartbeat_freq = 0;
 %s}
 NFSv4 {
-	Minor_Versions = 1,2;
-	Lease_Lifetime = %d;
+%s	Lease_Lifetime = %d;
 	Grace_Period = %d;
 	RecoveryBackend = fs;
 	RecoveryRoot = %s;
@@ -78,14 +82,39 @@ MDCACHE {
 	Cache_Size = 4093;
 }
 EXPORT_DEFAULTS {
-	Protocols = 4;
+	Protocols = %s;
 	Transports = TCP;
 	SecType = sys;
 	Access_Type = None;
 	Squash = root_squash;
 }
-`, s.Release.core(), lease, grace, recovery, cache)
+`, s.Versions.protocols(), s.Versions.lockManager(), s.Release.core(), s.Versions.minorVersions()+s.graceless(), lease, grace, recovery, cache, s.Versions.protocols())
 	return b.String(), nil
+}
+
+// lockManager is what NFS_CORE_PARAM says of NFSv3's other protocols.
+func (v Versions) lockManager() string {
+	if !v.v3() {
+		return "\tEnable_NLM = false;\n"
+	}
+	return fmt.Sprintf("\tMNT_Port = %d;\n\tNLM_Port = %d;\n\tEnable_NLM = true;\n\tmount_path_pseudo = true;\n", nfs3.MountPort, nfs3.LockPort)
+}
+
+// minorVersions is what NFSv4 says of them; NFSv3 alone has none.
+func (v Versions) minorVersions() string {
+	if !v.v4() {
+		return ""
+	}
+	return "\tMinor_Versions = " + v.minors() + ";\n"
+}
+
+// graceless leaves grace out where the lock manager would make everybody wait
+// to its end for nobody. Without a lock manager Ganesha sees that itself.
+func (s server) graceless() string {
+	if !s.NoGrace || !s.Versions.v3() {
+		return ""
+	}
+	return "\tGraceless = true;\n"
 }
 
 func seconds(what string, d time.Duration) (int64, error) {
@@ -102,7 +131,7 @@ func seconds(what string, d time.Duration) (int64, error) {
 // Filesystem_Id is the same for all files of the export whatever lies below,
 // so that two directories of one local file system are two file systems to a
 // client. The tag says what DisplayExport does not show otherwise: see tag.
-func renderExport(e Export) (string, error) {
+func (v Versions) renderExport(e Export) (string, error) {
 	if e.ID == 0 {
 		return "", refuse(e.ID, "id 0 is the pseudo root")
 	}
@@ -125,14 +154,14 @@ func renderExport(e Export) (string, error) {
 	Pseudo = %s;
 	Tag = %s;
 	Filesystem_Id = %d.0;
-	Protocols = 4;
+	Protocols = %s;
 	Transports = TCP;
 	SecType = sys;
 	Access_Type = None;
 	Squash = root_squash;
-`, e.ID, p, pseudo, tag(e), e.FSID)
+`, e.ID, p, pseudo, tag(e), e.FSID, v.protocols())
 	for i, r := range e.Rules {
-		if err := renderRule(&b, r); err != nil {
+		if err := v.renderRule(&b, r); err != nil {
 			return "", refuse(e.ID, fmt.Sprintf("rule %d: %v", i+1, err))
 		}
 	}

@@ -94,7 +94,7 @@ func TestRenderExport(t *testing.T) {
 	}
 	for name, e := range tests {
 		t.Run(name, func(t *testing.T) {
-			got, err := renderExport(e)
+			got, err := Versions(nil).renderExport(e)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -136,7 +136,7 @@ func TestRenderExportRefuses(t *testing.T) {
 	for name, change := range tests {
 		e := Export{ID: 1, Path: "/p", Pseudo: "/q", FSID: 1, Rules: []Rule{rule("10.0.0.0/8", ReadOnly, SquashRoot)}}
 		change(&e)
-		if got, err := renderExport(e); !errors.Is(err, ErrRefused) {
+		if got, err := Versions(nil).renderExport(e); !errors.Is(err, ErrRefused) {
 			t.Errorf("%s: err = %v, want ErrRefused; rendered %s", name, err, got)
 		}
 	}
@@ -153,7 +153,7 @@ func FuzzRenderExport(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, path, pseudo string) {
 		e := Export{ID: 9, Path: path, Pseudo: pseudo, FSID: 5, Rules: []Rule{rule("10.0.0.0/8", ReadOnly, SquashRoot)}}
-		text, err := renderExport(e)
+		text, err := Versions(nil).renderExport(e)
 		if err != nil {
 			if !errors.Is(err, ErrRefused) {
 				t.Fatalf("err = %v, want ErrRefused", err)
@@ -162,7 +162,7 @@ func FuzzRenderExport(f *testing.F) {
 		}
 		plain := e
 		plain.Path, plain.Pseudo = "/P", "/Q"
-		want, err := renderExport(plain)
+		want, err := Versions(nil).renderExport(plain)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -57,8 +57,8 @@ type Refusal struct {
 	Err  error
 }
 
-func renderRule(b *strings.Builder, r Rule) error {
-	w, err := words(r)
+func (v Versions) renderRule(b *strings.Builder, r Rule) error {
+	w, err := v.words(r)
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func renderRule(b *strings.Builder, r Rule) error {
 	}
 	fmt.Fprintf(b, `	CLIENT {
 		Clients = %s;
-		Protocols = 4;
+		Protocols = %s;
 		Transports = TCP;
 		SecType = %s;
 		Access_Type = %s;
@@ -76,7 +76,7 @@ func renderRule(b *strings.Builder, r Rule) error {
 		Anonymous_Uid = %d;
 		Anonymous_Gid = %d;
 	}
-`, strings.Join(clients, ", "), w.sec, w.access, w.squash, r.AnonUID, r.AnonGID)
+`, strings.Join(clients, ", "), v.protocols(), w.sec, w.access, w.squash, r.AnonUID, r.AnonGID)
 	return nil
 }
 
@@ -141,7 +141,7 @@ func (g *Gateway) able(e Export) (Export, []Refusal) {
 	for i, r := range e.Rules {
 		err := vetoes[r]
 		if err == nil {
-			err = renderRule(&strings.Builder{}, r)
+			err = g.o.Versions.renderRule(&strings.Builder{}, r)
 		}
 		if err == nil {
 			rules = append(rules, r)
@@ -240,8 +240,8 @@ type ruleWords struct {
 	options             uint32
 }
 
-func words(r Rule) (ruleWords, error) {
-	w := ruleWords{options: bitNFSv4 | bitTCP}
+func (v Versions) words(r Rule) (ruleWords, error) {
+	w := ruleWords{options: v.option() | bitTCP}
 	switch r.Level {
 	case barred:
 		w.access = "None"

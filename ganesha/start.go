@@ -44,7 +44,7 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 			return fmt.Errorf("look at gateway: %w", err)
 		case unfit == nil:
 			g.tidy(ctx)
-			return nil
+			return g.complete(ctx)
 		}
 		g.log.Warn("gateway replaced", "err", unfit)
 		if err := p.Stop(ctx, 0); err != nil {
@@ -53,6 +53,9 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 	}
 	if err := g.directories(); err != nil {
 		return fmt.Errorf("gateway directories: %w", err)
+	}
+	if err := g.prepare(ctx); err != nil {
+		return err
 	}
 	c, err := g.startBus(ctx)
 	if err != nil {
@@ -98,6 +101,28 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 		return fmt.Errorf("start ganesha: %w", err)
 	}
 	g.log.Info("gateway started", "pid", p.Identity().PID)
+	return g.complete(ctx)
+}
+
+// prepare and complete make the other programs of NFSv3 run, before Ganesha
+// starts and when it serves. Where it is not served, any longer, they end.
+func (g *Gateway) prepare(ctx context.Context) error {
+	if !g.o.Versions.v3() {
+		return errors.Join(g.nfs3.StopStatd(ctx), g.nfs3.StopRPCBind(ctx))
+	}
+	if err := g.nfs3.Prepare(ctx); err != nil {
+		return fmt.Errorf("prepare NFSv3: %w", err)
+	}
+	return nil
+}
+
+func (g *Gateway) complete(ctx context.Context) error {
+	if !g.o.Versions.v3() {
+		return nil
+	}
+	if err := g.nfs3.Complete(ctx); err != nil {
+		return fmt.Errorf("complete NFSv3: %w", err)
+	}
 	return nil
 }
 
@@ -222,7 +247,7 @@ func (g *Gateway) ready(ctx context.Context, c *client, p *process.Process, limi
 		return why(err)
 	}
 	for {
-		err := null(ctx, g.o.NetNS, g.limits.null)
+		err := g.null(ctx)
 		if err == nil {
 			g.saw(p)
 			return nil
@@ -298,12 +323,18 @@ func (g *Gateway) config(ctx context.Context, exports []Export) (string, error) 
 	if err != nil {
 		return "", err
 	}
+	clients, err := g.onRecord()
+	if err != nil {
+		return "", err
+	}
 	text, err := renderServer(server{
 		Release:  is,
 		StateDir: g.o.StateDir,
 		CacheDir: g.path(varDir, "cc"),
 		Lease:    g.o.Lease,
 		Grace:    g.o.Grace,
+		Versions: g.o.Versions,
+		NoGrace:  !clients,
 	})
 	if err != nil {
 		return "", err
@@ -316,7 +347,7 @@ func (g *Gateway) config(ctx context.Context, exports []Export) (string, error) 
 		for _, r := range refused {
 			g.log.Warn("access rule left out", "export", e.ID, "err", r.Err)
 		}
-		block, err := renderExport(e)
+		block, err := g.o.Versions.renderExport(e)
 		if err == nil {
 			err = g.own(e)
 		}
@@ -357,21 +388,39 @@ func (g *Gateway) config(ctx context.Context, exports []Export) (string, error) 
 	return text + blocks.String(), nil
 }
 
+// onRecord says whether there may be clients that had something open or locked
+// when the last Ganesha ended. It moves what it reads to v4old.
+func (g *Gateway) onRecord() (bool, error) {
+	for _, dir := range []string{"v4recov", "v4old"} {
+		entries, err := os.ReadDir(filepath.Join(g.o.StateDir, dir))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return false, err
+		}
+		if len(entries) > 0 {
+			return true, nil
+		}
+	}
+	return g.nfs3.OnRecord()
+}
+
 func (g *Gateway) renderAnchor(d device, path string) (string, error) {
 	a, err := g.bindAnchor(d, path)
 	if err != nil {
 		return "", err
 	}
-	return renderExport(a)
+	return g.o.Versions.renderExport(a)
 }
 
-// Stop ends both processes and removes RunDir. StateDir stays unless Forget.
+// Stop ends all processes and removes RunDir. StateDir stays unless Forget.
 // What is not there is done already.
 func (g *Gateway) Stop(ctx context.Context, o StopOptions) error {
 	if err := g.lock(ctx); err != nil {
 		return err
 	}
 	defer g.unlock()
+	if err := g.nfs3.StopStatd(ctx); err != nil {
+		return err
+	}
 	for _, dir := range []string{nfsdDir, busDir} {
 		p, err := process.Find(g.path(dir))
 		if err != nil {
@@ -383,6 +432,9 @@ func (g *Gateway) Stop(ctx context.Context, o StopOptions) error {
 		if err := p.Stop(ctx, g.limits.stop); err != nil {
 			return fmt.Errorf("stop %s: %w", dir, err)
 		}
+	}
+	if err := g.nfs3.StopRPCBind(ctx); err != nil {
+		return err
 	}
 	g.hangUp()
 	g.remember(nil)
@@ -501,9 +553,9 @@ func (g *Gateway) ganeshaSpec(epoch uint32) process.Spec {
 		}, g.files.Env()...),
 		NetNS: g.o.NetNS,
 		Root: &process.Root{
-			System:    append(system(), "/etc/netconfig", "/etc/services"),
+			System:    append(system(), "/etc/netconfig"),
 			SystemDir: g.o.System,
-			ReadOnly:  []string{"/etc/hosts", g.o.Library, g.path(confDir), g.path(sockDir)},
+			ReadOnly:  []string{"/etc/hosts", "/etc/services", g.o.Library, g.path(confDir), g.path(sockDir)},
 			ReadWrite: []string{g.path(varDir), g.o.StateDir},
 			Slave:     []string{g.o.Exports},
 			Mtab:      mtab,

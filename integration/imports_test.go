@@ -34,10 +34,12 @@ var mayImport = map[string][]string{
 
 	// These know nothing of each other, nor of the agent; the two leaves
 	// serve them all.
-	"ganesha":  {"agent/crashpoint", "agent/process", "ganesha/handles"},
+	"ganesha":  {"agent/crashpoint", "agent/process", "ganesha/handles", "ganesha/nfs3"},
 	"virtiofs": {"agent/crashpoint", "agent/process"},
 	"netns":    {"agent/crashpoint", "netns/firewall", "netns/namespace", "netns/ovs", "netns/sysctl"},
 	"drivers":  {},
+
+	"ganesha/nfs3": {"agent/process"},
 
 	"netns/firewall":  {},
 	"netns/namespace": {"agent/crashpoint"},
@@ -56,6 +58,7 @@ var mayImport = map[string][]string{
 	"integration/lab/guest/writer": {},
 	"integration/lab/run":          {"integration/lab"},
 	"integration/nfs41":            {},
+	"integration/nfsv3":            {},
 }
 
 // onlyIn gives outside packages, and all below them, their homes. It confines

@@ -290,7 +290,7 @@ func TestRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	files := []string{
-		"/new", "/etc/new", "/dev/new", "/dev/null", "/tmp/new", "/usr/new", "/proc/sys/kernel/core_pattern",
+		"/new", "/etc/new", "/dev/new", "/dev/null", "/tmp/new", "/run/empty/new", "/usr/new", "/proc/sys/kernel/core_pattern",
 		at("ro/file"), at("ro/new"), at("ro/rw/new"), at("other/file"), at("link/file"), at("single"),
 	}
 	spec := Spec{
@@ -301,6 +301,7 @@ func TestRoot(t *testing.T) {
 			ReadOnly:  append([]string{self, at("ro"), at("link"), at("single"), "/etc/passwd", "/etc/absent"}, system...),
 			ReadWrite: []string{at("ro/rw")},
 			Hide:      []string{at("ro/secret"), at("ro/absent"), "/absent/file"},
+			Tmp:       []string{"/run/empty"},
 		},
 	}
 	// Others mount on this host too, elsewhere.
@@ -320,7 +321,7 @@ func TestRoot(t *testing.T) {
 	if err := json.Unmarshal([]byte(Tail(spec.Dir, 1<<16)), &got); err != nil {
 		t.Fatalf("%v: %s", err, Tail(spec.Dir, 1000))
 	}
-	top := map[string]bool{"dev": true, "etc": true, "proc": true, "tmp": true}
+	top := map[string]bool{"dev": true, "etc": true, "proc": true, "run": true, "tmp": true}
 	for _, path := range append(system, base, self) {
 		if _, err := os.Stat(path); err == nil {
 			top[strings.Split(path, "/")[1]] = true
@@ -345,7 +346,7 @@ func TestRoot(t *testing.T) {
 		Hidden: `"" <nil>`,
 		Mtab:   true,
 		Wrote: map[string]string{
-			"/new": ro, "/etc/new": ro, "/dev/new": ro, "/dev/null": "", "/tmp/new": "", "/usr/new": ro, "/proc/sys/kernel/core_pattern": ro,
+			"/new": ro, "/etc/new": ro, "/dev/new": ro, "/dev/null": "", "/tmp/new": "", "/run/empty/new": "", "/usr/new": ro, "/proc/sys/kernel/core_pattern": ro,
 			at("ro/file"): ro, at("ro/new"): ro, at("ro/rw/new"): "", at("other/file"): absent, at("link/file"): ro, at("single"): ro,
 		},
 	}

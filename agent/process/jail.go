@@ -37,6 +37,11 @@ func (r *Root) enter() error {
 	if err := furnish(cmp.Or(r.Mtab, "/proc/self/mounts")); err != nil {
 		return err
 	}
+	for _, dir := range r.Tmp {
+		if err := emptyDir(dir); err != nil {
+			return err
+		}
+	}
 	for _, p := range pieces {
 		if err := p.bind(); err != nil {
 			return err
@@ -98,6 +103,20 @@ func furnish(mtab string) error {
 		}
 	}
 	return nil
+}
+
+// emptyDir makes an empty writable directory part of the new root.
+func emptyDir(path string) error {
+	if !filepath.IsAbs(path) || filepath.Clean(path) != path || path == "/" {
+		return fmt.Errorf("%q: want an absolute path, clean, and not the whole root", path)
+	}
+	if err := os.MkdirAll(staging+path, 0o755); err != nil {
+		return err
+	}
+	return mount(unixMount{
+		source: "tmp", target: staging + path, fstype: "tmpfs",
+		flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, data: "size=1m,nr_inodes=256,mode=755",
+	})
 }
 
 type access int

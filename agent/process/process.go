@@ -101,6 +101,7 @@ type Root struct {
 	Slave     []string // host paths bound as slaves: mounts that the host makes below them later appear inside, with the host's flags; themselves read-only
 	Hide      []string // files covered with /dev/null where they exist
 	Mtab      string   // where /etc/mtab leads to, inside; empty is the kernel's table
+	Tmp       []string // further directories that are empty and writable, of a megabyte; pieces may lie below them
 }
 
 // An Identity names one process for ever: a pid is used again, this is not.

@@ -29,8 +29,13 @@ const Library = "causeway-handles.so"
 type Files struct {
 	Library string // required: path of the library, on the host and in the gateway's root
 	Key     string // required: the key's file; handles are good as long as it is there
-	Exports string // the identities of the exports, which the gateway reads while it runs; "": its handles are not bound to exports, as those of NFSv3 cannot be
+	Exports string // the identities of the exports, which the gateway reads while it runs; "": its handles are not bound to exports
 	Ready   string // required: the gateway makes it, empty when the library is at work, or with the reason why it ended
+
+	// Unsealed lets handles pass that are not bound to an export, as those of
+	// NFSv3 cannot be. Those of NFSv4 stay bound, so that they are good before
+	// and after.
+	Unsealed bool
 }
 
 const (
@@ -141,6 +146,9 @@ func (f Files) Env() []string {
 	}
 	if f.Exports != "" {
 		env = append(env, "CAUSEWAY_HANDLES_EXPORTS="+f.Exports)
+	}
+	if f.Unsealed {
+		env = append(env, "CAUSEWAY_HANDLES_UNSEALED=1")
 	}
 	return env
 }

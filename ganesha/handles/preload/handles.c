@@ -28,8 +28,13 @@
  *	CAUSEWAY_HANDLES_KEY      file of the key, 16 bytes
  *	CAUSEWAY_HANDLES_EXPORTS  file of the exports' identities: 65536 numbers of
  *	                          8 bytes, 0 where there is no export. Without it
- *	                          handles are not sealed, as those of NFSv3 cannot
- *	                          be: Ganesha makes them by a function that it hides.
+ *	                          handles are not sealed.
+ *	CAUSEWAY_HANDLES_UNSEALED where it is set, handles without a seal pass too:
+ *	                          those of NFSv3, which Ganesha makes and reads by
+ *	                          functions that it hides. They have the tag. What was
+ *	                          learned of one export is then good for another one
+ *	                          of the gateway on the same file system, as far as
+ *	                          that one lets the client in
  *	CAUSEWAY_HANDLES_READY    file that is made, empty, when FSAL VFS was loaded
  *	                          and is known to call this library
  *
@@ -71,6 +76,7 @@ enum {
 
 static uint64_t key[2];
 static const volatile uint64_t *identities; /* by number of the export; NULL: no seals */
+static bool unsealed; /* handles without a seal pass too */
 static const char *ready_file;
 
 /* ---- SipHash-2-4 ---- */
@@ -284,7 +290,7 @@ EXPORTED bool vfs_valid_handle(struct buffer *b)
 	n = b->length - tag_size;
 	code(want, kind_seal, identity(id), b->bytes, n);
 	if (!same(want, (uint8_t *)b->bytes + n))
-		return false;
+		return unsealed && valid(b);
 	b->length = n;
 	return valid(b);
 }
@@ -446,6 +452,7 @@ __attribute__((constructor)) static void start(void)
 	ready_file = getenv("CAUSEWAY_HANDLES_READY");
 	if (key_file == NULL || ready_file == NULL)
 		die("CAUSEWAY_HANDLES_KEY, CAUSEWAY_HANDLES_READY", "one is not set");
+	unsealed = getenv("CAUSEWAY_HANDLES_UNSEALED") != NULL;
 	read_key(key_file);
 	if (exports_file != NULL)
 		map_identities(exports_file);
