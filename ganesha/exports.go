@@ -43,7 +43,7 @@ const (
 
 func (g *Gateway) bring(ctx context.Context, e Export, when telling) ([]Refusal, error) {
 	if when == anyhow {
-		g.acquit(e.Rules)
+		g.acquit(e.ID, e.Rules)
 	}
 	able, _ := g.able(e)
 	if _, err := g.o.Versions.renderExport(able); err != nil {
@@ -244,6 +244,7 @@ func (g *Gateway) Remove(ctx context.Context, id uint16) error {
 		return err
 	}
 	defer g.unlock()
+	g.forgive(id)
 	p, err := g.find()
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +26,32 @@ type fakeExporter struct {
 	answer func(method string, id uint16) (string, *dbus.Error) // nil: "1 exports added"
 	shows  func(Export) shownExport                             // what is kept of an added export; nil: exactly it
 	wanted Export                                               // what the next add or update is about
+
+	refuses func(Export) bool // with the rules of the file; nil: none
+}
+
+var clientBlock = regexp.MustCompile(`(?s)Clients = (\S+);.*?Access_Type = (\w+);\s+Squash = root_squash;.*?Anonymous_Gid = (\d+);`)
+
+// read takes the rules from a file, where they squash root and are for one
+// prefix each.
+func (f *fakeExporter) read(file string) *dbus.Error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return dbus.NewError(invalidArgs, []any{err.Error()})
+	}
+	f.wanted.Rules = nil
+	for _, m := range clientBlock.FindAllStringSubmatch(string(text), -1) {
+		level := map[string]Level{"RO": ReadOnly, "RW": ReadWrite, "None": barred}[m[2]]
+		r := rule(m[1], level, SquashRoot)
+		if m[3] == "65534" {
+			r.AnonGID = 65534
+		}
+		f.wanted.Rules = append(f.wanted.Rules, r)
+	}
+	if f.refuses(f.wanted) {
+		return dbus.NewError(invalidFile, []any{"1 validation errors in block CLIENT"})
+	}
+	return nil
 }
 
 func shown(e Export) shownExport {
@@ -39,10 +66,15 @@ func shown(e Export) shownExport {
 	return s
 }
 
-func (f *fakeExporter) load(method string) (string, *dbus.Error) {
+func (f *fakeExporter) load(method, file string) (string, *dbus.Error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls = append(f.calls, method)
+	if f.refuses != nil {
+		if fail := f.read(file); fail != nil {
+			return "", fail
+		}
+	}
 	message := "1 exports added"
 	if f.answer != nil {
 		var fail *dbus.Error
@@ -67,10 +99,12 @@ func (f *fakeExporter) AddExport(file, expr string) (string, *dbus.Error) {
 	if want := fmt.Sprintf("EXPORT(Export_Id=%d)", f.wanted.ID); expr != want {
 		return "", dbus.NewError(invalidArgs, []any{"expression " + expr})
 	}
-	return f.load("add")
+	return f.load("add", file)
 }
 
-func (f *fakeExporter) UpdateExport(file, expr string) (string, *dbus.Error) { return f.load("update") }
+func (f *fakeExporter) UpdateExport(file, expr string) (string, *dbus.Error) {
+	return f.load("update", file)
+}
 
 func (f *fakeExporter) RemoveExport(id uint16) *dbus.Error {
 	f.mu.Lock()

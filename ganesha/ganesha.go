@@ -148,7 +148,7 @@ type Gateway struct {
 	conn   *client          // guarded by mu; nil until somebody asks
 	nfsd   *process.Process // guarded by mu; the process that was last seen
 	served process.Identity // guarded by mu; the process that was last seen to serve
-	vetoes map[Rule]error   // guarded by mu; the rules that the running Ganesha refused
+	vetoes map[veto]error   // guarded by mu; the rules that the running Ganesha refused
 }
 
 // New returns a handle and does nothing else.

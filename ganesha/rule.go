@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
 	"strings"
 )
 
@@ -134,7 +133,12 @@ func standIn(r Rule) (Rule, bool) {
 // that the running Ganesha refused, and with a stand-in for each.
 func (g *Gateway) able(e Export) (Export, []Refusal) {
 	g.mu.Lock()
-	vetoes := maps.Clone(g.vetoes)
+	vetoes := map[Rule]error{}
+	for v, err := range g.vetoes {
+		if v.export == e.ID {
+			vetoes[v.rule] = err
+		}
+	}
 	g.mu.Unlock()
 	var refused []Refusal
 	var rules []Rule
@@ -174,10 +178,13 @@ func (g *Gateway) sift(e Export, has map[Rule]bool, why error, try func() error)
 	if len(suspects) == 0 {
 		return why
 	}
-	g.veto(suspects, why)
+	g.veto(e.ID, suspects, why)
 	if err := try(); err != nil {
-		g.acquit(suspects)
-		return errors.Join(err, why) // it is not the rules
+		g.acquit(e.ID, suspects)
+		if errors.Is(err, ErrRefused) {
+			return why // it is not the rules
+		}
+		return err
 	}
 	trials := 0
 	var search func(rules []Rule, already error) error
@@ -187,14 +194,14 @@ func (g *Gateway) sift(e Export, has map[Rule]bool, why error, try func() error)
 		}
 		err := already
 		if err == nil {
-			g.acquit(rules)
+			g.acquit(e.ID, rules)
 			if err = try(); err == nil {
 				return nil
 			}
 			if !errors.Is(err, ErrRefused) {
 				return err
 			}
-			g.veto(rules, err)
+			g.veto(e.ID, rules, err)
 		}
 		if len(rules) == 1 {
 			return nil
@@ -210,25 +217,40 @@ func (g *Gateway) sift(e Export, has map[Rule]bool, why error, try func() error)
 	return try() // the last trial may have been one that was refused
 }
 
-func (g *Gateway) veto(rules []Rule, why error) {
+// A veto is a rule of an export that Ganesha refused.
+type veto struct {
+	export uint16
+	rule   Rule
+}
+
+func (g *Gateway) veto(export uint16, rules []Rule, why error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.vetoes == nil {
-		g.vetoes = map[Rule]error{}
+		g.vetoes = map[veto]error{}
 	}
 	for _, r := range rules {
-		g.vetoes[r] = why
+		g.vetoes[veto{export, r}] = why
 	}
 }
 
-func (g *Gateway) acquit(rules []Rule) {
+func (g *Gateway) acquit(export uint16, rules []Rule) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	maps.DeleteFunc(g.vetoes, func(r Rule, _ error) bool { return slices.Contains(rules, r) })
+	for _, r := range rules {
+		delete(g.vetoes, veto{export, r})
+	}
 }
 
-// forgive forgets what an earlier Ganesha refused.
-func (g *Gateway) forgive() {
+// forgive forgets what was refused of an export that goes.
+func (g *Gateway) forgive(export uint16) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	maps.DeleteFunc(g.vetoes, func(v veto, _ error) bool { return v.export == export })
+}
+
+// forgiveAll forgets what an earlier Ganesha refused.
+func (g *Gateway) forgiveAll() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.vetoes = nil

@@ -82,7 +82,7 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 		return fmt.Errorf("start ganesha: %w", err)
 	}
 	crashpoint.Hit(crashpoint.GatewayStarted)
-	g.forgive()
+	g.forgiveAll()
 	g.remember(p)
 	err = g.ready(ctx, c, p, g.limits.start)
 	if err == nil {
