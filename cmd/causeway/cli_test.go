@@ -34,6 +34,8 @@ func TestOutputs(t *testing.T) {
 		"network-show":         "network show blue",
 		"export-list":          "export list --network blue",
 		"export-show":          "export show docs",
+		"rule-list":            "rule list docs",
+		"rule-show":            "rule show docs r-1a2b3c4d5e",
 		"gateway-list":         "gateway list",
 		"gateway-show":         "gateway show blue",
 		"mount-list":           "mount list",
@@ -137,6 +139,12 @@ func TestRequests(t *testing.T) {
 		"network update red --route 0.0.0.0/0=10.77.0.1",
 		"network delete blue",
 		"export delete docs",
+		"export create docs --network blue --source local:docs --allow ::/0=ro,everyone",
+		"rule create docs --client 10.77.0.0/24 --level rw",
+		"rule create docs --id audit --client 10.77.0.9 --level ro --squash all --uid 4711 --gid 0 --sec sys,krb5p --priority -5 --expires 2h --metadata ticket=7 --metadata by=a=b",
+		"rule create docs --client ::/0 --everyone --level ro --squash none --expires 2030-01-31T18:00:00Z",
+		"rule delete docs audit r-1",
+		"rule recover docs",
 	} {
 		f.asked = nil
 		got := runCLI(t.Context(), socket, "from stdin\n", strings.Fields(args)...)
@@ -194,6 +202,21 @@ func TestUsage(t *testing.T) {
 		export + "10.0.0.0/24=rw,uid=-1",
 		export + "10.0.0.0/24=rw,uid=1,uid=2",
 		export + "10.0.0.0/24=rw,color=blue",
+		"rule create --client 10.0.0.1 --level rw",
+		"rule create docs --level rw",
+		"rule create docs --client 10.0.0.1",
+		"rule create docs --client 10.0.0.1 --level rwx",
+		"rule create docs --client 10.0.0.1 --level rw --squash some",
+		"rule create docs --client 10.0.0.1 --level rw --sec unspecified",
+		"rule create docs --client 10.0.0.1 --level rw --uid -1",
+		"rule create docs --client 10.0.0.1 --level rw --priority high",
+		"rule create docs --client 10.0.0.1 --level rw --expires tomorrow",
+		"rule create docs --client 10.0.0.1 --level rw --metadata ticket",
+		"rule create docs --client 10.0.0.1 --level rw --metadata a=1 --metadata a=2",
+		"rule show docs",
+		"rule list",
+		"rule delete docs",
+		"rule recover",
 		"attachment create a --instance i --tag t --source local:docs --secret hunter2",
 		"attachment create a --instance i --tag t --source local:docs --secret-file " + empty,
 		"attachment create a --instance i --tag t --source local:docs --secret-file " + empty + ".none",
@@ -383,6 +406,11 @@ func TestCompletion(t *testing.T) {
 		"attachment show docs-vm1 ":  ":4\n",
 		"attachment delete a ":       "docs-vm1\n:4\n",
 		"export create e --network ": "blue\nred\n:4\n",
+		"rule create docs --level ":  "rw\nro\n:4\n",
+		"rule list ":                 "docs\n:4\n",
+		"rule show docs ":            "r-1a2b3c4d5e\naudit\n:4\n",
+		"rule show docs audit ":      ":4\n",
+		"rule delete docs audit ":    "r-1a2b3c4d5e\naudit\n:4\n",
 		"gateway show ":              "blue\nred\n:4\n",
 		"mount show ":                "cw-m1\n:4\n",
 		"node show -o ":              "table\njson\nyaml\n:4\n",
@@ -406,7 +434,7 @@ func TestCompletion(t *testing.T) {
 
 func TestHelpShowsEveryNoun(t *testing.T) {
 	got := runCLI(t.Context(), "/none", "", "--help")
-	for _, noun := range []string{"attachment", "network", "export", "gateway", "mount", "node", "watch", "completion"} {
+	for _, noun := range []string{"attachment", "network", "export", "rule", "gateway", "mount", "node", "watch", "completion"} {
 		if !strings.Contains(got.out, "\n  "+noun+" ") {
 			t.Errorf("help does not show %s:\n%s", noun, got.out)
 		}

@@ -30,7 +30,7 @@ func (c *cli) exports(network string) noun[*nodev1.Export] {
 				{"ID", T.GetId},
 				{"NETWORK", T.GetNetwork},
 				{"SOURCE", source},
-				{"RULES", func(e T) string { return fmt.Sprint(len(e.GetRules())) }},
+				{"RULES", activeRules},
 				{"LOCATION", func(e T) string {
 					if len(e.GetLocations()) == 0 {
 						return ""
@@ -50,7 +50,7 @@ func (c *cli) exports(network string) noun[*nodev1.Export] {
 				{"Allow", func(e T) []string {
 					var rules []string
 					for _, r := range e.GetRules() {
-						rules = append(rules, rule(r))
+						rules = append(rules, rule(r)+" "+word(r.GetState(), "RULE_STATE_"))
 					}
 					return rules
 				}},
@@ -61,12 +61,23 @@ func (c *cli) exports(network string) noun[*nodev1.Export] {
 	}
 }
 
-// rule in the form that --allow takes.
+// activeRules of how many there are.
+func activeRules(e *nodev1.Export) string {
+	active := 0
+	for _, r := range e.GetRules() {
+		if r.GetState() == nodev1.RuleState_RULE_STATE_ACTIVE {
+			active++
+		}
+	}
+	return fmt.Sprintf("%d/%d", active, len(e.GetRules()))
+}
+
+// rule in the form that --allow takes, which does not tell all of it.
 func rule(r *nodev1.AccessRule) string {
 	s := fmt.Sprintf("%s=%s", r.GetClient(), word(r.GetLevel(), "LEVEL_"))
 	switch r.GetSquash() {
 	case nodev1.Squash_SQUASH_NONE:
-		return s + ",squash=none"
+		s += ",squash=none"
 	case nodev1.Squash_SQUASH_ROOT_ID:
 		s += ",squash=root_id"
 	case nodev1.Squash_SQUASH_ALL:
@@ -79,6 +90,9 @@ func rule(r *nodev1.AccessRule) string {
 	}
 	if r.AnonymousGid != nil {
 		s += fmt.Sprintf(",gid=%d", r.GetAnonymousGid())
+	}
+	if r.GetAllowEveryone() {
+		s += ",everyone"
 	}
 	return s
 }
@@ -106,7 +120,9 @@ nothing else of an export changes.
 
 A rule is ` + allowForm + `:
 CLIENT is an address or prefix; squash=root is meant where none is named; uid
-and gid are those of the squashed, 65534 by default.`,
+and gid are those of the squashed, 65534 by default. A CLIENT that is everyone
+(0.0.0.0/0, ::/0) wants the word everyone, too. 'causeway rule' has all there is
+to a rule, and changes one at a time.`,
 		Example: `  causeway export create docs --network blue --source local:docs --allow 10.77.0.0/24=rw
   causeway export create docs --network blue --source local:docs --allow 10.77.0.7=rw,squash=none --allow fd77::/64=ro`,
 		Args: oneArg("ID"),

@@ -82,8 +82,12 @@ func newFakeAgent() *fakeAgent {
 		exports: []*nodev1.Export{
 			{Id: "docs", Network: "blue", Connection: docs, Pseudo: "/docs", Status: ready, ExportId: 7,
 				Rules: []*nodev1.AccessRule{
-					{Client: "10.77.0.0/24", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_ROOT, AnonymousUid: proto.Uint32(65534), AnonymousGid: proto.Uint32(65534)},
-					{Client: "fd77::/64", Level: nodev1.Level_LEVEL_RO, Squash: nodev1.Squash_SQUASH_NONE},
+					{Id: "r-1a2b3c4d5e", Client: "10.77.0.0/24", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_ROOT, AnonymousUid: proto.Uint32(65534), AnonymousGid: proto.Uint32(65534),
+						Sec: []nodev1.Sec{nodev1.Sec_SEC_SYS}, State: nodev1.RuleState_RULE_STATE_ACTIVE, CreatedAt: since(time.Hour), ExpiresAt: since(-2 * time.Hour),
+						Metadata: map[string]string{"ticket": "7", "by": "x\x1b[31m"}},
+					{Id: "audit", Client: "::/0", AllowEveryone: true, Level: nodev1.Level_LEVEL_RO, Squash: nodev1.Squash_SQUASH_NONE, Priority: 10,
+						Sec: []nodev1.Sec{nodev1.Sec_SEC_SYS, nodev1.Sec_SEC_KRB5P}, State: nodev1.RuleState_RULE_STATE_DENYING, ExpiresAt: since(time.Minute),
+						Reason: "access_rule_expired", Message: "it has expired"},
 				},
 				Locations: []string{"10.77.0.2:/docs", "[fd77::2]:/docs"}},
 		},
@@ -209,6 +213,32 @@ func (s exportServer) Delete(ctx context.Context, r *nodev1.DeleteExportRequest)
 func (s exportServer) Get(_ context.Context, r *nodev1.GetExportRequest) (*nodev1.GetExportResponse, error) {
 	e, err := find(s.fakeAgent, s.exports, r.GetId())
 	return &nodev1.GetExportResponse{Export: e}, err
+}
+
+func (s exportServer) PutRule(ctx context.Context, r *nodev1.PutRuleRequest) (*nodev1.PutRuleResponse, error) {
+	return &nodev1.PutRuleResponse{Rule: s.exports[0].GetRules()[0]}, s.change(ctx, "put rule", r)
+}
+
+func (s exportServer) DeleteRule(ctx context.Context, r *nodev1.DeleteRuleRequest) (*nodev1.DeleteRuleResponse, error) {
+	return &nodev1.DeleteRuleResponse{}, s.change(ctx, "delete rule", r)
+}
+
+func (s exportServer) GetRule(_ context.Context, r *nodev1.GetRuleRequest) (*nodev1.GetRuleResponse, error) {
+	e, err := find(s.fakeAgent, s.exports, r.GetExport())
+	if err != nil {
+		return nil, err
+	}
+	rule, err := find(s.fakeAgent, e.GetRules(), r.GetId())
+	return &nodev1.GetRuleResponse{Rule: rule}, err
+}
+
+func (s exportServer) ListRules(_ context.Context, r *nodev1.ListRulesRequest) (*nodev1.ListRulesResponse, error) {
+	e, err := find(s.fakeAgent, s.exports, r.GetExport())
+	return &nodev1.ListRulesResponse{Rules: e.GetRules()}, err
+}
+
+func (s exportServer) RecoverRules(ctx context.Context, r *nodev1.RecoverRulesRequest) (*nodev1.RecoverRulesResponse, error) {
+	return &nodev1.RecoverRulesResponse{Export: s.exports[0]}, s.change(ctx, "recover rules", r)
 }
 
 func (s exportServer) List(_ context.Context, r *nodev1.ListExportsRequest) (*nodev1.ListExportsResponse, error) {

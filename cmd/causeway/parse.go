@@ -91,7 +91,7 @@ func parseRoute(s string) (*nodev1.Route, error) {
 	return &nodev1.Route{Destination: destination, Via: via}, nil
 }
 
-const allowForm = "CLIENT=rw|ro[,squash=none|root|root_id|all][,uid=N][,gid=N]"
+const allowForm = "CLIENT=rw|ro[,squash=none|root|root_id|all][,uid=N][,gid=N][,everyone]"
 
 // parseAllow reads a rule. Whether the client is an address is the agent's to
 // say, in the same words for every caller.
@@ -102,13 +102,9 @@ func parseAllow(s string) (*nodev1.AccessRule, error) {
 	}
 	words := strings.Split(rest, ",")
 	rule := &nodev1.AccessRule{Client: client}
-	switch words[0] {
-	case "rw":
-		rule.Level = nodev1.Level_LEVEL_RW
-	case "ro":
-		rule.Level = nodev1.Level_LEVEL_RO
-	default:
-		return nil, usage("rule %q: level %q is neither rw nor ro", s, words[0])
+	var err error
+	if rule.Level, err = parseLevel(words[0]); err != nil {
+		return nil, usage("rule %q: %v", s, err)
 	}
 	seen := map[string]bool{}
 	for _, w := range words[1:] {
@@ -117,7 +113,6 @@ func parseAllow(s string) (*nodev1.AccessRule, error) {
 			return nil, usage("rule %q: %s is given twice", s, key)
 		}
 		seen[key] = true
-		var err error
 		switch key {
 		case "squash":
 			rule.Squash, err = parseSquash(value)
@@ -125,6 +120,8 @@ func parseAllow(s string) (*nodev1.AccessRule, error) {
 			rule.AnonymousUid, err = parseUser(value)
 		case "gid":
 			rule.AnonymousGid, err = parseUser(value)
+		case "everyone":
+			rule.AllowEveryone = true
 		default:
 			err = fmt.Errorf("%q is unknown; the form is %s", w, allowForm)
 		}
