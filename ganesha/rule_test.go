@@ -186,7 +186,7 @@ func testRecover(t *testing.T, system string) {
 	} {
 		other := e
 		other.Rules = rules
-		block, err := renderExport(other)
+		block, err := s.g.o.Versions.renderExport(other)
 		if err != nil {
 			t.Fatal(err)
 		}
