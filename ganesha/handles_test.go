@@ -238,6 +238,14 @@ func (p *pool) attack(t *testing.T, by protection) {
 			t.Errorf("inode %d: %v, want it refused", inode, err)
 		}
 	}
+	// Some flags lead Ganesha another way; none leads to the file.
+	for i := range 8 {
+		h := bytes.Clone(forged)
+		h[1] ^= 1 << i
+		if _, err := c.StatHandle(ctx, h); !refused(err) {
+			t.Errorf("flag %d: %v, want it refused", i, err)
+		}
+	}
 	// A handle with one bit turned names nothing. The flags, which FSAL VFS
 	// does not look at, may be any.
 	for i := range 8 * len(a) {
@@ -311,6 +319,7 @@ func testHandlesLast(t *testing.T, system string) {
 	good("withdrawn", false)
 	s.put(p.a)
 	good("exported again", true)
+	testParents(t, p)
 
 	// The id goes to another export of the same tree.
 	successor := p.a
@@ -360,6 +369,37 @@ func testHandlesLast(t *testing.T, system string) {
 	}
 	s.start(p.a)
 	good("at a new gateway of that name", false)
+}
+
+// testParents goes up a tree of which nothing is in Ganesha's cache. There are
+// refused requests between, which leave nothing behind on Ganesha's threads.
+func testParents(t *testing.T, p *pool) {
+	ctx := t.Context()
+	if err := os.MkdirAll(p.dir+"/a/one/two", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := p.s.client(identity{})
+	two := p.wire(c, "/share1/one/two")
+	p.s.kill(p.s.pid())
+	p.s.start(p.a)
+	forbidden := bytes.Clone(two)
+	binary.BigEndian.PutUint16(forbidden[2:], 0xffff)
+	for range 20 {
+		if _, err := c.StatHandle(ctx, forbidden); err == nil {
+			t.Error("the handle of an anchor lets in")
+		}
+	}
+	one, err := c.Parent(ctx, two)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := c.Parent(ctx, one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(one, p.wire(c, "/share1/one")) || !bytes.Equal(root, p.wire(c, "/share1")) {
+		t.Errorf("parents %x and %x are others by name", one, root)
+	}
 }
 
 // TestStartNeedsLibrary: a gateway that would believe every handle does not

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/causeway-project/causeway/integration/lab"
 	"github.com/causeway-project/causeway/integration/nfs41"
 )
 
@@ -28,7 +27,7 @@ func TestHandles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	n := w.started(ctx, t, lab.AgentOptions{})
+	n := w.started(ctx, t, quick)
 	n.putNetwork(ctx, blueNetwork())
 	n.putNetwork(ctx, bridged("red", red.Name, gateway4+"/24", gateway6+"/64"))
 	n.putExport(ctx, exported("of-blue", "of-blue"))

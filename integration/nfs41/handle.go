@@ -51,6 +51,27 @@ func (c *Client) StatHandle(ctx context.Context, fh []byte) (a Attr, err error) 
 	return a, nil
 }
 
+// Parent is LOOKUPP and GETFH of a directory's handle.
+func (c *Client) Parent(ctx context.Context, fh []byte) (parent []byte, err error) {
+	err = c.do(ctx, func(e *encoder) {
+		e.putfh(fh)
+		e.op(opLookupp)
+		e.op(opGetfh)
+	}, func(d *decoder) error {
+		for _, op := range []uint32{opPutfh, opLookupp, opGetfh} {
+			if err := d.op(op); err != nil {
+				return err
+			}
+		}
+		parent = slices.Clone(d.opaque())
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("parent of %x: %w", fh, err)
+	}
+	return parent, nil
+}
+
 // ReadHandle is one READ of at most n bytes from the start of a file.
 func (c *Client) ReadHandle(ctx context.Context, fh []byte, n uint32) (data []byte, err error) {
 	err = c.do(ctx, func(e *encoder) {

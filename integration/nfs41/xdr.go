@@ -16,6 +16,7 @@ const (
 	opLock            = 12
 	opLocku           = 14
 	opLookup          = 15
+	opLookupp         = 16
 	opOpen            = 18
 	opPutfh           = 22
 	opPutrootfh       = 24

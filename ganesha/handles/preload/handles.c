@@ -234,6 +234,7 @@ struct buffer {
 
 static bool (*to_wire)(bool, struct nfs_fh4 *, const void *, void *);
 static void *(*find_export)(uint16_t);
+static int (*check_access)(void *);
 static bool (*valid)(struct buffer *);
 
 /* The export that this thread was last asked for, until a handle of it came. */
@@ -266,16 +267,28 @@ EXPORTED bool nfs4_FSALToFhandle(bool allocate, struct nfs_fh4 *fh, const void *
 	return true;
 }
 
-/* PUTFH begins with the export that the handle names ... */
+/* PUTFH begins with the export that the handle names, ... */
 EXPORTED void *get_gsh_export(uint16_t id)
 {
-	if (identities != NULL)
-		awaited = id;
-	return find_export(id);
+	void *found = find_export(id);
+
+	awaited = identities != NULL && found != NULL ? id : 0;
+	return found;
+}
+
+/* ... asks whether the client may use it, if it is another one than before, ... */
+EXPORTED int nfs4_export_check_access(void *request)
+{
+	int status = check_access(request);
+
+	if (status != 0)
+		awaited = 0;
+	return status;
 }
 
 /* ... and goes on, on the same thread, with the rest of the handle. After that
- * the cache may ask again, about a handle that has lost its seal. */
+ * the cache asks again, about that handle without its seal, and about parents
+ * of it, which Ganesha has by handles that it never gave out. */
 EXPORTED bool vfs_valid_handle(struct buffer *b)
 {
 	uint8_t want[tag_size];
@@ -328,6 +341,7 @@ static struct {
 	{ "open_by_handle_at", open_by_handle_at, false },
 	{ "nfs4_FSALToFhandle", nfs4_FSALToFhandle, false },
 	{ "get_gsh_export", get_gsh_export, false },
+	{ "nfs4_export_check_access", nfs4_export_check_access, false },
 	{ "vfs_valid_handle", vfs_valid_handle, false },
 };
 
@@ -459,4 +473,5 @@ __attribute__((constructor)) static void start(void)
 	/* Not there in another program, which then calls none of ours either. */
 	*(void **)&to_wire = dlsym(RTLD_NEXT, "nfs4_FSALToFhandle");
 	*(void **)&find_export = dlsym(RTLD_NEXT, "get_gsh_export");
+	*(void **)&check_access = dlsym(RTLD_NEXT, "nfs4_export_check_access");
 }
