@@ -311,6 +311,7 @@ type server struct {
 	asked    int  // for figures
 	started  time.Time
 	settings string // of the last start
+	first    int    // exports that it was started with
 	records  bool   // of clients that may reclaim
 	exports  map[uint16]ganesha.Export
 }
@@ -346,7 +347,7 @@ func (s *server) Start(_ context.Context, exports func() []ganesha.Export) error
 		s.t.Errorf("started the gateway of %s without its namespace", s.place.Network)
 	}
 	s.done, s.started, s.hung, s.mute, s.records = make(chan struct{}), time.Now(), false, false, true
-	s.settings = s.place.Settings
+	s.settings, s.first = s.place.Settings, len(es)
 	s.pid++
 	for _, e := range es {
 		if !s.amnesia {

@@ -371,3 +371,59 @@ func TestOtherSettings(t *testing.T) {
 		t.Errorf("host was told %q, want %q", h.log, want)
 	}
 }
+
+// TestReboot: a gateway that starts on an empty host has its exports from its
+// first moment, or clients that come to reclaim hear that their files are gone.
+func TestReboot(t *testing.T) {
+	_, a := served(t)
+	if _, err := a.PutExport(t.Context(), Export{ID: "music", Network: "blue", Connection: share("music"), Rules: docs().Rules}); err != nil {
+		t.Fatal(err)
+	}
+	a.stop()
+	if err := os.RemoveAll(a.o.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		h := newHost(t)
+		a = h.boot(filepath.Dir(a.o.StateDir))
+		eventually(t, "all is ready", func() bool {
+			for _, id := range []string{"docs", "music"} {
+				if e, err := a.Export(t.Context(), id); err != nil || e.Status.Phase != Ready {
+					return false
+				}
+			}
+			return true
+		})
+		a.stop()
+		if s := h.gateways["blue"]; s.first != 2 || s.pid != 1 {
+			t.Errorf("start %d of the gateway had %d exports: %q", s.pid, s.first, h.log)
+		}
+		if err := os.RemoveAll(a.o.RunDir); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestRebootWithoutShare: a share that cannot be mounted does not keep the
+// others from being served.
+func TestRebootWithoutShare(t *testing.T) {
+	_, a := served(t)
+	if _, err := a.PutExport(t.Context(), Export{ID: "music", Network: "blue", Connection: share("music"), Rules: docs().Rules}); err != nil {
+		t.Fatal(err)
+	}
+	a.stop()
+	if err := os.RemoveAll(a.o.RunDir); err != nil {
+		t.Fatal(err)
+	}
+	h := newHost(t)
+	delete(h.shares, "music")
+	a = h.boot(filepath.Dir(a.o.StateDir))
+	eventually(t, "docs is ready", func() bool {
+		e, err := a.Export(t.Context(), "docs")
+		return err == nil && e.Status.Phase == Ready
+	})
+	a.stop()
+	if s := h.gateways["blue"]; s.first != 1 {
+		t.Errorf("the gateway began with %d exports: %q", s.first, h.log)
+	}
+}

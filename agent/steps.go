@@ -87,7 +87,7 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 		if remove {
 			return a.stopGateway(ctx, m)
 		}
-		return a.startGateway(ctx, g, s.Key, m)
+		return a.startGateway(ctx, g, s, m)
 	case reconcile.Export:
 		server := a.existingServer(m.rec.Export.Network)
 		if server == nil {
@@ -213,9 +213,13 @@ func (a *Agent) unshareDir(ctx context.Context, network string) error {
 	return a.removeMountpoint(ctx, dir)
 }
 
-func (a *Agent) startGateway(ctx context.Context, g *group, k reconcile.Key, m member) error {
+func (a *Agent) startGateway(ctx context.Context, g *group, s reconcile.Step, m member) error {
 	if err := a.shareDir(m.key.id); err != nil {
 		return err
+	}
+	if s.Verb == reconcile.Create {
+		once(g.settled) // what the shares' groups wait for: it has nothing to adopt
+		a.awaitViews(ctx, m.key.id)
 	}
 	server := a.server(m.key.id, m.rec.Network)
 	a.gatewayStarts(m.key.id)
@@ -234,7 +238,51 @@ func (a *Agent) startGateway(ctx context.Context, g *group, k reconcile.Key, m m
 	}
 	a.gatewayServes(m.key.id, st)
 	a.watchHealth(m.key.id, server, server.Done())
-	a.watchEnd(g, k, server.Done()) // the look that follows its end notes it, with the cause
+	a.watchEnd(g, s.Key, server.Done()) // the look that follows its end notes it, with the cause
+	return nil
+}
+
+// viewPatience is how long a gateway's start waits for the trees of its exports.
+// Its clients' leases and its grace period go on meanwhile.
+const viewPatience = 3 * time.Second
+
+// awaitViews returns when no tree of a network's exports is on its way any
+// more: each is in place, or cannot be had now. A gateway that began without,
+// as after a reboot, would answer a client that comes to reclaim a file that
+// the file is no more, and the client believes it.
+func (a *Agent) awaitViews(ctx context.Context, network string) {
+	ctx, cancel := context.WithTimeout(ctx, viewPatience)
+	defer cancel()
+	for {
+		changed := a.viewUnderWay(network)
+		if changed == nil {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			a.log.Warn("gateway starts without some of its exports, whose trees are not there yet", "network", network)
+			return
+		}
+	}
+}
+
+// viewUnderWay is closed with the next change of an export whose tree is on its
+// way; nil where there is none.
+func (a *Agent) viewUnderWay(network string) <-chan struct{} {
+	a.mu.Lock()
+	working := map[string]<-chan struct{}{}
+	for key, o := range a.objects {
+		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network && !o.rec.Removing && o.status.Phase == Working {
+			working[key.id] = o.changed
+		}
+	}
+	a.mu.Unlock()
+	for id, changed := range working {
+		if sight, err := a.o.Mounts.Peek(a.at.view(network, id)); err == nil && !sight.Mounted {
+			return changed
+		}
+	}
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -219,6 +220,39 @@ func TestMoved(t *testing.T) {
 	n.deleteExport(ctx, "docs")
 	n.deleteNetwork(ctx, "blue")
 	n.finish(ctx)
+}
+
+// TestCarried has a host lose all but the state directory of its agent, and
+// another agent go on with that: what a gateway is to its clients lies there,
+// and in nothing else.
+func TestCarried(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, time.Minute)
+	dir := w.share(t, "docs")
+	o := quick
+	o.Name = "second"
+	second := w.node(ctx, t, o)
+	first := w.started(ctx, t, quick)
+	first.putNetwork(ctx, blueNetwork())
+	first.putExport(ctx, exported("docs", "docs"))
+	c, other := dial(ctx, t, w.client, gateway4), dialAs(ctx, t, w.client, gateway6, "other")
+	s := scribble(ctx, t, c, "/docs/scribe")
+	s.more(ctx, 20)
+
+	first.scrub()
+	second.must(os.CopyFS(second.StateDir, os.DirFS(first.StateDir)))
+	second.start(ctx)
+	s.more(ctx, 20)
+	if stats := c.Stats(); stats.Reclaimed != 1 || stats.Lost != 0 {
+		t.Errorf("%+v, want the file reclaimed", stats)
+	}
+	s.locked(ctx, other)
+	_, longest := s.finish(ctx, filepath.Join(dir, "scribe"))
+	t.Logf("the slowest line took %s", longest.Round(time.Millisecond))
+	closeClient(ctx, t, c)
+	closeClient(ctx, t, other)
+	second.deleteExport(ctx, "docs")
+	second.deleteNetwork(ctx, "blue")
+	second.finish(ctx)
 }
 
 // isPort says whether the one gateway there is is on a bridge.
