@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -293,6 +294,63 @@ func TestMoveDiesEverywhere(t *testing.T) {
 			eventually(t, fmt.Sprintf("died at %d, verb %d: is %s, want %s", dieAt, i, h.plugged(), want[i]), func() bool { return h.plugged() == want[i] })
 		}
 		a.stop()
+	}
+}
+
+// TestDeletedOnTheMove: a network that is deleted while it moves leaves nothing,
+// wherever the agent was killed.
+func TestDeletedOnTheMove(t *testing.T) {
+	for dieAt := 1; ; dieAt++ {
+		h, a := served(t)
+		ctx, die := context.WithCancel(t.Context())
+		h.mu.Lock()
+		dieAt := h.calls + dieAt
+		h.onCall = func(n int) {
+			if n == dieAt {
+				h.failAt = n
+				die()
+			}
+		}
+		h.mu.Unlock()
+		_, err := a.UpdateNetwork(ctx, blueAt("br-red", "10.77.0.2/24"), 0)
+		die()
+		a.stop()
+		if err == nil {
+			t.Logf("%d calls", h.calls)
+			return
+		}
+		a = h.boot(filepath.Dir(a.o.StateDir))
+		if err := errors.Join(a.DeleteExport(t.Context(), "docs"), a.DeleteNetwork(t.Context(), "blue")); err != nil {
+			t.Fatalf("died at %d: %v", dieAt, err)
+		}
+		eventually(t, "nothing is left: "+h.String(), func() bool { return h.String() == "" })
+		a.stop()
+	}
+}
+
+// TestReplugToProvided: the namespace may have another name.
+func TestReplugToProvided(t *testing.T) {
+	h, a := served(t)
+	provided := Plug{Kind: PlugNone, Namespace: "cni-7", Interface: "eth0"}
+	for _, c := range []struct {
+		plug  Plug
+		netns string
+		mac   string
+	}{{provided, "cni-7", ""}, {bridgePlug("br-red"), "cw-blue", linkMAC("blue", "host")}} {
+		n, err := a.Network(t.Context(), "blue")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.Plug = c.plug
+		got, err := a.UpdateNetwork(t.Context(), n, 0)
+		if err != nil || got.MAC != c.mac {
+			t.Errorf("to %+v: MAC is %q, %v", c.plug, got.MAC, err)
+		}
+		h.mu.Lock()
+		if names := slices.Collect(maps.Keys(h.namespaces)); !slices.Equal(names, []string{c.netns}) || h.gateways["blue"].place.NetNS != namespacePath(c.netns) {
+			t.Errorf("to %+v: there are %q, and the gateway is in %s", c.plug, names, h.gateways["blue"].place.NetNS)
+		}
+		h.mu.Unlock()
 	}
 }
 

@@ -207,6 +207,18 @@ func TestMoved(t *testing.T) {
 			t.Errorf("%s: the export is %v, was %v", move.name, r.GetExport(), e)
 		}
 	}
+
+	// Only there it is seen that another machine has the address: it comes back.
+	_, err = n.networks.Update(ctx, &nodev1.UpdateNetworkRequest{Network: bridged("blue", "br-two", client4+"/24")})
+	if got, _, message := refusalOf(err); got != (refusal{codes.FailedPrecondition, "address_in_use"}) {
+		t.Errorf("update to %s on br-two: %v %s", client4, got, message)
+	}
+	s4.more(ctx, 20)
+	s6.more(ctx, 20)
+	if !n.isPort(ctx, "br-blue") {
+		t.Error("the gateway did not come back to br-blue")
+	}
+
 	_, longest := s4.finish(ctx, filepath.Join(dir, "by4"))
 	s6.finish(ctx, filepath.Join(dir, "by6"))
 	t.Logf("in user space the slowest line took %s", longest.Round(time.Millisecond))
