@@ -73,6 +73,7 @@ func measures() []measure {
 		{"attach", (*bench).attach},
 		{"first-export", (*bench).firstExport},
 		{"stall", (*bench).stall},
+		{"stall-guest", (*bench).stallGuest},
 		{"data", (*bench).data},
 		{"memory", (*bench).memory},
 		{"further-export", (*bench).furtherExport},
@@ -129,7 +130,7 @@ func (o options) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	needsGuest := slices.ContainsFunc(chosen, func(m measure) bool { return m.name == "attach" })
+	needsGuest := slices.ContainsFunc(chosen, func(m measure) bool { return m.name == "attach" || m.name == "stall-guest" })
 	w, err := newWorld(ctx, worldOptions{Guest: needsGuest})
 	if err != nil {
 		return err

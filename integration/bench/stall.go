@@ -51,7 +51,13 @@ func (b *bench) stall(ctx context.Context) ([]Result, error) {
 			return results, errors.Join(fmt.Errorf("%s by hand: %w; its log ends: %s", c.name, err, g.log()), g.stop())
 		}
 		b.log.Info(c.name, "ours", spread(ours), "raw", spread(raw))
-		results = append(results, beside(c.name, median(ours), median(raw), "kill -9 and start by hand").want(1.5))
+		r := beside(c.name, median(ours), median(raw), "kill -9 and start by hand").want(1.5)
+		if c.timing == quick() {
+			// The firewall holds the news of the end back for 200 ms, for the sake
+			// of clients that would come too early.
+			r = alone(c.name, milliseconds(median(ours)), "ms").want(300)
+		}
+		results = append(results, r)
 	}
 	return results, g.stop()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -56,7 +57,9 @@ func (w *world) build(ctx context.Context, o worldOptions) (err error) {
 		if w.libvirt, err = lab.StartLibvirt(ctx); err != nil {
 			return err
 		}
-		if w.guest, err = w.libvirt.Boot(ctx, lab.GuestOptions{Name: "bench"}); err != nil {
+		if w.guest, err = w.libvirt.Boot(ctx, lab.GuestOptions{
+			Name: "bench", Bridge: w.tenant.bridge, Addresses: []netip.Prefix{netip.MustParsePrefix(guestAddress + "/24")},
+		}); err != nil {
 			return err
 		}
 		options.Libvirt = w.libvirt.URI

@@ -53,6 +53,8 @@ const (
 
 	callers      = 4096 // whose connections are counted one by one
 	forgetCaller = 20 * time.Second
+
+	resets = 4096 // that are held back at a time
 )
 
 func (d Door) tcp() []uint16 { return append([]uint16{NFSPort}, d.TCP...) }
@@ -86,20 +88,30 @@ type chain struct {
 //
 //	input    lo; TCP to 2049 and the door's; echo requests, errors, neighbour discovery, MLD queries
 //	forward  nothing
-//	output   lo; TCP from those ports but for two cases; echo replies, neighbour discovery, MLD reports
+//	output   lo; TCP from those ports but for what follows; echo replies, neighbour discovery, MLD reports
 //
 // Where the door has UDP ports, datagrams come and go by them. To rpcbind only
 // the look-up of one program gets through (procedure 3 of all versions: RFC
 // 1833, 2.2.1 and 3.2), whose answer is shorter than the question: a list of
 // all would make the gateway an amplifier for whoever forges his address.
 //
-// The two cases: a SYN without ACK would open a connection into the tenant's
-// network; and the kernel's answer to a SYN at a closed port (RFC 9293, 3.10.7.1:
-// RST|ACK with sequence 0) would tell clients that the gateway is gone for the
-// instant that its restart takes, whereupon Linux waits 3 s before it tries
-// again; without an answer it repeats the SYN after 1 s. A reset in a living
-// connection has another sequence number, and the answer to a segment of a
-// forgotten one has no ACK: both pass, so that clients notice at once.
+// A SYN without ACK would open a connection into the tenant's network. The other
+// cases are of a gateway that has died and will listen again within some 50 ms.
+// A Linux client that meets a closed port in that time repeats its SYN after
+// 1 s, and after 3 s where it is refused. So it had better come later:
+//
+//   - The kernel's answer to a SYN at a closed port (RFC 9293, 3.10.7.1: RST|ACK
+//     with sequence 0) is dropped.
+//   - The first FIN of a connection is dropped: that which is sent while a
+//     process still owns the socket. The kernel repeats it without an owner, not
+//     before 200 ms (TCP_RTO_MIN).
+//   - So is the reset that answers data for a forgotten connection (RST without
+//     ACK), and what follows it for as long as the set held remembers. The client
+//     repeats its data after 200 ms or more, and that answer passes, as do all to
+//     the same port for as long as a client may wait between two (TCP_RTO_MAX).
+//   - The reset of a socket that is closed with data unread (RST|ACK) passes: nobody
+//     would repeat it, and a client with nothing left to send would hear of it
+//     minutes later.
 //
 // Neighbours: the kernel has one table of them for each family, for the host
 // and all its namespaces together (net.ipv4.neigh.default.gc_thresh3). A tenant
@@ -112,15 +124,19 @@ func tables(d Door) []table {
 	near6 := addresses("near6", nftables.TypeIP6Addr, d.Neighbours, forgetNeighbour)
 	callers4 := addresses("callers4", nftables.TypeIPAddr, callers, forgetCaller)
 	callers6 := addresses("callers6", nftables.TypeIP6Addr, callers, forgetCaller)
+	// Ports of clients, whose addresses do not matter: of two with one port the
+	// second hears of the end at once.
+	told := addresses("told", nftables.TypeInetService, resets, 2*time.Minute)
+	held := addresses("held", nftables.TypeInetService, resets, 160*time.Millisecond) // a multiple of all the kernel's ticks
 	inet := table{
 		family: nftables.TableFamilyINet,
-		sets:   []*nftables.Set{near4, near6, callers4, callers6},
+		sets:   []*nftables.Set{near4, near6, callers4, callers6, told, held},
 		chains: []chain{
 			{"input", nftables.ChainHookInput, input(d, near6, callers4, callers6)},
 			{"forward", nftables.ChainHookForward, nil},
 			{"near4", nil, [][]expr.Any{rule(back, ipv4(), remember(near4, destination4)), rule(drop)}},
 			{"near6", nil, [][]expr.Any{rule(back, ipv6(), remember(near6, destination6)), rule(drop)}},
-			{"output", nftables.ChainHookOutput, output(d)},
+			{"output", nftables.ChainHookOutput, output(d, told, held)},
 		},
 	}
 	asking := addresses("near", nftables.TypeIPAddr, d.Neighbours, forgetNeighbour)
@@ -206,14 +222,22 @@ func input(d Door, near6, callers4, callers6 *nftables.Set) [][]expr.Any {
 		rule(accept, append(icmp6(solicitation), remember(near6, source6))...))
 }
 
-func output(d Door) [][]expr.Any {
+func output(d Door, told, held *nftables.Set) [][]expr.Any {
 	name := d.Interface
 	out := [][]expr.Any{rule(accept, oifname("lo"))}
 	for _, p := range d.tcp() {
 		out = append(out, rule(drop, l4proto(unix.IPPROTO_TCP), transport(sport, port(p)),
 			masked(flags, fin|syn|rst|ack, rst|ack), transport(sequence, []byte{0, 0, 0, 0})))
 	}
-	out = append(out, rule(drop, l4proto(unix.IPPROTO_TCP), masked(flags, syn|ack, syn)))
+	nfs := func(mask, value byte, more ...[]expr.Any) []expr.Any {
+		match := [][]expr.Any{l4proto(unix.IPPROTO_TCP), transport(sport, port(NFSPort)), masked(flags, mask, value)}
+		return rule(drop, append(match, more...)...)
+	}
+	out = append(out,
+		nfs(fin, fin, owned()),
+		nfs(rst|ack, rst, absent(told, dport), add(told), add(held)),
+		nfs(rst|ack, rst, present(held, dport)),
+		rule(drop, l4proto(unix.IPPROTO_TCP), masked(flags, syn|ack, syn)))
 	for _, p := range near(d.Prefixes) {
 		if p.Addr().Is4() {
 			out = append(out, jump("near4", ipv4(), within(destination4, p)))

@@ -112,3 +112,27 @@ func (r rate) over() expr.Any {
 func addresses(name string, kind nftables.SetDatatype, size int, forget time.Duration) *nftables.Set {
 	return &nftables.Set{Name: name, KeyType: kind, Dynamic: true, HasTimeout: true, Timeout: forget, Size: uint32(size)}
 }
+
+// present matches when the port at offset is in the set.
+func present(set *nftables.Set, offset int) []expr.Any {
+	return []expr.Any{load(offset, 2), &expr.Lookup{SourceRegister: 1, SetName: set.Name}}
+}
+
+// absent matches when the port at offset is not in the set.
+func absent(set *nftables.Set, offset int) []expr.Any {
+	return []expr.Any{load(offset, 2), &expr.Lookup{SourceRegister: 1, SetName: set.Name, Invert: true}}
+}
+
+// add puts what was looked for into a set, too. It matches if there is room.
+func add(set *nftables.Set) []expr.Any {
+	return []expr.Any{&expr.Dynset{SrcRegKey: 1, SetName: set.Name, Operation: unix.NFT_DYNSET_OP_ADD, Timeout: set.Timeout}}
+}
+
+// owned matches what is sent through a socket that a process has, or is about
+// to close.
+func owned() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeySKUID, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: make([]byte, 4)}, // any user
+	}
+}

@@ -1,5 +1,5 @@
 // Command cw-writer runs in the guest of the tests. It appends numbered lines
-// to one open file, each followed by fsync, and keeps count of how long the
+// to one open file, which it has locked, each followed by fsync, and keeps count of how long the
 // slowest took.
 //
 //	cw-writer FILE STATUS INTERVAL
@@ -126,6 +126,11 @@ func write(s *status, path string, interval time.Duration, quit <-chan struct{})
 			err = e
 		}
 	}()
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		err = os.NewSyscallError("flock", err)
+		s.end(err)
+		return err
+	}
 	next := time.NewTicker(interval)
 	defer next.Stop()
 	for n := 1; ; n++ {
