@@ -36,6 +36,10 @@ func (n *node) call(ctx context.Context, request any) (err error) {
 		_, err = n.networks.Update(ctx, r)
 	case *nodev1.Export:
 		_, err = n.exports.Put(ctx, &nodev1.PutExportRequest{Export: r})
+	case *nodev1.PutRuleRequest:
+		_, err = n.exports.PutRule(ctx, r)
+	case *nodev1.GetRuleRequest:
+		_, err = n.exports.GetRule(ctx, r)
 	case string:
 		_, err = n.networks.Delete(ctx, &nodev1.DeleteNetworkRequest{Id: r})
 	}

@@ -68,7 +68,7 @@ var onlyIn = map[string][]string{
 	"libvirt.org/go":                        {"virtiofs", "integration/bench", "integration/lab"},
 	"github.com/vishvananda":                {"netns", "integration..."},
 	"github.com/google/nftables":            {"netns/firewall"},
-	"github.com/godbus/dbus":                {"ganesha", "agent/process/unit", "integration/bench"},
+	"github.com/godbus/dbus":                {"ganesha", "agent/process/unit", "integration", "integration/bench"},
 	"github.com/coreos/go-systemd/v22/dbus": {"agent/process/unit"},
 	"github.com/coreos/go-systemd":          {"cmd/causeway-agent", "agent/process/unit"},
 	"google.golang.org/grpc":                {"agent/rpc", "api...", "cmd...", "integration..."},

@@ -236,6 +236,7 @@ func TestShape(t *testing.T) {
 		{export(&nodev1.AccessRule{Client: "fe80::1%lo", Level: 1}), FieldMalformed, "export.rules[0].client"},
 		{export(&nodev1.AccessRule{Client: "10.0.0.0/24", Level: 1, Sec: []nodev1.Sec{1, 0}}), FieldMalformed, "export.rules[0].sec"},
 		{export(&nodev1.AccessRule{Client: "10.0.0.0/24", Level: 1, ExpiresAt: &timestamppb.Timestamp{Seconds: 1 << 60}}), FieldMalformed, "export.rules[0].expires_at"},
+		{export(&nodev1.AccessRule{Client: "10.0.0.0/24", Level: 1, ExpiresAt: timestamppb.New(time.Time{})}), FieldMalformed, "export.rules[0].expires_at"},
 		{&nodev1.PutRuleRequest{Rule: &nodev1.AccessRule{}}, FieldRequired, "export"},
 		{&nodev1.PutRuleRequest{Export: "e"}, FieldRequired, "rule"},
 		{&nodev1.PutRuleRequest{Export: "e", Rule: &nodev1.AccessRule{Level: 1}}, FieldRequired, "rule.client"},

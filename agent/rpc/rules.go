@@ -112,8 +112,8 @@ func ruleFrom(r *nodev1.AccessRule, field string) (agent.Rule, error) {
 		rule.AnonGID = r.GetAnonymousGid()
 	}
 	if r.ExpiresAt != nil {
-		if err := r.ExpiresAt.CheckValid(); err != nil {
-			return agent.Rule{}, malformed(field+".expires_at", "it is no time between the years 1 and 9999; correct it")
+		if err := r.ExpiresAt.CheckValid(); err != nil || r.ExpiresAt.AsTime().IsZero() { // which would be never
+			return agent.Rule{}, malformed(field+".expires_at", "it is no time from the year 1 to 9999; correct it")
 		}
 		rule.ExpiresAt = r.ExpiresAt.AsTime()
 	}
