@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/drivers"
+	"github.com/causeway-project/causeway/ganesha"
 )
 
 // driver is what Options.Drivers holds.
@@ -22,22 +24,23 @@ type driver = drivers.Bound
 
 // Options of an Agent.
 type Options struct {
-	StateDir    string                        // required: survives a reboot
-	RunDir      string                        // required: on the host's /run; at most 29 bytes, for the sockets below it
-	Drivers     *drivers.Registry             // required
-	Mounts      Mounts                        // required
-	Namespaces  Namespaces                    // required
-	Instances   Instances                     // required
-	Daemons     Daemons                       // required
-	Servers     func(ServerPlace) Server      // required: makes the handle of a gateway, and does nothing else
-	Checks      []func(context.Context) Check // of Preflight
-	Subsystems  func() []Subsystem            // what the parts say of themselves; may be nil
-	Resync      time.Duration                 // between full looks at each group; 60 s by default
-	Probe       time.Duration                 // between questions to each gateway whether it serves; 2 s by default
-	CallTimeout time.Duration                 // of a call without a deadline; 60 s by default
-	Hostname    string                        // required
-	Version     string
-	Logger      *slog.Logger // required
+	StateDir      string                        // required: survives a reboot
+	RunDir        string                        // required: on the host's /run; at most 29 bytes, for the sockets below it
+	Drivers       *drivers.Registry             // required
+	Mounts        Mounts                        // required
+	Namespaces    Namespaces                    // required
+	Instances     Instances                     // required
+	Daemons       Daemons                       // required
+	Servers       func(ServerPlace) Server      // required: makes the handle of a gateway, and does nothing else
+	CheckVersions func(ganesha.Versions) error  // whether this host can serve them: ganesha.ErrVersion; nil is yes to all
+	Checks        []func(context.Context) Check // of Preflight
+	Subsystems    func() []Subsystem            // what the parts say of themselves; may be nil
+	Resync        time.Duration                 // between full looks at each group; 60 s by default
+	Probe         time.Duration                 // between questions to each gateway whether it serves; 2 s by default
+	CallTimeout   time.Duration                 // of a call without a deadline; 60 s by default
+	Hostname      string                        // required
+	Version       string
+	Logger        *slog.Logger // required
 }
 
 // A ServerPlace is where a gateway lives on this host.
@@ -48,6 +51,7 @@ type ServerPlace struct {
 	Exports  string // the shared directory of its trees
 	NetNS    string // path of its namespace
 	Settings string // ganesha.Options.Settings
+	Versions ganesha.Versions
 }
 
 // A placedServer is a gateway's handle, which a network that moves has anew.
@@ -315,9 +319,10 @@ func (a *Agent) server(network string, n *networkIntent) Server {
 		Exports:  a.at.exports(network),
 		NetNS:    namespacePath(n.Namespace),
 		Settings: n.gatewaySettings(),
+		Versions: n.served(),
 	}
 	s, ok := a.servers[network]
-	if !ok || s.place != place {
+	if !ok || !reflect.DeepEqual(s.place, place) {
 		s = placedServer{a.o.Servers(place), place}
 		a.servers[network] = s
 	}

@@ -49,6 +49,7 @@ type host struct {
 	guestBusy  bool
 	agentless  bool                  // guests without a guest agent
 	refuses    map[netip.Prefix]bool // clients of rules that gateways do not take
+	noNFS3     bool                  // its rpcbind is not installed
 	amnesia    bool                  // gateways forget what is put into them
 	guests     map[string]bool       // uuid + path mounted in the guest
 }
@@ -659,7 +660,8 @@ func (h *host) boot(dir string) *node {
 	a, err := New(Options{
 		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "r"), Drivers: registry,
 		Mounts: table{h}, Namespaces: networks{h}, Instances: libvirt{h}, Daemons: daemons{h}, Servers: h.server,
-		Resync: time.Minute, Probe: 5 * time.Millisecond, CallTimeout: 10 * time.Second, Hostname: "host",
+		CheckVersions: h.checkVersions,
+		Resync:        time.Minute, Probe: 5 * time.Millisecond, CallTimeout: 10 * time.Second, Hostname: "host",
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {
@@ -672,6 +674,15 @@ func (h *host) boot(dir string) *node {
 	h.t.Cleanup(n.stop)
 	eventually(h.t, "in sync", a.InSync)
 	return n
+}
+
+func (h *host) checkVersions(v ganesha.Versions) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.noNFS3 && slices.Contains(v, ganesha.NFS3) {
+		return fmt.Errorf("rpcbind not installed: %w", ganesha.ErrVersion)
+	}
+	return nil
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {

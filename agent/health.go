@@ -86,6 +86,14 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 	if o.stuck {
 		return // it is being replaced
 	}
+	if h.NFS == nil && h.Bus == nil {
+		o.stuck = true // Start puts it right, and leaves Ganesha alone
+		a.log.Warn("what NFSv3 needs beside the gateway has ended and will be started again", "network", network, "err", h.NFS3)
+		e := &Error{Kind: Unavailable, Reason: NFS3PartsDown, Message: "rpcbind or rpc.statd of the gateway has ended: it is being started again", Err: h.NFS3}
+		a.gatewayEndedLocked(o, e, e)
+		a.wakeLocked(networkGroup(network), lookAgain)
+		return
+	}
 	why := h.NFS
 	if why == nil {
 		why = h.Bus

@@ -32,6 +32,9 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n Network, seen int64) (Netwo
 	if !a.known(key) {
 		return Network{}, unknownID(kindNetwork, n.ID)
 	}
+	if err := a.checkServed(want); err != nil {
+		return Network{}, err
+	}
 	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key: key, rec: &record{Network: want}})); err != nil {
 		return Network{}, classify(err)
 	}

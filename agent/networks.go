@@ -23,6 +23,9 @@ func (a *Agent) PutNetwork(ctx context.Context, n Network) (Network, error) {
 	defer cancel()
 	key := objectKey{kindNetwork, n.ID}
 	intent := a.networkIntent(n)
+	if err := a.checkServed(intent); err != nil {
+		return Network{}, err
+	}
 	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key: key, rec: &record{Network: intent}})); err != nil {
 		return Network{}, classify(err)
 	}
@@ -43,6 +46,7 @@ func (a *Agent) networkIntent(n Network) *networkIntent {
 		plugIntent: plugIntentOf(n.Plug), Addresses: slices.Clone(n.Addresses), MTU: n.MTU, MAC: strings.ToLower(n.MAC),
 		Namespace: namespaceName(n.ID), HostLink: linkName(n.ID), LinkMAC: strings.ToLower(n.MAC),
 	}
+	intent.NFSVersions = versionsIntent(n.NFSVersions)
 	switch {
 	case n.Plug.Kind == PlugNone:
 		intent.Namespace = n.Plug.Namespace
@@ -181,7 +185,7 @@ func (a *Agent) networkLocked(o *object) Network {
 	r := o.rec.Network
 	n := Network{
 		ID: o.key.id, Plug: r.plug(), Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
-		Gateway: o.gateway, Status: o.status,
+		NFSVersions: r.nfsVersions(), Gateway: o.gateway, Status: o.status,
 	}
 	for _, route := range r.Routes {
 		n.Routes = append(n.Routes, Route(route))

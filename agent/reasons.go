@@ -38,6 +38,7 @@ const (
 	TooManyRules    Reason = "too_many_access_rules"
 	NoKerberos      Reason = "kerberos_missing"
 	BadCount        Reason = "bad_count"
+	BadNFSVersion   Reason = "bad_nfs_version"
 	UnknownDriver   Reason = "unknown_backend_kind"
 
 	// Of ids.
@@ -62,6 +63,8 @@ const (
 	NoNamespace        Reason = "namespace_missing"
 	PlugUnsupported    Reason = "plug_unsupported"
 	AddressInUse       Reason = "address_in_use"
+	NoNFSVersion       Reason = "nfs_version_unsupported"
+	NFS3PartsDown      Reason = "nfs3_parts_down"
 	ShareNotFound      Reason = "share_not_found"
 	ShareGone          Reason = "share_gone"
 	ShareAccess        Reason = "backend_refused"
@@ -127,6 +130,7 @@ func classify(err error) *Error {
 		{netns.ErrUnsupported, Precondition, PlugUnsupported, "this host lacks what the plug needs"},
 		{netns.ErrAddressInUse, Precondition, AddressInUse, "another machine on the network has the address: choose another"},
 		{ganesha.ErrUnprotected, Precondition, HandlesUnprotected, "clients could forge file handles: install causeway-handles.so beside causeway-launch, for the Ganesha that is installed"},
+		{ganesha.ErrVersion, Precondition, NoNFSVersion, "this host cannot serve that version of NFS: leave it out, or cure it"},
 		{ganesha.ErrRefused, Precondition, ExportRefused, "Ganesha refused the export: see its log in the gateway's run directory"},
 		{ganesha.ErrPath, Precondition, PathUnusable, "the share's file system cannot be exported over NFS"},
 		{ganesha.ErrNotRunning, Unavailable, GatewayDown, "the gateway does not answer: it is being started again"},

@@ -60,6 +60,8 @@ type networkIntent struct {
 	MTU       int            `json:"mtu,omitempty"`
 	MAC       string         `json:"mac,omitempty"` // as the caller said
 
+	NFSVersions []NFSVersion `json:"nfs_versions,omitempty"` // see versionsIntent
+
 	Namespace string `json:"namespace"`
 	HostLink  string `json:"host_link"`
 	LinkMAC   string `json:"link_mac"`
@@ -83,6 +85,8 @@ func (n *networkIntent) differs(o *networkIntent) string {
 		return "MTU"
 	case n.MAC != o.MAC:
 		return "MAC"
+	case !slices.Equal(n.NFSVersions, o.NFSVersions):
+		return "set of NFS versions"
 	}
 	return ""
 }
@@ -153,12 +157,6 @@ func (p plugIntent) equal(o plugIntent) bool {
 	p.Kind, o.Kind, p.Peers, o.Peers = p.kind(), o.kind(), nil, nil
 	return reflect.DeepEqual(p, o)
 }
-
-// gatewaySettings names what of a network is rendered into its gateway's
-// configuration: one that was started with another name is started anew, once,
-// and its clients reclaim. What every network has by default is "": gateways of
-// earlier agents have no name, and an upgrade is to restart none.
-func (*networkIntent) gatewaySettings() string { return "" }
 
 // sameMake reports whether one plug can become the other in place, so that the
 // namespace and the gateway in it stay.

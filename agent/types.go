@@ -64,6 +64,8 @@ type Network struct {
 	MTU       int    // bytes; 0 takes what the plug's bridge or device carries
 	MAC       string // empty lets the agent choose
 
+	NFSVersions []NFSVersion // none are 4.1 and 4.2
+
 	Gateway Gateway
 	Status  Status
 }

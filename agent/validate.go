@@ -106,6 +106,9 @@ func checkNetwork(n Network) error {
 	if err := checkPlug(n.Plug); err != nil {
 		return err
 	}
+	if err := checkNFSVersions(n.NFSVersions); err != nil {
+		return err
+	}
 	if len(n.Addresses) == 0 || len(n.Addresses) > 64 {
 		return invalid(BadAddress, "%d addresses: give 1 to 64 with a prefix length each, for example 10.77.0.2/24", len(n.Addresses))
 	}

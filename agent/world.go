@@ -414,6 +414,7 @@ func (a *Agent) networkOf(m member) netns.Network {
 	out := netns.Network{
 		Namespace: n.Namespace, HostLink: n.HostLink, Plug: n.of(m.key.id), Addresses: n.Addresses, MTU: n.MTU,
 	}
+	out.TCPPorts, out.UDPPorts = n.served().Ports()
 	if n.LinkMAC != "" {
 		out.MAC = mustMAC(n.LinkMAC)
 	}

@@ -243,6 +243,9 @@ func TestBadNetworksAndExports(t *testing.T) {
 	route := func(destination, via string) *nodev1.Network {
 		return withNetwork(func(n *nodev1.Network) { n.Routes = []*nodev1.Route{{Destination: destination, Via: via}} })
 	}
+	versions := func(v ...string) *nodev1.Network {
+		return withNetwork(func(n *nodev1.Network) { n.NfsVersions = v })
+	}
 	rules := func(r ...*nodev1.AccessRule) *nodev1.Export {
 		return withExport(func(e *nodev1.Export) { e.Rules = r })
 	}
@@ -279,6 +282,13 @@ func TestBadNetworksAndExports(t *testing.T) {
 		{"route that is no prefix", route("default", "10.77.0.1"), invalid("field_malformed"), "write it like"},
 		{"MTU", withNetwork(func(n *nodev1.Network) { n.Mtu = 100 }), invalid("bad_mtu"), "give 1280"},
 		{"multicast MAC", withNetwork(func(n *nodev1.Network) { n.Mac = "01:00:5e:00:00:01" }), invalid("bad_mac"), "for example"},
+		{"unknown NFS version", versions("4"), invalid("bad_nfs_version"), "give 3, 4.0, 4.1 or 4.2"},
+		{"NFS version with syntax", versions("4.1", "3;}"), invalid("bad_nfs_version"), "give 3, 4.0, 4.1 or 4.2"},
+		{"empty NFS version", versions(""), invalid("bad_nfs_version"), "give 3, 4.0, 4.1 or 4.2"},
+		{"NFS version twice", versions("4.1", "3", "4.1"), invalid("bad_nfs_version"), "given twice"},
+		{"same network, other NFS versions", withNetwork(func(n *nodev1.Network) {
+			n.Id, n.Addresses, n.NfsVersions = "empty", []string{"10.77.0.4/24"}, []string{"4.0"}
+		}), other, "delete it first"},
 		{"same network, other bridge", bridged("empty", "br-none", "10.77.0.4/24"), precondition("bridge_missing"), "create it, or name another"},
 		{"same network, other address", bridged("empty", "br-blue", "10.77.0.3/24"), other, "delete it first"},
 		{"network in use", "blue", precondition("network_in_use"), "(good): delete them first"},

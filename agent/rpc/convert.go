@@ -73,6 +73,9 @@ func networkFrom(n *nodev1.Network) (agent.Network, error) {
 		}
 		to.Addresses = append(to.Addresses, p)
 	}
+	for _, v := range n.GetNfsVersions() {
+		to.NFSVersions = append(to.NFSVersions, agent.NFSVersion(v))
+	}
 	for i, r := range n.GetRoutes() {
 		field := fmt.Sprintf("network.routes[%d]", i)
 		destination, err := netip.ParsePrefix(r.GetDestination())
@@ -105,6 +108,9 @@ func networkTo(n agent.Network) *nodev1.Network {
 		},
 	}
 	plugTo(n.Plug, to)
+	for _, v := range n.NFSVersions {
+		to.NfsVersions = append(to.NfsVersions, string(v))
+	}
 	for _, a := range n.Addresses {
 		to.Addresses = append(to.Addresses, a.String())
 	}

@@ -62,7 +62,7 @@ func TestTranslateNetwork(t *testing.T) {
 		Id: "n", Plug: &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: "br0"}},
 		Addresses: []string{"10.77.0.2/24", "fd77::2/64"},
 		Routes:    []*nodev1.Route{{Destination: "0.0.0.0/0", Via: "10.77.0.1"}},
-		Mtu:       1400, Mac: "02:00:00:00:00:01",
+		Mtu:       1400, Mac: "02:00:00:00:00:01", NfsVersions: []string{"3", "4.2"},
 	}
 	got, err := networkFrom(in)
 	if err != nil {
@@ -72,7 +72,7 @@ func TestTranslateNetwork(t *testing.T) {
 		ID: "n", Plug: agent.Plug{Kind: agent.PlugBridge, Bridge: "br0"},
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.77.0.2/24"), netip.MustParsePrefix("fd77::2/64")},
 		Routes:    []agent.Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.77.0.1")}},
-		MTU:       1400, MAC: "02:00:00:00:00:01",
+		MTU:       1400, MAC: "02:00:00:00:00:01", NFSVersions: []agent.NFSVersion{agent.NFS3, agent.NFS42},
 	}, got)
 	got.Gateway = agent.Gateway{Running: true, PID: 7, Restarts: 2, Exports: 3, Version: "4.3"}
 	back := proto.CloneOf(in)

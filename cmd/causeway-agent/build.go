@@ -49,19 +49,20 @@ func build(cfg config, log *slog.Logger) (core, error) {
 		Instances:  noLibvirt{},
 		Servers: func(p agent.ServerPlace) agent.Server {
 			return ganesha.New(ganesha.Options{
-				RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS, Settings: p.Settings,
+				RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS, Settings: p.Settings, Versions: p.Versions,
 				Library: cfg.handles(),
 				Lease:   time.Duration(cfg.Gateway.Lease), Grace: time.Duration(cfg.Gateway.Grace),
 				Limits: cfg.Gateway.Limits.limits(), Mounts: mountTable{}, Starter: starter, Logger: log.With("network", p.Network),
 			})
 		},
-		Checks:      hostChecks(cfg, daemons),
-		Subsystems:  n.subsystems,
-		Resync:      time.Duration(cfg.Resync),
-		CallTimeout: time.Duration(cfg.CallTimeout),
-		Hostname:    hostname,
-		Version:     version(),
-		Logger:      log,
+		CheckVersions: canServe,
+		Checks:        hostChecks(cfg, daemons),
+		Subsystems:    n.subsystems,
+		Resync:        time.Duration(cfg.Resync),
+		CallTimeout:   time.Duration(cfg.CallTimeout),
+		Hostname:      hostname,
+		Version:       version(),
+		Logger:        log,
 	}
 	if cfg.Libvirt.Enabled {
 		n.libvirt = virtiofs.New(virtiofs.Options{URI: cfg.Libvirt.URI, Logger: log, Changed: func(e virtiofs.Event) {
@@ -151,7 +152,7 @@ func (n *node) watch(ctx context.Context, what string, watch func(context.Contex
 }
 
 func (n *node) subsystems() []agent.Subsystem {
-	all := []agent.Subsystem{n.supervisor.subsystem()}
+	all := []agent.Subsystem{n.supervisor.subsystem(), nfs3Subsystem()}
 	if n.libvirt == nil {
 		return all
 	}
@@ -162,6 +163,25 @@ func (n *node) subsystems() []agent.Subsystem {
 	}
 	return append(all, s)
 }
+
+// nfs3Subsystem passes without NFSv3 too: no network has it that has not asked.
+func nfs3Subsystem() agent.Subsystem {
+	s := agent.Subsystem{Name: "nfsv3", Verdict: agent.Pass}
+	if err := canServe(ganesha.Versions{ganesha.NFS3}); err != nil {
+		s.Message = "networks that ask for it are refused: " + err.Error()
+	}
+	return s
+}
+
+func checkNFS3(context.Context) agent.Check {
+	if err := canServe(ganesha.Versions{ganesha.NFS3}); err != nil {
+		return agent.Check{Name: "nfsv3", Verdict: agent.Warn, Message: err.Error(), Fix: "apt-get install rpcbind nfs-common, where networks are to have NFSv3"}
+	}
+	return agent.Check{Name: "nfsv3", Verdict: agent.Pass, Message: "networks may ask for it"}
+}
+
+// canServe says whether the host has what versions of NFS need.
+func canServe(v ganesha.Versions) error { return v.Check("") }
 
 func (n *node) checkLibvirt(context.Context) agent.Check {
 	if err := n.libvirt.Connected(); err != nil {
@@ -191,6 +211,7 @@ func hostChecks(cfg config, daemons *virtiofs.Daemons) []func(context.Context) a
 		program("handles", cfg.handles(), "install "+handles.Library+" beside causeway-launch"),
 		program("ganesha", "/usr/bin/ganesha.nfsd", "apt-get install nfs-ganesha nfs-ganesha-vfs"),
 		program("dbus", "/usr/bin/dbus-daemon", "apt-get install dbus-daemon"),
+		checkNFS3,
 		func(ctx context.Context) agent.Check {
 			path, err := daemons.Program(ctx)
 			if err != nil {

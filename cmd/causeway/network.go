@@ -55,6 +55,7 @@ func (c *cli) networks() noun[*nodev1.Network] {
 					return fmt.Sprint(n.GetMtu())
 				})},
 				{"MAC", one(T.GetMac)},
+				{"NFS versions", one(func(n T) string { return strings.Join(n.GetNfsVersions(), ", ") })},
 				{"Gateway", one(gatewayState)},
 			}, statusDetail(T.GetStatus)...),
 		},
@@ -77,6 +78,7 @@ type networkFlags struct {
 	routes    []string
 	mtu       int32
 	mac       string
+	versions  []string
 }
 
 func (f *networkFlags) add(cmd *cobra.Command) {
@@ -86,10 +88,11 @@ func (f *networkFlags) add(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.routes, "route", nil, "a route as DESTINATION=VIA; may be repeated")
 	flags.Int32Var(&f.mtu, "mtu", 0, "bytes; 0 takes what the bridge or device carries")
 	flags.StringVar(&f.mac, "mac", "", "hardware address; chosen by the agent if not given")
+	flags.StringArrayVar(&f.versions, "nfs-version", nil, "a version of NFS to serve: 3, 4.0, 4.1 or 4.2; may be repeated (4.1 and 4.2 if not given)")
 }
 
 func (f *networkFlags) given(cmd *cobra.Command) bool {
-	return f.plug.given(cmd) || slices.ContainsFunc([]string{"address", "route", "mtu", "mac"}, cmd.Flags().Changed)
+	return f.plug.given(cmd) || slices.ContainsFunc([]string{"address", "route", "mtu", "mac", "nfs-version"}, cmd.Flags().Changed)
 }
 
 // set gives the network the settings that were given, but for the plug.
@@ -113,6 +116,9 @@ func (f *networkFlags) set(cmd *cobra.Command, n *nodev1.Network) error {
 	}
 	if given("mac") {
 		n.Mac = f.mac
+	}
+	if given("nfs-version") {
+		n.NfsVersions = f.versions
 	}
 	return nil
 }
@@ -164,7 +170,8 @@ func (c *cli) networkUpdate(n noun[*nodev1.Network]) *cobra.Command {
 		Use:   "update ID [--address ADDRESS/BITS]...",
 		Short: "Change a network, or plug it in elsewhere",
 		Long: `Change the settings that are given, and wait until the gateway serves as wanted;
-the others stay. --address and --route replace the whole list. Addresses, routes,
+the others stay. --address, --route and --nfs-version replace the whole list.
+Other NFS versions restart the gateway once, and clients reclaim. Addresses, routes,
 MTU, MAC and the peers of a VXLAN change in place. A plug is given whole, as with
 create; with another one the gateway is made anew with the same exports, and
 clients that reach it there reclaim what they had open. The same command may be

@@ -569,7 +569,10 @@ type Network struct {
 	// Bytes, 1280 to 65535; 0 takes what the plug's bridge or device carries.
 	Mtu int32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// Unicast; empty lets the agent choose one that stays the same.
-	Mac           string   `protobuf:"bytes,6,opt,name=mac,proto3" json:"mac,omitempty"`
+	Mac string `protobuf:"bytes,6,opt,name=mac,proto3" json:"mac,omitempty"`
+	// What the gateway serves: "3", "4.0", "4.1" and "4.2"; none are 4.1 and 4.2.
+	// 3 needs rpcbind and rpc.statd on the host.
+	NfsVersions   []string `protobuf:"bytes,14,rep,name=nfs_versions,json=nfsVersions,proto3" json:"nfs_versions,omitempty"`
 	Status        *Status  `protobuf:"bytes,7,opt,name=status,proto3" json:"status,omitempty"`
 	Gateway       *Gateway `protobuf:"bytes,8,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -700,6 +703,13 @@ func (x *Network) GetMac() string {
 		return x.Mac
 	}
 	return ""
+}
+
+func (x *Network) GetNfsVersions() []string {
+	if x != nil {
+		return x.NfsVersions
+	}
+	return nil
 }
 
 func (x *Network) GetStatus() *Status {
@@ -3740,7 +3750,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\bmount_at\x18\x06 \x01(\tR\amountAt\x120\n" +
 	"\x06status\x18\a \x01(\v2\x18.causeway.node.v1.StatusR\x06status\x12#\n" +
 	"\rinstance_uuid\x18\b \x01(\tR\finstanceUuid\x122\n" +
-	"\x05guest\x18\t \x01(\x0e2\x1c.causeway.node.v1.GuestStateR\x05guest\"\xb6\x04\n" +
+	"\x05guest\x18\t \x01(\x0e2\x1c.causeway.node.v1.GuestStateR\x05guest\"\xd9\x04\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\x06bridge\x18\x02 \x01(\v2\x1c.causeway.node.v1.BridgePlugH\x00R\x06bridge\x120\n" +
@@ -3753,7 +3763,8 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12/\n" +
 	"\x06routes\x18\x04 \x03(\v2\x17.causeway.node.v1.RouteR\x06routes\x12\x10\n" +
 	"\x03mtu\x18\x05 \x01(\x05R\x03mtu\x12\x10\n" +
-	"\x03mac\x18\x06 \x01(\tR\x03mac\x120\n" +
+	"\x03mac\x18\x06 \x01(\tR\x03mac\x12!\n" +
+	"\fnfs_versions\x18\x0e \x03(\tR\vnfsVersions\x120\n" +
 	"\x06status\x18\a \x01(\v2\x18.causeway.node.v1.StatusR\x06status\x123\n" +
 	"\agateway\x18\b \x01(\v2\x19.causeway.node.v1.GatewayR\agatewayB\x06\n" +
 	"\x04plug\"F\n" +

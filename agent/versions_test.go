@@ -1,0 +1,80 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/causeway-project/causeway/agent/ledger"
+)
+
+func TestNFSVersionsOfRecord(t *testing.T) {
+	for _, test := range []struct {
+		given, stored, told []NFSVersion
+		settings            string
+	}{
+		{nil, nil, []NFSVersion{NFS41, NFS42}, ""},
+		{[]NFSVersion{NFS42, NFS41}, nil, []NFSVersion{NFS41, NFS42}, ""},
+		{[]NFSVersion{NFS42}, []NFSVersion{NFS42}, []NFSVersion{NFS42}, "nfs 4.2"},
+		{[]NFSVersion{NFS41, NFS3}, []NFSVersion{NFS3, NFS41}, []NFSVersion{NFS3, NFS41}, "nfs 3, nfs 4.1"},
+	} {
+		body, err := json.Marshal(&record{Generation: 1, Network: &networkIntent{NFSVersions: versionsIntent(test.given)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := decode(ledger.Record{Kind: kindNetwork, ID: "n", Body: body})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := r.Network
+		if !slices.Equal(n.NFSVersions, test.stored) || !slices.Equal(n.nfsVersions(), test.told) || n.gatewaySettings() != test.settings {
+			t.Errorf("%v: stored %v, told %v, settings %q", test.given, n.NFSVersions, n.nfsVersions(), n.gatewaySettings())
+		}
+	}
+}
+
+func TestCheckNFSVersions(t *testing.T) {
+	for _, good := range [][]NFSVersion{nil, {NFS3}, {NFS42, NFS3}, allNFSVersions} {
+		if err := checkNFSVersions(good); err != nil {
+			t.Errorf("%v: %v", good, err)
+		}
+	}
+	for _, bad := range [][]NFSVersion{{""}, {"4"}, {"4.3"}, {"3", "3"}, {"4.1", "nfs3"}} {
+		var e *Error
+		if err := checkNFSVersions(bad); !errors.As(err, &e) || e.Reason != BadNFSVersion {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+}
+
+// A host without the parts of NFSv3 refuses a network that asks for it, and an
+// update to it, with nothing written.
+func TestNFSVersionThatHostLacks(t *testing.T) {
+	h := newHost(t)
+	h.noNFS3 = true
+	n := h.boot(shortDir(t))
+	old := blue()
+	old.NFSVersions = []NFSVersion{NFS3, NFS41}
+	lacks := func(err error) {
+		t.Helper()
+		var e *Error
+		if !errors.As(err, &e) || e.Reason != NoNFSVersion || e.Kind != Precondition {
+			t.Errorf("%v, want %s", err, NoNFSVersion)
+		}
+	}
+	_, err := n.PutNetwork(t.Context(), old)
+	lacks(err)
+	if got := h.String(); got != newHost(t).String() {
+		t.Errorf("left on the host: %s", got)
+	}
+	if _, err := n.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.UpdateNetwork(t.Context(), old, 0)
+	lacks(err)
+	got, err := n.Network(t.Context(), "blue")
+	if err != nil || got.Status.Generation != 1 || slices.Contains(got.NFSVersions, NFS3) {
+		t.Errorf("network is %+v, %v", got, err)
+	}
+}
