@@ -395,6 +395,18 @@ func TestChangedTo(t *testing.T) {
 			t.Errorf("%d: %+v, former %+v", i, r, r.Network.Former)
 		}
 	}
+	// The peers of a VXLAN are told to it as it is.
+	tunnel := func(peers ...string) networkIntent {
+		p := Plug{Kind: PlugVXLAN, VXLAN: 42, Device: "eth1", Local: netip.MustParseAddr("192.0.2.1")}
+		for _, a := range peers {
+			p.Peers = append(p.Peers, netip.MustParseAddr(a))
+		}
+		return networkIntent{plugIntent: plugIntentOf(p)}
+	}
+	before := &record{Generation: 1, Network: new(tunnel("192.0.2.2"))}
+	if r := before.changedTo(tunnel("192.0.2.2", "192.0.2.3")); r.Network.Former != nil || len(r.Network.Peers) != 2 {
+		t.Errorf("with another peer: %+v", r.Network)
+	}
 	// Names that an earlier version chose stay with what stays, as in JSON.
 	var old record
 	if err := json.Unmarshal([]byte(`{"generation":3,"network":{"bridge":"br-blue","addresses":["10.77.0.2/24"],`+

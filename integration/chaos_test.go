@@ -42,6 +42,9 @@ func (x *thing) call(ctx context.Context, n *node) error {
 	switch {
 	case x.network != nil && x.wanted:
 		_, err = n.networks.Put(ctx, &nodev1.PutNetworkRequest{Network: x.network})
+		if r, _, _ := refusalOf(err); r.reason == "other_settings" {
+			_, err = n.networks.Update(ctx, &nodev1.UpdateNetworkRequest{Network: x.network})
+		}
 	case x.network != nil:
 		_, err = n.networks.Delete(ctx, &nodev1.DeleteNetworkRequest{Id: x.network.GetId()})
 	case x.export != nil && x.wanted:
@@ -70,12 +73,13 @@ type chaos struct {
 // The rules that exports change between; the first lets nobody write.
 var chaosLevels = []nodev1.Level{nodev1.Level_LEVEL_RO, nodev1.Level_LEVEL_RW}
 
+func chaosNetwork(id string) *nodev1.Network {
+	return bridged(id, "br-"+id, gateway4+"/24", gateway6+"/64")
+}
+
 func newChaos(n *node, red *lab.Client) *chaos {
 	c := &chaos{node: n, red: red}
-	c.things = append(c.things, []*thing{
-		{network: bridged("blue", "br-blue", gateway4+"/24", gateway6+"/64")},
-		{network: bridged("red", "br-red", gateway4+"/24", gateway6+"/64")},
-	})
+	c.things = append(c.things, []*thing{{network: chaosNetwork("blue")}, {network: chaosNetwork("red")}})
 	for i := range 3 {
 		var mine []*thing
 		for j, network := range []string{"blue", "red"} {
@@ -121,6 +125,8 @@ func TestChaos(t *testing.T) {
 	o := quick
 	o.Resync = 20 * time.Second
 	n := w.started(ctx, t, o)
+	n.must(cable(ctx, n))
+	t.Cleanup(func() { n.must(cut(context.WithoutCancel(ctx), n)) })
 	c := newChaos(n, client)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -207,6 +213,15 @@ func (c *chaos) verb(ctx context.Context, r *rand.Rand, mine []*thing) error {
 	x.wanted = r.IntN(3) > 0
 	if x.export != nil {
 		c.rules(x, chaosLevels[r.IntN(2)])
+	}
+	if x.network != nil {
+		x.network = chaosNetwork(x.network.GetId())
+		if r.IntN(2) > 0 {
+			x.network.Addresses = append(x.network.Addresses[r.IntN(2):], later4+"/24")
+		}
+		if x.network.GetId() == "blue" && r.IntN(2) > 0 {
+			x.network.GetBridge().Bridge = "br-two"
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(1+r.IntN(6))*time.Second)
 	defer cancel()
@@ -327,6 +342,9 @@ func (c *chaos) converge(ctx context.Context) {
 	for _, x := range c.all() {
 		if x.network != nil || strings.HasPrefix(x.export.GetId(), "e0") {
 			x.wanted = true // so that every network has a gateway
+		}
+		if x.network != nil {
+			x.network = chaosNetwork(x.network.GetId())
 		}
 		c.repeat(ctx, x)
 	}

@@ -147,7 +147,10 @@ func TestSettle(t *testing.T) {
 	rules := world{mount: v("1"), ns: v("1"), gw: v("1"), view: v("1"), export: vs("1", "rw")}
 	both := world{mount: v("1"), ns: vs("1", "x"), gw: v("1"), view: v("1"), export: vs("1", "ro"), daemon: v("1"), device: v("1"), guest: v("1")}
 	moved := world{mount: v("2"), ns: vs("1", "y"), gw: v("1"), view: v("2"), export: vs("2", "ro"), daemon: v("2"), device: v("2"), guest: v("2")}
+	replugged := world{mount: v("1"), ns: v("2"), gw: v("1"), view: v("1"), export: vs("1", "ro")}
+	restarted := world{mount: v("1"), ns: v("1"), gw: vs("1", "other"), view: v("1"), export: vs("1", "ro")}
 	base := [][]world{
+		{exported, replugged}, {exported, restarted, replugged}, {attach, replugged, both},
 		{attach}, {exported}, {attach, exported}, {both, moved}, {both, empty, both}, {moved, both, attach},
 		{exported, rules}, {network, exported, network}, {two, attach, two}, {two, both, moved, rules},
 	}
