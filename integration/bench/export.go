@@ -52,12 +52,16 @@ func (b *bench) handPlace() place {
 }
 
 func (b *bench) putExport(ctx context.Context, n network, name string) error {
+	return b.putExportAs(ctx, n, name, nodev1.Level_LEVEL_RW)
+}
+
+func (b *bench) putExportAs(ctx context.Context, n network, name string, level nodev1.Level) error {
 	_, err := b.exports.Put(ctx, &nodev1.PutExportRequest{Export: &nodev1.Export{
 		Id:         name,
 		Network:    n.id,
 		Connection: connection(name),
 		Rules: []*nodev1.AccessRule{{
-			Client: "10.99.0.0/24", Level: nodev1.Level_LEVEL_RW, Squash: nodev1.Squash_SQUASH_NONE,
+			Client: "10.99.0.0/24", Level: level, Squash: nodev1.Squash_SQUASH_NONE,
 		}},
 	}})
 	return err
@@ -170,35 +174,6 @@ func (b *bench) firstExport(ctx context.Context) ([]Result, error) {
 		"bus and Ganesha started by hand").want(1.5)}, nil
 }
 
-// furtherExport compares one more export with a bare AddExport, both at few
-// and at many.
-func (b *bench) furtherExport(ctx context.Context) ([]Result, error) {
-	t, err := b.learn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var results []Result
-	var ours [2]time.Duration
-	for i, n := range []int{10, many} {
-		our, err := b.furtherOurs(ctx, n)
-		if err != nil {
-			return nil, err
-		}
-		raw, err := b.furtherRaw(ctx, t, n)
-		if err != nil {
-			return nil, err
-		}
-		b.log.Info("further export", "at", n, "ours", spread(our), "raw", spread(raw))
-		ours[i] = median(our)
-		results = append(results, beside(fmt.Sprintf("further_export_at_%d", n), ours[i], median(raw),
-			"bare D-Bus AddExport").want(3))
-	}
-	growth := alone(fmt.Sprintf("further_export_growth_10_to_%d", many), float64(ours[1])/float64(ours[0]), "times")
-	rawGrowth := *results[1].PeerValue / *results[0].PeerValue
-	growth.Peer, growth.PeerValue = "bare D-Bus AddExport", &rawGrowth
-	return append(results, growth.want(2)), nil
-}
-
 // many is how many exports a well-filled gateway has.
 const many = 500
 
@@ -220,68 +195,6 @@ func (b *bench) fill(ctx context.Context, n int) error {
 		})
 	}
 	return workers.Wait()
-}
-
-func (b *bench) furtherOurs(ctx context.Context, n int) ([]time.Duration, error) {
-	if err := b.fill(ctx, n); err != nil {
-		return nil, err
-	}
-	if _, err := b.directory("further"); err != nil {
-		return nil, err
-	}
-	var samples []time.Duration
-	for range b.runs {
-		start := time.Now()
-		if err := b.putExport(ctx, numbered(0), "further"); err != nil {
-			return nil, err
-		}
-		samples = append(samples, time.Since(start))
-		if err := b.deleteExport(ctx, "further"); err != nil {
-			return nil, err
-		}
-	}
-	return samples, nil
-}
-
-func (b *bench) furtherRaw(ctx context.Context, t template, n int) (samples []time.Duration, err error) {
-	exports := make([]handExport, n)
-	for i := range exports {
-		exports[i] = handExport{id: i + 1, path: filepath.Join(b.world.pool.Dir, fmt.Sprintf("fill-%d", i))}
-	}
-	g, err := newHandGateway(b.handPlace(), t, exports...)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, g.stop()) }()
-	if err := g.start(); err != nil {
-		return nil, err
-	}
-	if err := b.world.tenant.read(ctx, handAddress, exports[n-1].pseudo()+"/file"); err != nil {
-		return nil, err
-	}
-	bus, err := g.connectBus()
-	if err != nil {
-		return nil, err
-	}
-	defer bus.conn.Close()
-	for i := range b.runs {
-		// Ganesha frees a removed export after its answer, and until then
-		// refuses its id.
-		e := handExport{id: n + 1 + i, path: filepath.Join(b.world.pool.Dir, "further")}
-		block, err := t.renderExport(e)
-		if err != nil {
-			return nil, err
-		}
-		start := time.Now()
-		if err := bus.add(ctx, e, block); err != nil {
-			return nil, err
-		}
-		samples = append(samples, time.Since(start))
-		if err := bus.remove(ctx, e); err != nil {
-			return nil, err
-		}
-	}
-	return samples, nil
 }
 
 // memory is the agent's resident memory with no exports and with many. There

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -21,6 +22,7 @@ import (
 // jail. Its configuration is the agent's own, with other paths.
 type handGateway struct {
 	place
+	table   string // of mounts that it sees; empty is the host's
 	bus     *exec.Cmd
 	ganesha *exec.Cmd
 }
@@ -139,16 +141,37 @@ func (g *handGateway) start() error {
 		}
 	}
 	args := []string{"nsenter", "--net=" + g.netns}
-	if lib, ok := radosLibrary(); ok {
-		args = append(args, "unshare", "-m", "sh", "-c", `mount --bind /dev/null "$0" && exec "$@"`, lib)
+	lib, covered := radosLibrary()
+	script := `exec "$@"`
+	if covered {
+		script = `mount --bind /dev/null "$LIBRARY" && ` + script
+	}
+	if g.table != "" {
+		script = `mount --bind "$TABLE" "/proc/$$/mounts" && ` + script // which is /etc/mtab
+	}
+	if covered || g.table != "" {
+		args = append(args, "unshare", "-m", "sh", "-c", script, "sh")
 	}
 	args = append(args, "ganesha.nfsd", "-F", "-N", "NIV_EVENT", "-f", filepath.Join(g.dir, "ganesha.conf"),
 		"-L", filepath.Join(g.dir, "log"), "-p", filepath.Join(g.dir, "pid"))
 	g.ganesha = exec.Command(args[0], args[1:]...)
-	g.ganesha.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS=unix:path="+g.socket(),
+	g.ganesha.Env = append(os.Environ(), "LIBRARY="+lib, "TABLE="+g.table, "DBUS_SYSTEM_BUS_ADDRESS=unix:path="+g.socket(),
 		"MALLOC_ARENA_MAX=2", "MALLOC_MMAP_THRESHOLD_=131072", "MALLOC_TRIM_THRESHOLD_=131072")
 	g.ganesha.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return g.ganesha.Start()
+}
+
+// hideMounts gives Ganesha a mount table without what is mounted below dir.
+func (g *handGateway) hideMounts(dir string) error {
+	data, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return err
+	}
+	lines := slices.DeleteFunc(strings.SplitAfter(string(data), "\n"), func(line string) bool {
+		return strings.Contains(line, " "+dir+"/")
+	})
+	g.table = filepath.Join(g.dir, "mounts")
+	return os.WriteFile(g.table, []byte(strings.Join(lines, "")), 0o600)
 }
 
 // radosLibrary is a library that Ganesha loads wherever it is installed, which
@@ -235,17 +258,26 @@ func (b *handBus) manager() dbus.BusObject {
 
 // add writes the export's file and calls AddExport, no more.
 func (b *handBus) add(ctx context.Context, e handExport, block string) error {
+	return b.load(ctx, "AddExport", e, block)
+}
+
+func (b *handBus) load(ctx context.Context, method string, e handExport, block string) error {
 	file := filepath.Join(b.dir, "add.conf")
 	if err := os.WriteFile(file, []byte(block), 0o600); err != nil {
 		return err
 	}
 	var message string
-	err := b.manager().CallWithContext(ctx, "org.ganesha.nfsd.exportmgr.AddExport", 0,
+	err := b.manager().CallWithContext(ctx, "org.ganesha.nfsd.exportmgr."+method, 0,
 		file, fmt.Sprintf("EXPORT(Export_Id=%d)", e.id)).Store(&message)
 	if err == nil && strings.Contains(message, "Errors found") {
 		err = errors.New(message)
 	}
 	return err
+}
+
+// change writes the export's file and calls UpdateExport.
+func (b *handBus) change(ctx context.Context, e handExport, block string) error {
+	return b.load(ctx, "UpdateExport", e, block)
 }
 
 func (b *handBus) remove(ctx context.Context, e handExport) error {

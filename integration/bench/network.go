@@ -11,6 +11,7 @@ import (
 // A tenant is the bench's tenant network: the agent's gateways, the hand-made
 // one and the client are machines on one bridge.
 type tenant struct {
+	on     *lab.Bridge
 	bridge string
 	hand   string // path of the namespace of the hand-made gateway
 	client string // path of the client's namespace
@@ -31,7 +32,7 @@ func newTenant(ctx context.Context) (tenant, error) {
 	if err != nil {
 		return tenant{}, err
 	}
-	return tenant{bridge: bridge.Name, hand: hand.NetNS, client: client.NetNS}, nil
+	return tenant{on: bridge, bridge: bridge.Name, hand: hand.NetNS, client: client.NetNS}, nil
 }
 
 // A network of the agent's on the bench's bridge.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -238,11 +237,7 @@ func (b *bench) coldStart(ctx context.Context) (results []Result, err error) {
 	if err := b.fill(ctx, exports); err != nil {
 		return nil, err
 	}
-	by := make([]handExport, exports)
-	for i := range by {
-		by[i] = handExport{id: i + 1, path: filepath.Join(b.world.pool.Dir, fmt.Sprintf("fill-%d", i))}
-	}
-	g, err := newHandGateway(b.handPlace(), t, by...)
+	g, err := b.handOfMany(t, exports)
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +256,7 @@ func (b *bench) coldStart(ctx context.Context) (results []Result, err error) {
 		if err := g.start(); err != nil {
 			return nil, err
 		}
-		if err := b.world.tenant.read(ctx, handAddress, by[exports-1].pseudo()+"/file"); err != nil {
+		if err := b.world.tenant.read(ctx, handAddress, handExport{id: exports}.pseudo()+"/file"); err != nil {
 			return nil, err
 		}
 		raw = append(raw, time.Since(start))
