@@ -119,7 +119,9 @@ func (a *Agent) gatewayChangedLocked(o *object) {
 func (a *Agent) gatewayErrorLocked(network string) *Error {
 	e := &Error{Kind: Unavailable, Reason: GatewayDown, Message: fmt.Sprintf("waits for the gateway of network %s", network)}
 	if o := a.objects[objectKey{kindNetwork, network}]; o != nil && o.failure != nil {
-		e.Message += ": " + o.failure.Error()
+		// Not its cause, which ends with lines of Ganesha's log: a thousand exports
+		// would repeat them.
+		e.Message += ": " + o.failure.Message
 	}
 	return e
 }
