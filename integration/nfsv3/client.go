@@ -70,6 +70,36 @@ func (c *Client) Port(ctx context.Context, program, version uint32) (uint16, err
 	return uint16(d.u32()), d.err
 }
 
+// Ask sends one call to rpcbind in a datagram, and says whether anything came
+// back before ctx ended.
+func (c *Client) Ask(ctx context.Context, p Procedure, arguments ...uint32) (bool, error) {
+	var conn net.Conn
+	err := inNamespace(c.o.NetNS, func() (err error) {
+		conn, err = (&net.Dialer{}).DialContext(ctx, "udp", netip.AddrPortFrom(c.o.Server, 111).String())
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = conn.Close() }() // nothing is unwritten
+	var m encoder
+	m.u32(7, 0, 2, p.Program, p.Version, p.Number, 0, 0, 0, 0)
+	m.u32(arguments...)
+	if _, err := conn.Write(m.b); err != nil {
+		return false, err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetReadDeadline(deadline); err != nil {
+			return false, err
+		}
+	}
+	_, err = conn.Read(make([]byte, 1024))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // connect returns the connection to a program, whose port it asks rpcbind for
 // but for those that all the world knows.
 func (c *Client) connect(ctx context.Context, program, version uint32) (net.Conn, error) {
