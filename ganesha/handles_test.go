@@ -23,9 +23,10 @@ const secret = "nobody's business"
 // A pool is a file system with two shares, a and b, that a gateway exports,
 // each with a file, and one, other, that it does not.
 type pool struct {
-	s    *site
-	dir  string
-	a, b Export
+	s     *site
+	dir   string
+	a, b  Export
+	whole Export // a file system of its own, of the same kind
 }
 
 // poolOn makes a pool on a file system of that kind. On btrfs each share is a
@@ -36,19 +37,9 @@ func poolOn(t *testing.T, system, kind string) *pool {
 	if err := os.Mkdir(p.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	image := p.dir + ".img"
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(image, 128<<20); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = unix.Unmount(p.dir, unix.MNT_DETACH)
-		_ = os.Remove(image)
-	})
-	command(t, "mkfs."+kind, "-q", image)
-	command(t, "mount", "-o", "loop", image, p.dir)
+	mountImage(t, kind, p.dir)
+	p.whole = s.tree(3)
+	mountImage(t, kind, p.whole.Path)
 	for _, name := range []string{"a", "b", "other"} {
 		dir := filepath.Join(p.dir, name)
 		if kind == "btrfs" {
@@ -66,6 +57,24 @@ func poolOn(t *testing.T, system, kind string) *pool {
 	}
 	p.a, p.b = p.export("a", 1), p.export("b", 2)
 	return p
+}
+
+// mountImage mounts a new file system of that kind.
+func mountImage(t *testing.T, kind, dir string) {
+	t.Helper()
+	image := fmt.Sprintf("/run/%s-%d.img", kind, sites.Add(1))
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, 128<<20); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
+		_ = os.Remove(image)
+	})
+	command(t, "mkfs."+kind, "-q", image)
+	command(t, "mount", "-o", "loop", image, dir)
 }
 
 func command(t *testing.T, args ...string) {
@@ -140,8 +149,8 @@ func TestForgedHandles(t *testing.T) {
 							p.s.g = New(p.s.o)
 						}
 						p.b.Rules[0].Level = ReadOnly
-						p.s.start(p.a, p.b)
-						p.attack(t, by)
+						p.s.start(p.a, p.b, p.whole)
+						p.attack(t, kind, by)
 					})
 				}
 			})
@@ -160,7 +169,7 @@ const (
 // A wire handle is version, flags, export, length, and as many bytes.
 const wireHead = 5
 
-func (p *pool) attack(t *testing.T, by protection) {
+func (p *pool) attack(t *testing.T, kind string, by protection) {
 	ctx := t.Context()
 	c := p.s.client(identity{})
 	a, b := p.wire(c, "/share1/file"), p.wire(c, "/share2/file")
@@ -207,6 +216,17 @@ func (p *pool) attack(t *testing.T, by protection) {
 	}
 	if st[0].Dev == st[1].Dev {
 		attacks["write by another export's rule"] = attack{write, of(b, 1), by == seals}
+	}
+	if kind == "ext4" {
+		// Their roots have the same number and generation. On the wire the
+		// kernel's handle begins behind flags, 8 bytes of the file system, and a
+		// type.
+		const place = wireHead + 1 + 8
+		root := p.wire(c, "/share3")
+		attacks["root of the pool, by another file system's"] = attack{func(h []byte) error {
+			_, err := c.StatHandle(ctx, h)
+			return err
+		}, append(bytes.Clone(a[:place]), root[place:]...), protected}
 	}
 	if err := write(b); !errors.Is(err, nfs41.ROFS) {
 		t.Errorf("write by a rule that lets read: %v", err)

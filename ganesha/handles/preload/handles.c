@@ -15,7 +15,11 @@
  *	                                       `--- tag covers it      over all
  *
  * The tag is added by name_to_handle_at(2) and taken off by
- * open_by_handle_at(2), whatever the protocol. The seal is added where Ganesha
+ * open_by_handle_at(2), whatever the protocol. Between them, Ganesha's module
+ * puts the file system's id (fsid) before the kernel's handle; there the tag is
+ * encrypted, with a pad of all that is before it, so that it is right on that
+ * file system alone: the roots of all ext4 have the same handle. The seal is
+ * added where Ganesha
  * writes a handle for a client, and covers with it an identity of the export
  * that is never used twice, though its number is: what was learned of one
  * export is worth nothing at another one, or at its successor.
@@ -162,7 +166,7 @@ static bool same(const uint8_t *a, const uint8_t *b)
 
 /* ---- The kernel's handles ---- */
 
-enum { kind_tag = 1, kind_seal = 2 };
+enum { kind_tag = 1, kind_seal = 2, kind_pad = 3 };
 
 struct kernel_handle {
 	uint32_t bytes;
@@ -218,6 +222,52 @@ EXPORTED int open_by_handle_at(int mount, struct file_handle *h, int flags)
 forged:
 	errno = ESTALE;
 	return -1;
+}
+
+/* ---- FSAL VFS's handles ---- */
+
+/* vfs_file_handle_t: flags, fsid, type, and the kernel's handle with its tag. */
+enum { vfs_max = 59 };
+struct vfs_handle {
+	uint8_t length;
+	uint8_t bytes[vfs_max];
+};
+
+static int (*map_name)(int, void *, const char *, struct vfs_handle *, int);
+static int (*open_handle)(void *, struct vfs_handle *, int, void *);
+
+/* pad encrypts the tag, and decrypts it. */
+static bool pad(struct vfs_handle *h)
+{
+	uint8_t p[tag_size];
+
+	if (h->length < tag_size || h->length > vfs_max)
+		return false;
+	code(p, kind_pad, 0, h->bytes, h->length - tag_size);
+	for (int i = 0; i < tag_size; i++)
+		h->bytes[h->length - tag_size + i] ^= p[i];
+	return true;
+}
+
+EXPORTED int vfs_map_name_to_handle_at(int dir, void *fs, const char *name, struct vfs_handle *h, int flags)
+{
+	int status = map_name(dir, fs, name, h, flags);
+
+	if (status == 0 && !pad(h)) {
+		errno = EOVERFLOW;
+		return -1;
+	}
+	return status;
+}
+
+EXPORTED int vfs_open_by_handle(void *fs, struct vfs_handle *h, int flags, void *error)
+{
+	struct vfs_handle plain = { .length = h->length };
+
+	if (h->length <= vfs_max)
+		memcpy(plain.bytes, h->bytes, h->length);
+	/* Ganesha has checked the length; one that cannot be has no tag either. */
+	return open_handle(fs, pad(&plain) ? &plain : h, flags, error);
 }
 
 /* ---- The clients' handles ---- */
@@ -339,6 +389,8 @@ static struct {
 } calls[] = {
 	{ "name_to_handle_at", name_to_handle_at, false },
 	{ "open_by_handle_at", open_by_handle_at, false },
+	{ "vfs_map_name_to_handle_at", vfs_map_name_to_handle_at, false },
+	{ "vfs_open_by_handle", vfs_open_by_handle, false },
 	{ "nfs4_FSALToFhandle", nfs4_FSALToFhandle, false },
 	{ "get_gsh_export", get_gsh_export, false },
 	{ "nfs4_export_check_access", nfs4_export_check_access, false },
@@ -394,6 +446,16 @@ static int look(struct dl_phdr_info *object, size_t size, void *unused)
 	return 0;
 }
 
+/* beyond is a function of the module, which has the same name here. */
+static void *beyond(void *module, const char *name, void *here)
+{
+	void *there = dlsym(module, name);
+
+	if (there == NULL || there == here)
+		die(name, "is not in FSAL VFS");
+	return there;
+}
+
 /* Ganesha loads its modules with RTLD_DEEPBIND, so that they would find the C
  * library's functions before those of this one. */
 EXPORTED void *dlopen(const char *path, int flags)
@@ -412,9 +474,9 @@ EXPORTED void *dlopen(const char *path, int flags)
 	module = next(path, flags & ~RTLD_DEEPBIND);
 	if (module == NULL)
 		return NULL;
-	*(void **)&valid = dlsym(module, "vfs_valid_handle");
-	if (valid == NULL || valid == vfs_valid_handle)
-		die(path, "has no vfs_valid_handle");
+	*(void **)&valid = beyond(module, "vfs_valid_handle", vfs_valid_handle);
+	*(void **)&map_name = beyond(module, "vfs_map_name_to_handle_at", vfs_map_name_to_handle_at);
+	*(void **)&open_handle = beyond(module, "vfs_open_by_handle", vfs_open_by_handle);
 	dl_iterate_phdr(look, NULL);
 	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
 		if (!calls[i].bound)
