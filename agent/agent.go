@@ -96,6 +96,8 @@ type object struct {
 	writing   bool    // the ledger is being changed: others wait
 	failure   *Error  // why status is not better, where a step failed
 	status    Status
+	drift     Drift
+	drifting  bool // found other than wanted, and not yet found well again
 	wasReady  bool // it has been ready in this agent's life, so a failure is not the caller's request
 	guest     GuestState
 	gateway   Gateway

@@ -522,14 +522,44 @@ func TestGuestWithoutAgent(t *testing.T) {
 func TestDrift(t *testing.T) {
 	h, dir := newHost(t), shortDir(t)
 	a := h.boot(dir)
-	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
-		t.Fatal(err)
+	made, err := a.PutNetwork(t.Context(), blue())
+	if err != nil || made.Drift.Count != 0 {
+		t.Fatalf("%+v, %v: what is made has not drifted", made.Drift, err)
 	}
+	told := make(chan Drift, 100)
+	watching, stop := context.WithCancel(t.Context())
+	watched := make(chan error)
+	go func() {
+		watched <- a.Watch(watching, func(e Event) error {
+			if e.Network != nil {
+				told <- e.Network.Drift
+			}
+			return nil
+		})
+	}()
+	<-told // as it is
 	h.mu.Lock()
 	h.drift = true
 	h.mu.Unlock()
 	a.NetworksChanged()
 	eventually(t, "repaired in place", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return !h.drift })
+	d := <-told
+	if d.Count != 1 || d.At.IsZero() || !slices.Equal(d.What, []string{"link is down"}) {
+		t.Errorf("watchers were told of %+v", d)
+	}
+	eventually(t, "ready", func() bool {
+		n, err := a.Network(t.Context(), "blue")
+		return err == nil && n.Status.Phase == Ready && n.Drift.Count == 1
+	})
+	n := blue()
+	n.MTU = 9000
+	if n, err = a.UpdateNetwork(t.Context(), n, 0); err != nil || n.Drift.Count != 1 {
+		t.Errorf("after a change: %+v, %v; what somebody asked for is no drift", n.Drift, err)
+	}
+	stop()
+	if err := <-watched; err != nil {
+		t.Error(err)
+	}
 	if slices.Contains(h.log, "remove cw-blue") {
 		t.Errorf("did %q: a namespace that drifted is repaired, not made anew", h.log)
 	}

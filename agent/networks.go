@@ -185,7 +185,7 @@ func (a *Agent) networkLocked(o *object) Network {
 	r := o.rec.Network
 	n := Network{
 		ID: o.key.id, Plug: r.plug(), Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
-		NFSVersions: r.nfsVersions(), Gateway: o.gateway, Status: o.status,
+		NFSVersions: r.nfsVersions(), Gateway: o.gateway, Status: o.status, Drift: o.drift,
 	}
 	for _, route := range r.Routes {
 		n.Routes = append(n.Routes, Route(route))

@@ -68,6 +68,14 @@ type Network struct {
 
 	Gateway Gateway
 	Status  Status
+	Drift   Drift
+}
+
+// Drift is how a network was found other than wanted since the agent started.
+type Drift struct {
+	Count int64
+	At    time.Time // the last time
+	What  []string  // the last time, in words
 }
 
 // A PlugKind says how a network reaches this host.

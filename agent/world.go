@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
@@ -70,6 +71,34 @@ func versionOf(k reconcile.Key, m member) reconcile.Version {
 }
 
 var here = reconcile.Version{Identity: "here"}
+
+// mostDrift bounds what is said of a network that differs in many ways.
+const mostDrift = 16
+
+// noteDrift tells once of a network that was as wanted and no longer is. What
+// was never there has not drifted, nor what somebody has just asked to be
+// otherwise.
+func (a *Agent) noteDrift(m member, what []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[m.key]
+	if o == nil || o.rec != m.rec {
+		return
+	}
+	seen := o.status.ObservedGeneration
+	switch {
+	case len(what) == 0:
+		o.drifting = false
+		return
+	case o.drifting, !o.wasReady, m.rec.Removing, seen != 0 && seen != m.rec.Generation:
+		return
+	}
+	o.drifting = true
+	o.drift = Drift{Count: o.drift.Count + 1, At: time.Now(), What: what[:min(len(what), mostDrift)]}
+	a.log.Warn("network drifted and will be repaired", "network", m.key.id, "drift", what)
+	a.metrics.drift.Inc()
+	a.tellLocked(o, false)
+}
 
 // drifted is a thing that is there and has to be put right in place.
 var drifted = reconcile.Version{Identity: "here", Settings: "drifted"}
@@ -272,9 +301,10 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 			return former, true, nil // or what is left of it
 		}
 		st, err := a.o.Namespaces.Observe(ctx, a.networkOf(m))
+		if err == nil {
+			a.noteDrift(m, st.Drift)
+		}
 		if st.Exists && len(st.Drift) > 0 {
-			a.log.Warn("network drifted and will be repaired", "network", m.key.id, "drift", st.Drift)
-			a.metrics.drift.Inc()
 			return drifted, true, err
 		}
 		return here, st.Exists, err

@@ -34,25 +34,27 @@ func TestDrift(t *testing.T) {
 	for _, d := range []struct {
 		name  string
 		spoil func()
+		drift string // that watchers of the network hear of
 	}{
-		{"link deleted", func() { n.run(ctx, "ip", "link", "delete", link) }},
-		{"link taken from its bridge", func() { n.run(ctx, "ip", "link", "set", link, "nomaster") }},
-		{"link down", func() { n.run(ctx, "ip", "link", "set", link, "down") }},
-		{"address removed", func() { n.inGateway(ctx, "ip", "address", "delete", gateway4+"/24", "dev", "eth0") }},
-		{"firewall flushed", func() { n.inGateway(ctx, "nft", "flush", "ruleset") }},
-		{"bus killed", func() { n.killProcess("dbus-daemon") }},
-		{"gateway killed", func() { n.killProcess("ganesha.nfsd") }},
-		{"gateway stopped", func() { n.signalProcess("ganesha.nfsd", syscall.SIGSTOP) }},
+		{"link deleted", func() { n.run(ctx, "ip", "link", "delete", link) }, "there is no link"},
+		{"link taken from its bridge", func() { n.run(ctx, "ip", "link", "set", link, "nomaster") }, "is not a port of"},
+		{"link down", func() { n.run(ctx, "ip", "link", "set", link, "down") }, "is down"},
+		{"address removed", func() { n.inGateway(ctx, "ip", "address", "delete", gateway4+"/24", "dev", "eth0") }, "address 10.77.0.2/24 is missing"},
+		{"firewall flushed", func() { n.inGateway(ctx, "nft", "flush", "ruleset") }, "firewall: there is no table"},
+		{"bus killed", func() { n.killProcess("dbus-daemon") }, ""},
+		{"gateway killed", func() { n.killProcess("ganesha.nfsd") }, ""},
+		{"gateway stopped", func() { n.signalProcess("ganesha.nfsd", syscall.SIGSTOP) }, ""},
 		{"namespace file removed", func() {
 			n.must(syscall.Unmount("/run/netns/cw-blue", syscall.MNT_DETACH))
 			n.must(os.Remove("/run/netns/cw-blue"))
-		}},
+		}, "there is no namespace"},
 	} {
 		t.Run(d.name, func(t *testing.T) {
 			n := n.within(t)
 			c := dial(ctx, t, n.client, gateway4)
 			s := scribble(ctx, t, c, "/docs/scribe")
 			s.more(ctx, 10)
+			drifts := n.drifts(ctx, "blue")
 			begin := time.Now()
 			d.spoil()
 			s.more(ctx, 20)
@@ -82,6 +84,10 @@ func TestDrift(t *testing.T) {
 			t.Logf("as it was after %s; %d lines, the slowest took %s; %+v", time.Since(begin).Round(time.Millisecond), lines, longest.Round(time.Millisecond), c.Stats())
 			n.must(c.Remove(ctx, "/docs/scribe"))
 			closeClient(ctx, t, c)
+			told := drifts()
+			if d.drift == "" && len(told) > 0 || d.drift != "" && !strings.Contains(strings.Join(told, "\n"), d.drift) {
+				t.Errorf("watchers heard of the drift %q, want %q", told, d.drift)
+			}
 		})
 	}
 	n.deleteExport(ctx, "docs")
@@ -225,5 +231,44 @@ func (n *node) signalProcess(name string, s syscall.Signal) {
 	}
 	if found == 0 {
 		n.t.Fatalf("no %s runs", name)
+	}
+}
+
+// drifts begins to watch a network, and returns what ends that and says what
+// was told of its drift since.
+func (n *node) drifts(ctx context.Context, network string) func() []string {
+	n.t.Helper()
+	ctx, stop := context.WithCancel(ctx)
+	stream, err := n.nodes.Watch(ctx, &nodev1.WatchRequest{})
+	n.must(err)
+	var before int64
+	for {
+		e, err := stream.Recv()
+		n.must(err)
+		if w := e.GetNetwork(); w.GetId() == network {
+			before = w.GetDrift().GetCount()
+		}
+		if e.GetType() == nodev1.WatchResponse_TYPE_SYNCED {
+			break
+		}
+	}
+	ended := make(chan []string)
+	go func() {
+		var told []string
+		for {
+			e, err := stream.Recv()
+			if err != nil {
+				ended <- told
+				return
+			}
+			if w := e.GetNetwork(); w.GetId() == network && w.GetDrift().GetCount() > before {
+				before = w.GetDrift().GetCount()
+				told = append(told, strings.Join(w.GetDrift().GetWhat(), "; "))
+			}
+		}
+	}()
+	return func() []string {
+		stop()
+		return <-ended
 	}
 }

@@ -107,6 +107,12 @@ func networkTo(n agent.Network) *nodev1.Network {
 			Version:   text(n.Gateway.Version),
 		},
 	}
+	if d := n.Drift; d.Count > 0 {
+		to.Drift = &nodev1.Drift{Count: d.Count, At: timeTo(d.At)}
+		for _, words := range d.What {
+			to.Drift.What = append(to.Drift.What, text(words))
+		}
+	}
 	plugTo(n.Plug, to)
 	for _, v := range n.NFSVersions {
 		to.NfsVersions = append(to.NfsVersions, string(v))

@@ -37,7 +37,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{log: log, networks: netns.New(netns.Options{Logger: log}), supervisor: sup}
+	n := &node{log: log, networks: netns.New(netns.Options{Logger: log, VSCtl: cfg.OVS.Command, OVSDB: cfg.OVS.Database}), supervisor: sup}
 	daemons := &virtiofs.Daemons{Starter: starter, Limits: cfg.Virtiofsd.Limits.limits()}
 	o := agent.Options{
 		StateDir:   cfg.StateDir,

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +33,7 @@ type config struct {
 	Local       localConfig   `yaml:"local"`
 	Gateway     gatewayConfig `yaml:"gateway"`
 	Virtiofsd   daemonConfig  `yaml:"virtiofsd"`
+	OVS         ovsConfig     `yaml:"ovs"`
 	Resync      duration      `yaml:"resync"`
 	CallTimeout duration      `yaml:"call_timeout"`
 }
@@ -73,6 +75,11 @@ type daemonConfig struct {
 	Limits limitsConfig `yaml:"limits"`
 }
 
+type ovsConfig struct {
+	Command  string `yaml:"command"`
+	Database string `yaml:"database"`
+}
+
 type limitsConfig struct {
 	Memory amount `yaml:"memory"`
 	Tasks  amount `yaml:"tasks"`
@@ -103,6 +110,7 @@ func defaults() config {
 		Supervisor: supervisorAuto,
 		Gateway: gatewayConfig{Lease: duration(10 * time.Second), Grace: duration(15 * time.Second),
 			Limits: limitsConfig{Memory: 512 << 20, Tasks: 512, Files: 65536}},
+		OVS:         ovsConfig{Command: "ovs-vsctl"},
 		Virtiofsd:   daemonConfig{Limits: limitsConfig{Tasks: 512, Files: 1 << 20}},
 		Resync:      duration(time.Minute),
 		CallTimeout: duration(2 * time.Minute),
@@ -214,6 +222,11 @@ func (c config) problems() []problem {
 		check(l.Files != 0, key+".files", "none is more than any host allows; give a number")
 		least(key+".files", l.Files, 1024)
 	}
+	check(c.OVS.Command != "" && (filepath.Base(c.OVS.Command) == c.OVS.Command || filepath.IsAbs(c.OVS.Command)), "ovs.command",
+		"%q is neither the name of a program nor an absolute path", c.OVS.Command)
+	kind, where, _ := strings.Cut(c.OVS.Database, ":")
+	check(c.OVS.Database == "" || slices.Contains([]string{"unix", "tcp", "ssl"}, kind) && where != "", "ovs.database",
+		"%q is not like unix:/run/openvswitch/db.sock, tcp:ADDRESS:PORT or ssl:ADDRESS:PORT", c.OVS.Database)
 	check(c.Supervisor == supervisorAuto || c.Supervisor == supervisorDirect || c.Supervisor == supervisorSystemd,
 		"supervisor", "%q is none of auto, direct and systemd", c.Supervisor)
 	atLeast("resync", c.Resync, time.Second)

@@ -104,6 +104,8 @@ func TestConfigErrorsNameKeyAndLine(t *testing.T) {
 		"gateway: {limits: {memory: 10M}}\n":                  {"gateway.limits.memory: 10M is less than 64M"},
 		"gateway: {limits: {tasks: 5}}\n":                     {"gateway.limits.tasks: 5 is less than 128"},
 		"gateway: {limits: {files: none}}\n":                  {"gateway.limits.files: none is more than"},
+		"ovs: {command: bin/ovs-vsctl}\n":                     {"a.yaml:1: ovs.command: \"bin/ovs-vsctl\" is neither the name of a program nor an absolute path"},
+		"ovs: {database: /run/openvswitch/db.sock}\n":         {"ovs.database: \"/run/openvswitch/db.sock\" is not like unix:/run/openvswitch/db.sock"},
 		"virtiofsd: {limits: {memory: 1.5G}}\n":               {"line 1: \"1.5G\" is not an amount like 512, 64K or 1G, nor none"},
 		"virtiofsd: {limits: {memory: 0}}\n":                  {"\"0\" is not an amount"},
 		"virtiofsd: {limits: {memory: -1}}\n":                 {"\"-1\" is not an amount"},

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
@@ -362,11 +363,15 @@ func TestWatch(t *testing.T) {
 		o.Type = nodev1.WatchResponse_TYPE_PUT
 		return o
 	}
+	drifted := proto.CloneOf(f.networks[0])
+	drifted.Drift = &nodev1.Drift{Count: 1, At: timestamppb.New(noon()), What: []string{"link cw1 is down", "firewall: there is no table inet causeway\x1b"}}
 	events := []*nodev1.WatchResponse{
 		put(&nodev1.WatchResponse{Object: &nodev1.WatchResponse_Attachment{Attachment: f.attachments[0]}}),
 		put(&nodev1.WatchResponse{Object: &nodev1.WatchResponse_Attachment{Attachment: f.attachments[1]}}),
 		put(&nodev1.WatchResponse{Object: &nodev1.WatchResponse_Network{Network: f.networks[0]}}),
 		{Type: nodev1.WatchResponse_TYPE_SYNCED},
+		put(&nodev1.WatchResponse{Object: &nodev1.WatchResponse_Network{Network: drifted}}),
+		put(&nodev1.WatchResponse{Object: &nodev1.WatchResponse_Network{Network: drifted}}),
 		{Type: nodev1.WatchResponse_TYPE_DELETED, Object: &nodev1.WatchResponse_Export{Export: f.exports[0]}},
 		{Type: nodev1.WatchResponse_TYPE_DELETED, Object: &nodev1.WatchResponse_Attachment{Attachment: f.attachments[0]}},
 	}
@@ -376,9 +381,9 @@ func TestWatch(t *testing.T) {
 		args   string
 		lines  int
 	}{
-		{"watch.txt", "watch", 5 + 1},
+		{"watch.txt", "watch", 7 + 1},
 		{"watch-attachments.txt", "attachment watch docs-vm1", 2 + 1},
-		{"watch.json", "watch -o json", 6 + 1},
+		{"watch.json", "watch -o json", 8 + 1},
 		{"watch.yaml", "export watch -o yaml", 30},
 	} {
 		// Cut off once after an event, which is seen again.

@@ -57,9 +57,19 @@ func (c *cli) networks() noun[*nodev1.Network] {
 				{"MAC", one(T.GetMac)},
 				{"NFS versions", one(func(n T) string { return strings.Join(n.GetNfsVersions(), ", ") })},
 				{"Gateway", one(gatewayState)},
+				{"Drift", c.driftDetail},
 			}, statusDetail(T.GetStatus)...),
 		},
 	}
+}
+
+// driftDetail says how often the network was put right, and what it was last.
+func (c *cli) driftDetail(n *nodev1.Network) []string {
+	d := n.GetDrift()
+	if d.GetCount() == 0 {
+		return nil
+	}
+	return append([]string{fmt.Sprintf("%d since the agent started, the last %s ago:", d.GetCount(), c.age(d.GetAt()))}, d.GetWhat()...)
 }
 
 func (c *cli) network() *cobra.Command {

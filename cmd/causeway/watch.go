@@ -67,6 +67,7 @@ func (c *cli) followOnce(ctx context.Context, r remote, f filter) error {
 	if err != nil {
 		return err
 	}
+	drifts := map[string]int64{} // that were told of, by network
 	for {
 		resp, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -75,7 +76,14 @@ func (c *cli) followOnce(ctx context.Context, r remote, f filter) error {
 		if err != nil {
 			return err
 		}
-		if err := c.printEvent(resp, f); err != nil {
+		e := eventOf(resp)
+		if count, known := drifts[e.id]; !known || e.drift.GetCount() <= count {
+			e.drift = nil
+		}
+		if n := resp.GetNetwork(); n != nil {
+			drifts[n.GetId()] = n.GetDrift().GetCount()
+		}
+		if err := c.printEvent(resp, f, e); err != nil {
 			return err
 		}
 	}
@@ -85,22 +93,22 @@ func (c *cli) followOnce(ctx context.Context, r remote, f filter) error {
 type event struct {
 	kind, id string
 	status   *nodev1.Status
+	drift    *nodev1.Drift // of a network; nil once it was told
 }
 
 func eventOf(r *nodev1.WatchResponse) event {
 	switch o := r.GetObject().(type) {
 	case *nodev1.WatchResponse_Attachment:
-		return event{"attachment", o.Attachment.GetId(), o.Attachment.GetStatus()}
+		return event{"attachment", o.Attachment.GetId(), o.Attachment.GetStatus(), nil}
 	case *nodev1.WatchResponse_Network:
-		return event{"network", o.Network.GetId(), o.Network.GetStatus()}
+		return event{"network", o.Network.GetId(), o.Network.GetStatus(), o.Network.GetDrift()}
 	case *nodev1.WatchResponse_Export:
-		return event{"export", o.Export.GetId(), o.Export.GetStatus()}
+		return event{"export", o.Export.GetId(), o.Export.GetStatus(), nil}
 	}
 	return event{}
 }
 
-func (c *cli) printEvent(r *nodev1.WatchResponse, f filter) error {
-	e := eventOf(r)
+func (c *cli) printEvent(r *nodev1.WatchResponse, f filter, e event) error {
 	synced := r.GetType() == nodev1.WatchResponse_TYPE_SYNCED
 	if !synced && !f.admits(e) {
 		return nil
@@ -130,6 +138,9 @@ func (c *cli) printEvent(r *nodev1.WatchResponse, f filter) error {
 	line := fmt.Sprintf("%s  %-10s  %-20s  %-8s", c.now().Format("15:04:05"), e.kind, safe(e.id), state)
 	if e.status.GetReason() != "" {
 		line += fmt.Sprintf("  %s: %s", safe(e.status.GetReason()), safe(e.status.GetMessage()))
+	}
+	if e.drift.GetCount() > 0 {
+		line += "  drifted: " + safe(strings.Join(e.drift.GetWhat(), "; "))
 	}
 	_, err := fmt.Fprintln(c.out, strings.TrimRight(line, " "))
 	return err

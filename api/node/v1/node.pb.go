@@ -258,7 +258,7 @@ func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Type.Descriptor instead.
 func (WatchResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{60, 0}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{61, 0}
 }
 
 // Status is what the agent knows of an object.
@@ -575,6 +575,7 @@ type Network struct {
 	NfsVersions   []string `protobuf:"bytes,14,rep,name=nfs_versions,json=nfsVersions,proto3" json:"nfs_versions,omitempty"`
 	Status        *Status  `protobuf:"bytes,7,opt,name=status,proto3" json:"status,omitempty"`
 	Gateway       *Gateway `protobuf:"bytes,8,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Drift         *Drift   `protobuf:"bytes,16,opt,name=drift,proto3" json:"drift,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -726,6 +727,13 @@ func (x *Network) GetGateway() *Gateway {
 	return nil
 }
 
+func (x *Network) GetDrift() *Drift {
+	if x != nil {
+		return x.Drift
+	}
+	return nil
+}
+
 type isNetwork_Plug interface {
 	isNetwork_Plug()
 }
@@ -766,6 +774,70 @@ func (*Network_Ovs) isNetwork_Plug() {}
 
 func (*Network_None) isNetwork_Plug() {}
 
+// Drift is how a network on this host was found other than wanted, and put
+// right, since the agent started. It is in Network alone, and each time is a
+// change that Watch sends.
+type Drift struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Count int64                  `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// When it was last found, and what: none before the first time.
+	At            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	What          []string               `protobuf:"bytes,3,rep,name=what,proto3" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drift) Reset() {
+	*x = Drift{}
+	mi := &file_node_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drift) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drift) ProtoMessage() {}
+
+func (x *Drift) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drift.ProtoReflect.Descriptor instead.
+func (*Drift) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Drift) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Drift) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Drift) GetWhat() []string {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
 // BridgePlug is a veth pair with one end as a port of a Linux bridge.
 type BridgePlug struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -779,7 +851,7 @@ type BridgePlug struct {
 
 func (x *BridgePlug) Reset() {
 	*x = BridgePlug{}
-	mi := &file_node_v1_node_proto_msgTypes[4]
+	mi := &file_node_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +863,7 @@ func (x *BridgePlug) String() string {
 func (*BridgePlug) ProtoMessage() {}
 
 func (x *BridgePlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[4]
+	mi := &file_node_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +876,7 @@ func (x *BridgePlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BridgePlug.ProtoReflect.Descriptor instead.
 func (*BridgePlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *BridgePlug) GetBridge() string {
@@ -833,7 +905,7 @@ type VlanPlug struct {
 
 func (x *VlanPlug) Reset() {
 	*x = VlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -845,7 +917,7 @@ func (x *VlanPlug) String() string {
 func (*VlanPlug) ProtoMessage() {}
 
 func (x *VlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -858,7 +930,7 @@ func (x *VlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VlanPlug.ProtoReflect.Descriptor instead.
 func (*VlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *VlanPlug) GetDevice() string {
@@ -894,7 +966,7 @@ type VxlanPlug struct {
 
 func (x *VxlanPlug) Reset() {
 	*x = VxlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +978,7 @@ func (x *VxlanPlug) String() string {
 func (*VxlanPlug) ProtoMessage() {}
 
 func (x *VxlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +991,7 @@ func (x *VxlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VxlanPlug.ProtoReflect.Descriptor instead.
 func (*VxlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *VxlanPlug) GetId() int32 {
@@ -967,7 +1039,7 @@ type MacvlanPlug struct {
 
 func (x *MacvlanPlug) Reset() {
 	*x = MacvlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +1051,7 @@ func (x *MacvlanPlug) String() string {
 func (*MacvlanPlug) ProtoMessage() {}
 
 func (x *MacvlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +1064,7 @@ func (x *MacvlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MacvlanPlug.ProtoReflect.Descriptor instead.
 func (*MacvlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MacvlanPlug) GetDevice() string {
@@ -1016,7 +1088,7 @@ type OvsPlug struct {
 
 func (x *OvsPlug) Reset() {
 	*x = OvsPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1100,7 @@ func (x *OvsPlug) String() string {
 func (*OvsPlug) ProtoMessage() {}
 
 func (x *OvsPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1113,7 @@ func (x *OvsPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OvsPlug.ProtoReflect.Descriptor instead.
 func (*OvsPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *OvsPlug) GetBridge() string {
@@ -1079,7 +1151,7 @@ type NonePlug struct {
 
 func (x *NonePlug) Reset() {
 	*x = NonePlug{}
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1163,7 @@ func (x *NonePlug) String() string {
 func (*NonePlug) ProtoMessage() {}
 
 func (x *NonePlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1176,7 @@ func (x *NonePlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NonePlug.ProtoReflect.Descriptor instead.
 func (*NonePlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NonePlug) GetNamespace() string {
@@ -1132,7 +1204,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1216,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1229,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Route) GetDestination() string {
@@ -1191,7 +1263,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1275,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1288,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Gateway) GetRunning() bool {
@@ -1284,7 +1356,7 @@ type Export struct {
 
 func (x *Export) Reset() {
 	*x = Export{}
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1368,7 @@ func (x *Export) String() string {
 func (*Export) ProtoMessage() {}
 
 func (x *Export) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1381,7 @@ func (x *Export) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Export.ProtoReflect.Descriptor instead.
 func (*Export) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Export) GetId() string {
@@ -1384,7 +1456,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1468,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1481,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AttachRequest) GetAttachment() *Attachment {
@@ -1428,7 +1500,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1512,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1525,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -1472,7 +1544,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1556,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1569,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DetachRequest) GetId() string {
@@ -1515,7 +1587,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1599,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1612,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 type GetAttachmentRequest struct {
@@ -1552,7 +1624,7 @@ type GetAttachmentRequest struct {
 
 func (x *GetAttachmentRequest) Reset() {
 	*x = GetAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1636,7 @@ func (x *GetAttachmentRequest) String() string {
 func (*GetAttachmentRequest) ProtoMessage() {}
 
 func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1649,7 @@ func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*GetAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetAttachmentRequest) GetId() string {
@@ -1596,7 +1668,7 @@ type GetAttachmentResponse struct {
 
 func (x *GetAttachmentResponse) Reset() {
 	*x = GetAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1608,7 +1680,7 @@ func (x *GetAttachmentResponse) String() string {
 func (*GetAttachmentResponse) ProtoMessage() {}
 
 func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1621,7 +1693,7 @@ func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*GetAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetAttachmentResponse) GetAttachment() *Attachment {
@@ -1641,7 +1713,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +1725,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +1738,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListAttachmentsRequest) GetInstance() string {
@@ -1685,7 +1757,7 @@ type ListAttachmentsResponse struct {
 
 func (x *ListAttachmentsResponse) Reset() {
 	*x = ListAttachmentsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1769,7 @@ func (x *ListAttachmentsResponse) String() string {
 func (*ListAttachmentsResponse) ProtoMessage() {}
 
 func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1782,7 @@ func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListAttachmentsResponse) GetAttachments() []*Attachment {
@@ -1729,7 +1801,7 @@ type RepairAttachmentRequest struct {
 
 func (x *RepairAttachmentRequest) Reset() {
 	*x = RepairAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1813,7 @@ func (x *RepairAttachmentRequest) String() string {
 func (*RepairAttachmentRequest) ProtoMessage() {}
 
 func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1826,7 @@ func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RepairAttachmentRequest) GetId() string {
@@ -1773,7 +1845,7 @@ type RepairAttachmentResponse struct {
 
 func (x *RepairAttachmentResponse) Reset() {
 	*x = RepairAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1857,7 @@ func (x *RepairAttachmentResponse) String() string {
 func (*RepairAttachmentResponse) ProtoMessage() {}
 
 func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1870,7 @@ func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RepairAttachmentResponse) GetAttachment() *Attachment {
@@ -1817,7 +1889,7 @@ type PutNetworkRequest struct {
 
 func (x *PutNetworkRequest) Reset() {
 	*x = PutNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1901,7 @@ func (x *PutNetworkRequest) String() string {
 func (*PutNetworkRequest) ProtoMessage() {}
 
 func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1914,7 @@ func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkRequest.ProtoReflect.Descriptor instead.
 func (*PutNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PutNetworkRequest) GetNetwork() *Network {
@@ -1861,7 +1933,7 @@ type PutNetworkResponse struct {
 
 func (x *PutNetworkResponse) Reset() {
 	*x = PutNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +1945,7 @@ func (x *PutNetworkResponse) String() string {
 func (*PutNetworkResponse) ProtoMessage() {}
 
 func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +1958,7 @@ func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkResponse.ProtoReflect.Descriptor instead.
 func (*PutNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PutNetworkResponse) GetNetwork() *Network {
@@ -1909,7 +1981,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +1993,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2006,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -1960,7 +2032,7 @@ type UpdateNetworkResponse struct {
 
 func (x *UpdateNetworkResponse) Reset() {
 	*x = UpdateNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1972,7 +2044,7 @@ func (x *UpdateNetworkResponse) String() string {
 func (*UpdateNetworkResponse) ProtoMessage() {}
 
 func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1985,7 +2057,7 @@ func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdateNetworkResponse) GetNetwork() *Network {
@@ -2004,7 +2076,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2016,7 +2088,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2101,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeleteNetworkRequest) GetId() string {
@@ -2047,7 +2119,7 @@ type DeleteNetworkResponse struct {
 
 func (x *DeleteNetworkResponse) Reset() {
 	*x = DeleteNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2131,7 @@ func (x *DeleteNetworkResponse) String() string {
 func (*DeleteNetworkResponse) ProtoMessage() {}
 
 func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2144,7 @@ func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkResponse.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 type GetNetworkRequest struct {
@@ -2084,7 +2156,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2168,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2181,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetNetworkRequest) GetId() string {
@@ -2128,7 +2200,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2140,7 +2212,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2153,7 +2225,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetNetworkResponse) GetNetwork() *Network {
@@ -2171,7 +2243,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2255,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2268,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 type ListNetworksResponse struct {
@@ -2208,7 +2280,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2220,7 +2292,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2233,7 +2305,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -2252,7 +2324,7 @@ type PutExportRequest struct {
 
 func (x *PutExportRequest) Reset() {
 	*x = PutExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2336,7 @@ func (x *PutExportRequest) String() string {
 func (*PutExportRequest) ProtoMessage() {}
 
 func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2349,7 @@ func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportRequest.ProtoReflect.Descriptor instead.
 func (*PutExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PutExportRequest) GetExport() *Export {
@@ -2296,7 +2368,7 @@ type PutExportResponse struct {
 
 func (x *PutExportResponse) Reset() {
 	*x = PutExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2380,7 @@ func (x *PutExportResponse) String() string {
 func (*PutExportResponse) ProtoMessage() {}
 
 func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2393,7 @@ func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportResponse.ProtoReflect.Descriptor instead.
 func (*PutExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PutExportResponse) GetExport() *Export {
@@ -2340,7 +2412,7 @@ type DeleteExportRequest struct {
 
 func (x *DeleteExportRequest) Reset() {
 	*x = DeleteExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2424,7 @@ func (x *DeleteExportRequest) String() string {
 func (*DeleteExportRequest) ProtoMessage() {}
 
 func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2437,7 @@ func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportRequest.ProtoReflect.Descriptor instead.
 func (*DeleteExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteExportRequest) GetId() string {
@@ -2383,7 +2455,7 @@ type DeleteExportResponse struct {
 
 func (x *DeleteExportResponse) Reset() {
 	*x = DeleteExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2467,7 @@ func (x *DeleteExportResponse) String() string {
 func (*DeleteExportResponse) ProtoMessage() {}
 
 func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2480,7 @@ func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportResponse.ProtoReflect.Descriptor instead.
 func (*DeleteExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 type GetExportRequest struct {
@@ -2420,7 +2492,7 @@ type GetExportRequest struct {
 
 func (x *GetExportRequest) Reset() {
 	*x = GetExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2504,7 @@ func (x *GetExportRequest) String() string {
 func (*GetExportRequest) ProtoMessage() {}
 
 func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2517,7 @@ func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportRequest.ProtoReflect.Descriptor instead.
 func (*GetExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetExportRequest) GetId() string {
@@ -2464,7 +2536,7 @@ type GetExportResponse struct {
 
 func (x *GetExportResponse) Reset() {
 	*x = GetExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +2548,7 @@ func (x *GetExportResponse) String() string {
 func (*GetExportResponse) ProtoMessage() {}
 
 func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +2561,7 @@ func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportResponse.ProtoReflect.Descriptor instead.
 func (*GetExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetExportResponse) GetExport() *Export {
@@ -2509,7 +2581,7 @@ type ListExportsRequest struct {
 
 func (x *ListExportsRequest) Reset() {
 	*x = ListExportsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2521,7 +2593,7 @@ func (x *ListExportsRequest) String() string {
 func (*ListExportsRequest) ProtoMessage() {}
 
 func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2534,7 +2606,7 @@ func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsRequest.ProtoReflect.Descriptor instead.
 func (*ListExportsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListExportsRequest) GetNetwork() string {
@@ -2553,7 +2625,7 @@ type ListExportsResponse struct {
 
 func (x *ListExportsResponse) Reset() {
 	*x = ListExportsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2565,7 +2637,7 @@ func (x *ListExportsResponse) String() string {
 func (*ListExportsResponse) ProtoMessage() {}
 
 func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2578,7 +2650,7 @@ func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListExportsResponse) GetExports() []*Export {
@@ -2599,7 +2671,7 @@ type PutRuleRequest struct {
 
 func (x *PutRuleRequest) Reset() {
 	*x = PutRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2683,7 @@ func (x *PutRuleRequest) String() string {
 func (*PutRuleRequest) ProtoMessage() {}
 
 func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2696,7 @@ func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleRequest.ProtoReflect.Descriptor instead.
 func (*PutRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PutRuleRequest) GetExport() string {
@@ -2650,7 +2722,7 @@ type PutRuleResponse struct {
 
 func (x *PutRuleResponse) Reset() {
 	*x = PutRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2662,7 +2734,7 @@ func (x *PutRuleResponse) String() string {
 func (*PutRuleResponse) ProtoMessage() {}
 
 func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2675,7 +2747,7 @@ func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleResponse.ProtoReflect.Descriptor instead.
 func (*PutRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PutRuleResponse) GetRule() *AccessRule {
@@ -2696,7 +2768,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2708,7 +2780,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2721,7 +2793,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DeleteRuleRequest) GetExport() string {
@@ -2746,7 +2818,7 @@ type DeleteRuleResponse struct {
 
 func (x *DeleteRuleResponse) Reset() {
 	*x = DeleteRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2758,7 +2830,7 @@ func (x *DeleteRuleResponse) String() string {
 func (*DeleteRuleResponse) ProtoMessage() {}
 
 func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2771,7 +2843,7 @@ func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
 }
 
 type GetRuleRequest struct {
@@ -2785,7 +2857,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +2869,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +2882,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetRuleRequest) GetExport() string {
@@ -2836,7 +2908,7 @@ type GetRuleResponse struct {
 
 func (x *GetRuleResponse) Reset() {
 	*x = GetRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2848,7 +2920,7 @@ func (x *GetRuleResponse) String() string {
 func (*GetRuleResponse) ProtoMessage() {}
 
 func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2861,7 +2933,7 @@ func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleResponse.ProtoReflect.Descriptor instead.
 func (*GetRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetRuleResponse) GetRule() *AccessRule {
@@ -2881,7 +2953,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2893,7 +2965,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2906,7 +2978,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListRulesRequest) GetExport() string {
@@ -2925,7 +2997,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3009,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3022,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListRulesResponse) GetRules() []*AccessRule {
@@ -2970,7 +3042,7 @@ type RecoverRulesRequest struct {
 
 func (x *RecoverRulesRequest) Reset() {
 	*x = RecoverRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3054,7 @@ func (x *RecoverRulesRequest) String() string {
 func (*RecoverRulesRequest) ProtoMessage() {}
 
 func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3067,7 @@ func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RecoverRulesRequest) GetExport() string {
@@ -3014,7 +3086,7 @@ type RecoverRulesResponse struct {
 
 func (x *RecoverRulesResponse) Reset() {
 	*x = RecoverRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3098,7 @@ func (x *RecoverRulesResponse) String() string {
 func (*RecoverRulesResponse) ProtoMessage() {}
 
 func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3111,7 @@ func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesResponse.ProtoReflect.Descriptor instead.
 func (*RecoverRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RecoverRulesResponse) GetExport() *Export {
@@ -3057,7 +3129,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3069,7 +3141,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3082,7 +3154,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
 }
 
 type GetNodeResponse struct {
@@ -3105,7 +3177,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3117,7 +3189,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3130,7 +3202,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetNodeResponse) GetHostname() string {
@@ -3204,7 +3276,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3216,7 +3288,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3229,7 +3301,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Driver) GetKind() string {
@@ -3284,7 +3356,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3296,7 +3368,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3309,7 +3381,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Mount) GetName() string {
@@ -3372,7 +3444,7 @@ type Subsystem struct {
 
 func (x *Subsystem) Reset() {
 	*x = Subsystem{}
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +3456,7 @@ func (x *Subsystem) String() string {
 func (*Subsystem) ProtoMessage() {}
 
 func (x *Subsystem) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +3469,7 @@ func (x *Subsystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subsystem.ProtoReflect.Descriptor instead.
 func (*Subsystem) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Subsystem) GetName() string {
@@ -3429,7 +3501,7 @@ type PreflightRequest struct {
 
 func (x *PreflightRequest) Reset() {
 	*x = PreflightRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3513,7 @@ func (x *PreflightRequest) String() string {
 func (*PreflightRequest) ProtoMessage() {}
 
 func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3526,7 @@ func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightRequest.ProtoReflect.Descriptor instead.
 func (*PreflightRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
 }
 
 type PreflightResponse struct {
@@ -3466,7 +3538,7 @@ type PreflightResponse struct {
 
 func (x *PreflightResponse) Reset() {
 	*x = PreflightResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3478,7 +3550,7 @@ func (x *PreflightResponse) String() string {
 func (*PreflightResponse) ProtoMessage() {}
 
 func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3491,7 +3563,7 @@ func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
 func (*PreflightResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PreflightResponse) GetChecks() []*Check {
@@ -3514,7 +3586,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +3598,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +3611,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Check) GetName() string {
@@ -3578,7 +3650,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3590,7 +3662,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3603,7 +3675,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
 }
 
 type WatchResponse struct {
@@ -3623,7 +3695,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3635,7 +3707,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3648,7 +3720,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *WatchResponse) GetType() WatchResponse_Type {
@@ -3750,7 +3822,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\bmount_at\x18\x06 \x01(\tR\amountAt\x120\n" +
 	"\x06status\x18\a \x01(\v2\x18.causeway.node.v1.StatusR\x06status\x12#\n" +
 	"\rinstance_uuid\x18\b \x01(\tR\finstanceUuid\x122\n" +
-	"\x05guest\x18\t \x01(\x0e2\x1c.causeway.node.v1.GuestStateR\x05guest\"\xd9\x04\n" +
+	"\x05guest\x18\t \x01(\x0e2\x1c.causeway.node.v1.GuestStateR\x05guest\"\x88\x05\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\x06bridge\x18\x02 \x01(\v2\x1c.causeway.node.v1.BridgePlugH\x00R\x06bridge\x120\n" +
@@ -3766,8 +3838,13 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x03mac\x18\x06 \x01(\tR\x03mac\x12!\n" +
 	"\fnfs_versions\x18\x0e \x03(\tR\vnfsVersions\x120\n" +
 	"\x06status\x18\a \x01(\v2\x18.causeway.node.v1.StatusR\x06status\x123\n" +
-	"\agateway\x18\b \x01(\v2\x19.causeway.node.v1.GatewayR\agatewayB\x06\n" +
-	"\x04plug\"F\n" +
+	"\agateway\x18\b \x01(\v2\x19.causeway.node.v1.GatewayR\agateway\x12-\n" +
+	"\x05drift\x18\x10 \x01(\v2\x17.causeway.node.v1.DriftR\x05driftB\x06\n" +
+	"\x04plug\"]\n" +
+	"\x05Drift\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x03R\x05count\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04what\x18\x03 \x03(\tR\x04what\"F\n" +
 	"\n" +
 	"BridgePlug\x12\x16\n" +
 	"\x06bridge\x18\x01 \x01(\tR\x06bridge\x12\x17\n" +
@@ -4013,7 +4090,7 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_node_v1_node_proto_goTypes = []any{
 	(Phase)(0),                       // 0: causeway.node.v1.Phase
 	(GuestState)(0),                  // 1: causeway.node.v1.GuestState
@@ -4023,168 +4100,171 @@ var file_node_v1_node_proto_goTypes = []any{
 	(*Connection)(nil),               // 5: causeway.node.v1.Connection
 	(*Attachment)(nil),               // 6: causeway.node.v1.Attachment
 	(*Network)(nil),                  // 7: causeway.node.v1.Network
-	(*BridgePlug)(nil),               // 8: causeway.node.v1.BridgePlug
-	(*VlanPlug)(nil),                 // 9: causeway.node.v1.VlanPlug
-	(*VxlanPlug)(nil),                // 10: causeway.node.v1.VxlanPlug
-	(*MacvlanPlug)(nil),              // 11: causeway.node.v1.MacvlanPlug
-	(*OvsPlug)(nil),                  // 12: causeway.node.v1.OvsPlug
-	(*NonePlug)(nil),                 // 13: causeway.node.v1.NonePlug
-	(*Route)(nil),                    // 14: causeway.node.v1.Route
-	(*Gateway)(nil),                  // 15: causeway.node.v1.Gateway
-	(*Export)(nil),                   // 16: causeway.node.v1.Export
-	(*AttachRequest)(nil),            // 17: causeway.node.v1.AttachRequest
-	(*AttachResponse)(nil),           // 18: causeway.node.v1.AttachResponse
-	(*DetachRequest)(nil),            // 19: causeway.node.v1.DetachRequest
-	(*DetachResponse)(nil),           // 20: causeway.node.v1.DetachResponse
-	(*GetAttachmentRequest)(nil),     // 21: causeway.node.v1.GetAttachmentRequest
-	(*GetAttachmentResponse)(nil),    // 22: causeway.node.v1.GetAttachmentResponse
-	(*ListAttachmentsRequest)(nil),   // 23: causeway.node.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil),  // 24: causeway.node.v1.ListAttachmentsResponse
-	(*RepairAttachmentRequest)(nil),  // 25: causeway.node.v1.RepairAttachmentRequest
-	(*RepairAttachmentResponse)(nil), // 26: causeway.node.v1.RepairAttachmentResponse
-	(*PutNetworkRequest)(nil),        // 27: causeway.node.v1.PutNetworkRequest
-	(*PutNetworkResponse)(nil),       // 28: causeway.node.v1.PutNetworkResponse
-	(*UpdateNetworkRequest)(nil),     // 29: causeway.node.v1.UpdateNetworkRequest
-	(*UpdateNetworkResponse)(nil),    // 30: causeway.node.v1.UpdateNetworkResponse
-	(*DeleteNetworkRequest)(nil),     // 31: causeway.node.v1.DeleteNetworkRequest
-	(*DeleteNetworkResponse)(nil),    // 32: causeway.node.v1.DeleteNetworkResponse
-	(*GetNetworkRequest)(nil),        // 33: causeway.node.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),       // 34: causeway.node.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),      // 35: causeway.node.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),     // 36: causeway.node.v1.ListNetworksResponse
-	(*PutExportRequest)(nil),         // 37: causeway.node.v1.PutExportRequest
-	(*PutExportResponse)(nil),        // 38: causeway.node.v1.PutExportResponse
-	(*DeleteExportRequest)(nil),      // 39: causeway.node.v1.DeleteExportRequest
-	(*DeleteExportResponse)(nil),     // 40: causeway.node.v1.DeleteExportResponse
-	(*GetExportRequest)(nil),         // 41: causeway.node.v1.GetExportRequest
-	(*GetExportResponse)(nil),        // 42: causeway.node.v1.GetExportResponse
-	(*ListExportsRequest)(nil),       // 43: causeway.node.v1.ListExportsRequest
-	(*ListExportsResponse)(nil),      // 44: causeway.node.v1.ListExportsResponse
-	(*PutRuleRequest)(nil),           // 45: causeway.node.v1.PutRuleRequest
-	(*PutRuleResponse)(nil),          // 46: causeway.node.v1.PutRuleResponse
-	(*DeleteRuleRequest)(nil),        // 47: causeway.node.v1.DeleteRuleRequest
-	(*DeleteRuleResponse)(nil),       // 48: causeway.node.v1.DeleteRuleResponse
-	(*GetRuleRequest)(nil),           // 49: causeway.node.v1.GetRuleRequest
-	(*GetRuleResponse)(nil),          // 50: causeway.node.v1.GetRuleResponse
-	(*ListRulesRequest)(nil),         // 51: causeway.node.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),        // 52: causeway.node.v1.ListRulesResponse
-	(*RecoverRulesRequest)(nil),      // 53: causeway.node.v1.RecoverRulesRequest
-	(*RecoverRulesResponse)(nil),     // 54: causeway.node.v1.RecoverRulesResponse
-	(*GetNodeRequest)(nil),           // 55: causeway.node.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),          // 56: causeway.node.v1.GetNodeResponse
-	(*Driver)(nil),                   // 57: causeway.node.v1.Driver
-	(*Mount)(nil),                    // 58: causeway.node.v1.Mount
-	(*Subsystem)(nil),                // 59: causeway.node.v1.Subsystem
-	(*PreflightRequest)(nil),         // 60: causeway.node.v1.PreflightRequest
-	(*PreflightResponse)(nil),        // 61: causeway.node.v1.PreflightResponse
-	(*Check)(nil),                    // 62: causeway.node.v1.Check
-	(*WatchRequest)(nil),             // 63: causeway.node.v1.WatchRequest
-	(*WatchResponse)(nil),            // 64: causeway.node.v1.WatchResponse
-	nil,                              // 65: causeway.node.v1.Connection.OptionsEntry
-	(*timestamppb.Timestamp)(nil),    // 66: google.protobuf.Timestamp
-	(*AccessRule)(nil),               // 67: causeway.node.v1.AccessRule
+	(*Drift)(nil),                    // 8: causeway.node.v1.Drift
+	(*BridgePlug)(nil),               // 9: causeway.node.v1.BridgePlug
+	(*VlanPlug)(nil),                 // 10: causeway.node.v1.VlanPlug
+	(*VxlanPlug)(nil),                // 11: causeway.node.v1.VxlanPlug
+	(*MacvlanPlug)(nil),              // 12: causeway.node.v1.MacvlanPlug
+	(*OvsPlug)(nil),                  // 13: causeway.node.v1.OvsPlug
+	(*NonePlug)(nil),                 // 14: causeway.node.v1.NonePlug
+	(*Route)(nil),                    // 15: causeway.node.v1.Route
+	(*Gateway)(nil),                  // 16: causeway.node.v1.Gateway
+	(*Export)(nil),                   // 17: causeway.node.v1.Export
+	(*AttachRequest)(nil),            // 18: causeway.node.v1.AttachRequest
+	(*AttachResponse)(nil),           // 19: causeway.node.v1.AttachResponse
+	(*DetachRequest)(nil),            // 20: causeway.node.v1.DetachRequest
+	(*DetachResponse)(nil),           // 21: causeway.node.v1.DetachResponse
+	(*GetAttachmentRequest)(nil),     // 22: causeway.node.v1.GetAttachmentRequest
+	(*GetAttachmentResponse)(nil),    // 23: causeway.node.v1.GetAttachmentResponse
+	(*ListAttachmentsRequest)(nil),   // 24: causeway.node.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil),  // 25: causeway.node.v1.ListAttachmentsResponse
+	(*RepairAttachmentRequest)(nil),  // 26: causeway.node.v1.RepairAttachmentRequest
+	(*RepairAttachmentResponse)(nil), // 27: causeway.node.v1.RepairAttachmentResponse
+	(*PutNetworkRequest)(nil),        // 28: causeway.node.v1.PutNetworkRequest
+	(*PutNetworkResponse)(nil),       // 29: causeway.node.v1.PutNetworkResponse
+	(*UpdateNetworkRequest)(nil),     // 30: causeway.node.v1.UpdateNetworkRequest
+	(*UpdateNetworkResponse)(nil),    // 31: causeway.node.v1.UpdateNetworkResponse
+	(*DeleteNetworkRequest)(nil),     // 32: causeway.node.v1.DeleteNetworkRequest
+	(*DeleteNetworkResponse)(nil),    // 33: causeway.node.v1.DeleteNetworkResponse
+	(*GetNetworkRequest)(nil),        // 34: causeway.node.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),       // 35: causeway.node.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),      // 36: causeway.node.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),     // 37: causeway.node.v1.ListNetworksResponse
+	(*PutExportRequest)(nil),         // 38: causeway.node.v1.PutExportRequest
+	(*PutExportResponse)(nil),        // 39: causeway.node.v1.PutExportResponse
+	(*DeleteExportRequest)(nil),      // 40: causeway.node.v1.DeleteExportRequest
+	(*DeleteExportResponse)(nil),     // 41: causeway.node.v1.DeleteExportResponse
+	(*GetExportRequest)(nil),         // 42: causeway.node.v1.GetExportRequest
+	(*GetExportResponse)(nil),        // 43: causeway.node.v1.GetExportResponse
+	(*ListExportsRequest)(nil),       // 44: causeway.node.v1.ListExportsRequest
+	(*ListExportsResponse)(nil),      // 45: causeway.node.v1.ListExportsResponse
+	(*PutRuleRequest)(nil),           // 46: causeway.node.v1.PutRuleRequest
+	(*PutRuleResponse)(nil),          // 47: causeway.node.v1.PutRuleResponse
+	(*DeleteRuleRequest)(nil),        // 48: causeway.node.v1.DeleteRuleRequest
+	(*DeleteRuleResponse)(nil),       // 49: causeway.node.v1.DeleteRuleResponse
+	(*GetRuleRequest)(nil),           // 50: causeway.node.v1.GetRuleRequest
+	(*GetRuleResponse)(nil),          // 51: causeway.node.v1.GetRuleResponse
+	(*ListRulesRequest)(nil),         // 52: causeway.node.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),        // 53: causeway.node.v1.ListRulesResponse
+	(*RecoverRulesRequest)(nil),      // 54: causeway.node.v1.RecoverRulesRequest
+	(*RecoverRulesResponse)(nil),     // 55: causeway.node.v1.RecoverRulesResponse
+	(*GetNodeRequest)(nil),           // 56: causeway.node.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),          // 57: causeway.node.v1.GetNodeResponse
+	(*Driver)(nil),                   // 58: causeway.node.v1.Driver
+	(*Mount)(nil),                    // 59: causeway.node.v1.Mount
+	(*Subsystem)(nil),                // 60: causeway.node.v1.Subsystem
+	(*PreflightRequest)(nil),         // 61: causeway.node.v1.PreflightRequest
+	(*PreflightResponse)(nil),        // 62: causeway.node.v1.PreflightResponse
+	(*Check)(nil),                    // 63: causeway.node.v1.Check
+	(*WatchRequest)(nil),             // 64: causeway.node.v1.WatchRequest
+	(*WatchResponse)(nil),            // 65: causeway.node.v1.WatchResponse
+	nil,                              // 66: causeway.node.v1.Connection.OptionsEntry
+	(*timestamppb.Timestamp)(nil),    // 67: google.protobuf.Timestamp
+	(*AccessRule)(nil),               // 68: causeway.node.v1.AccessRule
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	0,  // 0: causeway.node.v1.Status.phase:type_name -> causeway.node.v1.Phase
-	66, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
-	65, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
+	67, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
+	66, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
 	5,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
 	4,  // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
 	1,  // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
-	8,  // 6: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
-	9,  // 7: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
-	10, // 8: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
-	11, // 9: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
-	12, // 10: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
-	13, // 11: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
-	14, // 12: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
+	9,  // 6: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
+	10, // 7: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
+	11, // 8: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
+	12, // 9: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
+	13, // 10: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
+	14, // 11: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
+	15, // 12: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
 	4,  // 13: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
-	15, // 14: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
-	66, // 15: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
-	5,  // 16: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
-	67, // 17: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
-	4,  // 18: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
-	6,  // 19: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
-	6,  // 20: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
-	6,  // 21: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	6,  // 22: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
-	6,  // 23: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	7,  // 24: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
-	7,  // 25: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
-	7,  // 26: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
-	7,  // 27: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
-	7,  // 28: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
-	7,  // 29: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
-	16, // 30: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
-	16, // 31: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
-	16, // 32: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
-	16, // 33: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
-	67, // 34: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
-	67, // 35: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	67, // 36: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	67, // 37: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
-	16, // 38: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
-	66, // 39: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
-	57, // 40: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
-	58, // 41: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
-	59, // 42: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
-	4,  // 43: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
-	2,  // 44: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
-	62, // 45: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
-	2,  // 46: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
-	3,  // 47: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
-	6,  // 48: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
-	7,  // 49: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
-	16, // 50: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
-	17, // 51: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
-	19, // 52: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
-	21, // 53: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
-	23, // 54: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
-	25, // 55: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
-	27, // 56: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
-	29, // 57: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
-	31, // 58: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
-	33, // 59: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
-	35, // 60: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
-	37, // 61: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
-	39, // 62: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
-	41, // 63: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
-	43, // 64: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
-	45, // 65: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
-	47, // 66: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
-	49, // 67: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
-	51, // 68: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
-	53, // 69: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
-	55, // 70: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
-	60, // 71: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
-	63, // 72: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
-	18, // 73: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
-	20, // 74: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
-	22, // 75: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
-	24, // 76: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
-	26, // 77: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
-	28, // 78: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
-	30, // 79: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
-	32, // 80: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
-	34, // 81: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
-	36, // 82: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
-	38, // 83: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
-	40, // 84: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
-	42, // 85: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
-	44, // 86: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
-	46, // 87: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
-	48, // 88: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
-	50, // 89: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
-	52, // 90: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
-	54, // 91: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
-	56, // 92: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
-	61, // 93: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
-	64, // 94: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
-	73, // [73:95] is the sub-list for method output_type
-	51, // [51:73] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	16, // 14: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
+	8,  // 15: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
+	67, // 16: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
+	67, // 17: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
+	5,  // 18: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
+	68, // 19: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
+	4,  // 20: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
+	6,  // 21: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
+	6,  // 22: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
+	6,  // 23: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	6,  // 24: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
+	6,  // 25: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	7,  // 26: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
+	7,  // 27: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
+	7,  // 28: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
+	7,  // 29: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
+	7,  // 30: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
+	7,  // 31: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
+	17, // 32: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
+	17, // 33: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
+	17, // 34: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
+	17, // 35: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
+	68, // 36: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
+	68, // 37: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	68, // 38: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	68, // 39: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
+	17, // 40: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
+	67, // 41: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
+	58, // 42: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
+	59, // 43: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
+	60, // 44: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
+	4,  // 45: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
+	2,  // 46: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
+	63, // 47: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
+	2,  // 48: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
+	3,  // 49: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
+	6,  // 50: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
+	7,  // 51: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
+	17, // 52: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
+	18, // 53: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
+	20, // 54: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
+	22, // 55: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
+	24, // 56: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
+	26, // 57: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
+	28, // 58: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
+	30, // 59: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
+	32, // 60: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
+	34, // 61: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
+	36, // 62: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
+	38, // 63: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
+	40, // 64: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
+	42, // 65: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
+	44, // 66: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
+	46, // 67: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
+	48, // 68: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
+	50, // 69: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
+	52, // 70: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
+	54, // 71: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
+	56, // 72: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
+	61, // 73: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
+	64, // 74: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
+	19, // 75: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
+	21, // 76: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
+	23, // 77: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
+	25, // 78: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
+	27, // 79: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
+	29, // 80: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
+	31, // 81: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
+	33, // 82: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
+	35, // 83: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
+	37, // 84: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
+	39, // 85: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
+	41, // 86: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
+	43, // 87: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
+	45, // 88: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
+	47, // 89: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
+	49, // 90: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
+	51, // 91: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
+	53, // 92: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
+	55, // 93: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
+	57, // 94: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
+	62, // 95: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
+	65, // 96: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
+	75, // [75:97] is the sub-list for method output_type
+	53, // [53:75] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -4201,9 +4281,9 @@ func file_node_v1_node_proto_init() {
 		(*Network_Ovs)(nil),
 		(*Network_None)(nil),
 	}
-	file_node_v1_node_proto_msgTypes[4].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[8].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[60].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[5].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[9].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[61].OneofWrappers = []any{
 		(*WatchResponse_Attachment)(nil),
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Export)(nil),
@@ -4214,7 +4294,7 @@ func file_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   62,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
