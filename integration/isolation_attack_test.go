@@ -176,15 +176,19 @@ func assaults(gateway, villain net.HardwareAddr, local string) []assault {
 		{"IPv4", client4, gateway4}, {"IPv6", client6, gateway6}, {"IPv6 link-local", "fe80::bad", local},
 	} {
 		from, to := netip.MustParseAddr(f.from), netip.MustParseAddr(f.to)
+		ports := 65535
+		if to.IsLinkLocalUnicast() {
+			ports = 2100 // the rules do not tell these addresses from others
+		}
 		// Not SYN, of which only so many pass in a second.
-		row(f.name+" TCP ports", upTo(65535, func(i int) []byte {
+		row(f.name+" TCP ports", upTo(ports, func(i int) []byte {
 			if i == 2049 {
 				return nil
 			}
 			return attack.TCP(at(f.from, 40000), at(f.to, i), attack.ACK, nil)
 		}))
 		row(f.name+" SYN to TCP ports", upTo(2000, func(i int) []byte { return attack.TCP(at(f.from, 2049), at(f.to, i), attack.SYN, nil) }))
-		row(f.name+" UDP ports", upTo(65535, func(i int) []byte { return attack.UDP(at(f.from, 2049), at(f.to, i), []byte("x")) }))
+		row(f.name+" UDP ports", upTo(ports, func(i int) []byte { return attack.UDP(at(f.from, 2049), at(f.to, i), []byte("x")) }))
 		row(f.name+" protocols", upTo(255, func(i int) []byte {
 			if i == 6 || from.Is4() && i == 1 || from.Is6() && i == 58 {
 				return nil
