@@ -2,7 +2,7 @@ package agent
 
 import (
 	"errors"
-	"fmt"
+	"strings"
 )
 
 // A Kind says what a caller should do about an error. agent/rpc gives each its
@@ -35,10 +35,11 @@ type Error struct {
 	Err      error             // the cause, may be nil
 }
 
-// Error has the cause first: what a person reads last is what to do.
+// Error has the cause first: what a person reads last is what to do. It is one
+// line, also where several causes were joined.
 func (e *Error) Error() string {
 	if e.Err != nil {
-		return fmt.Sprintf("%v: %s", e.Err, e.Message)
+		return strings.ReplaceAll(e.Err.Error(), "\n", "; ") + ": " + e.Message
 	}
 	return e.Message
 }

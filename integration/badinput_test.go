@@ -257,6 +257,34 @@ func TestBadNetworksAndExports(t *testing.T) {
 			change(e)
 		})
 	}
+	onBridge := func(tag int32) *nodev1.Network {
+		return withNetwork(func(n *nodev1.Network) {
+			n.Plug = &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: "br-blue", Vlan: &tag}}
+		})
+	}
+	vlan := func(device string, id int32) *nodev1.Network {
+		return withNetwork(func(n *nodev1.Network) { n.Plug = &nodev1.Network_Vlan{Vlan: &nodev1.VlanPlug{Device: device, Id: id}} })
+	}
+	macvlan := func(device string) *nodev1.Network {
+		return withNetwork(func(n *nodev1.Network) {
+			n.Plug = &nodev1.Network_Macvlan{Macvlan: &nodev1.MacvlanPlug{Device: device}}
+		})
+	}
+	vxlan := func(id int32, device string, peers ...string) *nodev1.Network {
+		return withNetwork(func(n *nodev1.Network) {
+			n.Plug = &nodev1.Network_Vxlan{Vxlan: &nodev1.VxlanPlug{Id: id, Device: device, Local: "192.0.2.1", Peers: peers}}
+		})
+	}
+	ovs := func(bridge, port string, tag int32) *nodev1.Network {
+		return withNetwork(func(n *nodev1.Network) {
+			n.Plug = &nodev1.Network_Ovs{Ovs: &nodev1.OvsPlug{Bridge: bridge, InterfaceId: port, Vlan: &tag}}
+		})
+	}
+	provided := func(namespace, link string) *nodev1.Network {
+		return withNetwork(func(n *nodev1.Network) {
+			n.Plug = &nodev1.Network_None{None: &nodev1.NonePlug{Namespace: namespace, Interface: link}}
+		})
+	}
 	calls := []badCall{
 		{"bridge that is not there", bridge("br-none"), precondition("bridge_missing"), "create it, or name another"},
 		{"link that is no bridge", bridge("lo"), precondition("bridge_missing"), "name another"},
@@ -278,9 +306,38 @@ func TestBadNetworksAndExports(t *testing.T) {
 		{"another machine's", address(client4 + "/24"), precondition("address_in_use"), "choose another"},
 		{"another machine's, IPv6", address(client6 + "/64"), precondition("address_in_use"), "choose another"},
 		{"another network's", address("10.77.0.4/24"), precondition("address_taken"), "choose another"},
+		{"overlapping addresses", withNetwork(func(n *nodev1.Network) { n.Addresses = []string{"10.77.0.3/24", "10.77.1.3/16"} }), invalid("bad_address"), "overlap"},
+		{"overlapping addresses, IPv6", withNetwork(func(n *nodev1.Network) { n.Addresses = []string{"fd77::3/64", "fd77::4/48"} }), invalid("bad_address"), "overlap"},
 		{"next hop off the link", route("0.0.0.0/0", "192.0.2.1"), invalid("bad_route"), "none of the network's prefixes"},
 		{"route that is no prefix", route("default", "10.77.0.1"), invalid("field_malformed"), "write it like"},
 		{"MTU", withNetwork(func(n *nodev1.Network) { n.Mtu = 100 }), invalid("bad_mtu"), "give 1280"},
+		{"MTU below that of IPv6", withNetwork(func(n *nodev1.Network) { n.Mtu = 1279 }), invalid("bad_mtu"), "give 1280"},
+		{"MTU that no frame has", withNetwork(func(n *nodev1.Network) { n.Mtu = 65536 }), invalid("bad_mtu"), "give 1280"},
+		{"no plug", withNetwork(func(n *nodev1.Network) { n.Plug = nil }), invalid("field_required"), "set it"},
+		{"tag 0 on a bridge", onBridge(0), invalid("field_malformed"), "leave it out"},
+		{"tag 4095 on a bridge", onBridge(4095), invalid("bad_vlan"), "give 1 to 4094"},
+		{"tag on a bridge that does not filter", onBridge(10), precondition("vlan_filtering_off"), "turn its filtering on"},
+		{"VLAN 0", vlan("eth1", 0), invalid("bad_vlan"), "give 1 to 4094"},
+		{"VLAN 4095", vlan("eth1", 4095), invalid("bad_vlan"), "give 1 to 4094"},
+		{"VLAN on an unknown device", vlan("eth9", 10), precondition("device_unusable"), "name another"},
+		{"VLAN on the loopback", vlan("lo", 10), invalid("bad_device"), "network device of the host"},
+		{"VLAN on a device with a slash", vlan("../eth1", 10), invalid("bad_device"), "network device of the host"},
+		{"macvlan on an unknown device", macvlan("eth9"), precondition("device_unusable"), "name another"},
+		{"VXLAN 0", vxlan(0, "br-blue", "192.0.2.2"), invalid("bad_vxlan"), "24 bits"},
+		{"VXLAN of more than 24 bits", vxlan(1<<24, "br-blue", "192.0.2.2"), invalid("bad_vxlan"), "24 bits"},
+		{"VXLAN on an unknown device", vxlan(42, "eth9", "192.0.2.2"), precondition("device_unusable"), "name another"},
+		{"VXLAN from another host's address", vxlan(42, "br-blue", "192.0.2.2"), precondition("device_unusable"), "name another"},
+		{"VXLAN without peers", vxlan(42, "br-blue"), invalid("field_required"), "set it"},
+		{"VXLAN to itself", vxlan(42, "br-blue", "192.0.2.1"), invalid("bad_vxlan"), ""},
+		{"VXLAN to multicast", vxlan(42, "br-blue", "239.0.0.1"), invalid("bad_vxlan"), "unicast"},
+		{"VXLAN to another family", vxlan(42, "br-blue", "fd99::1"), invalid("bad_vxlan"), ""},
+		{"Open vSwitch's tag 4095", ovs("br-int", "", 4095), invalid("bad_vlan"), "give 1 to 4094"},
+		{"Open vSwitch's port with a space", ovs("br-int", "a port", 1), invalid("bad_plug"), "printable ASCII"},
+		{"Open vSwitch where there is none", ovs("br-int", "", 1), precondition("plug_unsupported"), ""},
+		{"namespace that nobody made", provided("cni-9", "eth0"), precondition("namespace_missing"), "must"},
+		{"namespace that is the agent's", provided("cw-empty", "eth0"), invalid("bad_plug"), "the agent's own"},
+		{"namespace that climbs", provided("../x", "eth0"), invalid("bad_plug"), "/run/netns"},
+		{"provided loopback", provided("cni-9", "lo"), invalid("bad_device"), "within the namespace"},
 		{"multicast MAC", withNetwork(func(n *nodev1.Network) { n.Mac = "01:00:5e:00:00:01" }), invalid("bad_mac"), "for example"},
 		{"unknown NFS version", versions("4"), invalid("bad_nfs_version"), "give 3, 4.0, 4.1 or 4.2"},
 		{"NFS version with syntax", versions("4.1", "3;}"), invalid("bad_nfs_version"), "give 3, 4.0, 4.1 or 4.2"},

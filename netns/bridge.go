@@ -221,7 +221,7 @@ func (k kernelVLANs) remove(port netlink.Link, id int) error {
 // unsupported marks the kernel's word for what it was built without.
 func unsupported(err error) error {
 	if errors.Is(err, unix.EOPNOTSUPP) {
-		return errors.Join(err, ErrUnsupported)
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	return err
 }

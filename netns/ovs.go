@@ -176,7 +176,7 @@ func (p OVS) detach(ctx context.Context, s *site) error {
 // cure.
 func unavailable(err error) error {
 	if errors.Is(err, ovs.ErrUnavailable) {
-		return errors.Join(err, ErrUnsupported)
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	return err
 }

@@ -52,7 +52,7 @@ func (p Provided) base(_ context.Context, s *site) (base, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return base{}, fmt.Errorf("namespace %s: is not in %s: whoever provides it must make it first: %w", s.n.Namespace, namespace.Dir, ErrNoNamespace)
 	case errors.Is(err, namespace.ErrOther):
-		return base{}, fmt.Errorf("namespace %s: %w", s.n.Namespace, errors.Join(err, ErrNoNamespace))
+		return base{}, fmt.Errorf("namespace %s: %w: %w", s.n.Namespace, ErrNoNamespace, err)
 	case err != nil:
 		return base{}, err
 	}

@@ -82,7 +82,7 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	// A macvlan whose hardware address another one on the device has.
 	err = retry(ctx, unix.EADDRINUSE, func() error { return setUp(in, inner) })
 	if errors.Is(err, unix.EADDRINUSE) {
-		err = errors.Join(err, ErrTaken)
+		err = fmt.Errorf("%w: %w", ErrTaken, err)
 	}
 	if err != nil {
 		return err

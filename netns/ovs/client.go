@@ -58,14 +58,14 @@ func (c Client) Run(ctx context.Context, args ...string) ([]byte, error) {
 	case err == nil:
 		return out.Bytes(), nil
 	case errors.Is(err, exec.ErrNotFound):
-		return nil, fmt.Errorf("%s: install Open vSwitch (\"apt-get install openvswitch-switch\"): %w", command, errors.Join(err, ErrUnavailable))
+		return nil, fmt.Errorf("%s: install Open vSwitch (\"apt-get install openvswitch-switch\"): %w: %w", command, ErrUnavailable, err)
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	}
 	if errors.As(err, new(*exec.ExitError)) {
 		// Its words differ from version to version: nothing is read out of them.
-		return nil, fmt.Errorf("%s: %s (is Open vSwitch running? \"systemctl start openvswitch-switch\"): %w",
-			command, strings.Join(strings.Fields(words.String()), " "), errors.Join(err, ErrUnavailable))
+		return nil, fmt.Errorf("%s: %s (is Open vSwitch running? \"systemctl start openvswitch-switch\"): %w: %w",
+			command, strings.Join(strings.Fields(words.String()), " "), ErrUnavailable, err)
 	}
 	return nil, fmt.Errorf("run %s: %w", command, err)
 }
