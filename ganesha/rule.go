@@ -186,35 +186,30 @@ func (g *Gateway) sift(e Export, has map[Rule]bool, why error, try func() error)
 		}
 		return err
 	}
-	trials := 0
-	var search func(rules []Rule, already error) error
-	search = func(rules []Rule, already error) error {
-		if trials++; trials > mostTrials {
-			return nil
-		}
-		err := already
+	pending := halves(suspects)
+	for trials := 0; len(pending) > 0 && trials < mostTrials; trials++ {
+		rules := pending[len(pending)-1]
+		pending = pending[:len(pending)-1]
+		g.acquit(e.ID, rules)
+		err := try()
 		if err == nil {
-			g.acquit(e.ID, rules)
-			if err = try(); err == nil {
-				return nil
-			}
-			if !errors.Is(err, ErrRefused) {
-				return err
-			}
-			g.veto(e.ID, rules, err)
+			continue
 		}
-		if len(rules) == 1 {
-			return nil
-		}
-		if err := search(rules[:len(rules)/2], nil); err != nil {
+		if !errors.Is(err, ErrRefused) {
+			g.acquit(e.ID, suspects) // nobody knows: the next Put begins anew
 			return err
 		}
-		return search(rules[len(rules)/2:], nil)
-	}
-	if err := search(suspects, why); err != nil {
-		return err
+		g.veto(e.ID, rules, err)
+		pending = append(pending, halves(rules)...)
 	}
 	return try() // the last trial may have been one that was refused
+}
+
+func halves(rules []Rule) [][]Rule {
+	if len(rules) < 2 {
+		return nil
+	}
+	return [][]Rule{rules[len(rules)/2:], rules[:len(rules)/2]}
 }
 
 // A veto is a rule of an export that Ganesha refused.

@@ -143,6 +143,26 @@ func TestRules(t *testing.T) {
 	n.must(f.Close(ctx))
 	closeClient(ctx, t, c)
 	n.deleteExport(ctx, "docs")
+	t.Run("document", func(t *testing.T) {
+		n := n.within(t)
+		_, section, _ := strings.Cut(read(t, "../docs/gateways.md"), "\n## Who may reach an export\n")
+		section, _, _ = strings.Cut(section, "\n## ")
+		commands := 0
+		for line := range strings.SplitSeq(section, "\n") {
+			words := strings.Fields(line)
+			if len(words) == 0 || words[0] != "causeway" {
+				continue
+			}
+			commands++
+			if _, err := n.Must(ctx, words[1:]...); err != nil {
+				t.Errorf("%s: %v", line, err)
+			}
+		}
+		if got := n.rules(ctx); commands < 8 || strings.Count(got, "=active") != 2 {
+			t.Errorf("after %d commands rules are %s", commands, got)
+		}
+	})
+	n.deleteExport(ctx, "docs")
 	n.deleteNetwork(ctx, "blue")
 	n.finish(ctx)
 }
