@@ -22,6 +22,9 @@ func properties(s process.Spec, command []string) ([]systemd.Property, error) {
 	p := []systemd.Property{
 		systemd.PropDescription(description(s)),
 		systemd.PropType("notify"),
+		// Not "main": where the launcher starts once more, the second may be
+		// ready before systemd has heard of it from the first.
+		property("NotifyAccess", "all"),
 		systemd.PropExecStart(command, false),
 		systemd.PropSlice(slice(s.Name)),
 		property("CollectMode", "inactive-or-failed"),

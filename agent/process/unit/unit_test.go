@@ -170,8 +170,17 @@ func TestUnit(t *testing.T) {
 func TestAgain(t *testing.T) {
 	s, _ := world(t)
 	spec := spec(t)
+	spec.OwnPIDs, spec.Root = true, &process.Root{ReadOnly: []string{"/usr", "/bin", "/lib", "/lib64"}}
+	unit, err := Name(spec.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range 30 {
 		p := start(t, s, spec)
+		pid := strconv.Itoa(p.Identity().PID)
+		await(t, "systemd knows that it runs", func() bool {
+			return cmp.Equal(show(t, unit, "ActiveState", "MainPID"), map[string]string{"ActiveState": "active", "MainPID": pid})
+		})
 		if err := syscall.Kill(p.Identity().PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
