@@ -103,7 +103,8 @@ type object struct {
 	gateway   Gateway
 	serving   serving         // of the gateway
 	quickEnds int             // of the gateway, in a row
-	unsteady  *Error          // it has ended too often of late
+	unsteady  *Error          // it has ended too often of late, or reached a limit
+	limited   limited         // when it reached one
 	stuck     bool            // it runs and does not answer
 	figures   *figures        // of the gateway; nil until somebody asks
 	probed    <-chan struct{} // closed with the process that somebody probes

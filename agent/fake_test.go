@@ -314,6 +314,8 @@ type server struct {
 	settings string // of the last start
 	first    int    // exports that it was started with
 	records  bool   // of clients that may reclaim
+	kills    uint64 // for memory
+	refused  uint64 // threads
 	exports  map[uint16]ganesha.Export
 }
 
@@ -385,7 +387,7 @@ func (s *server) Stop(_ context.Context, o ganesha.StopOptions) error {
 func (s *server) Status(context.Context) (ganesha.Status, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ganesha.Status{Running: s.done != nil, PID: 42 + s.pid, StartedAt: s.started, Version: "4.3", Settings: s.settings, LastLog: "it fell over"}, nil
+	return ganesha.Status{Running: s.done != nil, PID: 42 + s.pid, StartedAt: s.started, Version: "4.3", Settings: s.settings, LastLog: "it fell over", Kills: s.kills, Refused: s.refused}, nil
 }
 
 func (s *server) Probe(_ context.Context, o ganesha.ProbeOptions) ganesha.Health {

@@ -72,6 +72,50 @@ func (a *Agent) gatewayDown(network, why string) {
 	a.gatewayChangedLocked(o)
 }
 
+// limited remembers how often a gateway has reached its limits.
+type limited struct {
+	seen           bool // the counts are known
+	kills, refused uint64
+	at             time.Time // of the last, as far as we saw it
+}
+
+// gatewayLimited notes whether a gateway has reached a limit since the last
+// look, and keeps it degraded until it has gone on for a while without.
+func (a *Agent) gatewayLimited(network string, st ganesha.Status) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[objectKey{kindNetwork, network}]
+	if o == nil {
+		return
+	}
+	last := o.limited
+	o.limited.seen, o.limited.kills, o.limited.refused = true, st.Kills, st.Refused
+	if !last.seen && st.Running {
+		return // of an earlier agent's time
+	}
+	for _, l := range []struct {
+		name      string
+		last, now uint64
+		e         *Error
+	}{
+		{"tasks", last.refused, st.Refused, &Error{Kind: Exhausted, Reason: GatewayTasks,
+			Message: "the gateway reached its limit of threads, and some clients were not served at once: raise gateway.limits.tasks"}},
+		{"memory", last.kills, st.Kills, &Error{Kind: Exhausted, Reason: GatewayMemory,
+			Message: "the gateway was killed at its limit of memory and is started again: raise gateway.limits.memory"}},
+	} {
+		if l.now < l.last {
+			l.last = 0 // the count began anew
+		}
+		if l.now == l.last {
+			continue
+		}
+		a.metrics.limits.WithLabelValues(l.name).Add(float64(l.now - l.last))
+		a.log.Warn("gateway reached a limit", "network", network, "limit", l.name, "pid", o.gateway.PID)
+		o.limited.at, o.unsteady = time.Now(), l.e
+		a.wakeLocked(networkGroup(network), lookOn)
+	}
+}
+
 // gatewayEndedLocked counts an end and sets the pause before the next start.
 // The first are not paused for, and once is said to the watchers, or nothing
 // where that is nil; from the third on it is keeps.
@@ -82,6 +126,9 @@ func (a *Agent) gatewayEndedLocked(o *object, once, keeps *Error) {
 	o.quickEnds++
 	f := &failure{err: once, attempts: o.quickEnds, next: time.Now()}
 	if o.quickEnds > 2 {
+		if o.unsteady != nil && time.Since(o.limited.at) < steadyAfter {
+			keeps = o.unsteady // says why it ends
+		}
 		f.err, f.next = keeps, f.next.Add(backoff(o.quickEnds-2))
 		o.unsteady = keeps
 	}

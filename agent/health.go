@@ -77,7 +77,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 		return
 	}
 	if h.OK() {
-		if o.unsteady != nil && time.Since(o.gateway.StartedAt) > steadyAfter {
+		if o.unsteady != nil && time.Since(o.gateway.StartedAt) > steadyAfter && time.Since(o.limited.at) > steadyAfter {
 			o.unsteady, o.quickEnds = nil, 0
 			a.wakeLocked(networkGroup(network), lookOn)
 		}

@@ -135,6 +135,62 @@ func TestGatewayKeepsEnding(t *testing.T) {
 	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
 }
 
+// TestGatewayReachesLimits: that is the reason, whether it ends or goes on, and
+// whether the count is known before the next one runs.
+func TestGatewayReachesLimits(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := published(t, h, dir)
+	g := h.gateways["blue"]
+	count := func(kills, refused uint64) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.kills, g.refused = kills, refused
+	}
+	calm := func() {
+		a.mu.Lock()
+		o := a.objects[objectKey{kindNetwork, "blue"}]
+		o.gateway.StartedAt, o.limited.at = time.Now().Add(-2*steadyAfter), time.Now().Add(-2*steadyAfter)
+		a.mu.Unlock()
+		eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
+	}
+	reason := func(want Reason) {
+		t.Helper()
+		eventually(t, string(want), func() bool {
+			s := phaseOf(t, a, "blue")
+			return s.Phase == Degraded && s.Reason == want
+		})
+	}
+	count(0, 3)
+	a.NetworksChanged()
+	reason(GatewayTasks)
+	calm()
+	count(1, 0)
+	g.kill()
+	reason(GatewayMemory)
+	for restarts := int64(2); restarts <= 4; restarts++ {
+		count(uint64(restarts), 0)
+		g.kill()
+		eventually(t, "started again", func() bool {
+			n, err := a.Network(t.Context(), "blue")
+			return err == nil && n.Gateway.Restarts == restarts && n.Gateway.Running
+		})
+	}
+	reason(GatewayMemory) // and not that it keeps ending
+	for limit, want := range map[string]float64{"memory": 4, "tasks": 3} {
+		if got := testutil.ToFloat64(a.metrics.limits.WithLabelValues(limit)); got != want {
+			t.Errorf("%s reached %v times, want %v", limit, got, want)
+		}
+	}
+	calm()
+	// Another agent does not blame what runs for what was before it.
+	a.stop()
+	a = h.boot(dir)
+	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
+	if got := testutil.ToFloat64(a.metrics.limits.WithLabelValues("memory")); got != 0 {
+		t.Errorf("the next agent counts %v", got)
+	}
+}
+
 // TestGatewayDoesNotStart: failing starts are a crash loop too.
 func TestGatewayDoesNotStart(t *testing.T) {
 	before := &failure{attempts: 2}

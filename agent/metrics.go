@@ -16,6 +16,7 @@ type metrics struct {
 	failures  *prometheus.CounterVec
 	restarts  prometheus.Counter
 	stuck     prometheus.Counter
+	limits    *prometheus.CounterVec
 	drift     prometheus.Counter
 	ruleDrift prometheus.Counter
 	exports   exportMetrics
@@ -39,6 +40,9 @@ func newMetrics(a *Agent) *metrics {
 		stuck: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "causeway_gateway_stuck_total", Help: "Gateways that ran and did not answer, and were replaced.",
 		}),
+		limits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_gateway_limits_reached_total", Help: "Times that a gateway was killed at its limit of memory, or got no thread at its limit of tasks.",
+		}, []string{"limit"}),
 		drift: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "causeway_network_drift_total", Help: "Times that a network on this host was found other than wanted.",
 		}),
@@ -63,6 +67,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.failures.Describe(ch)
 	m.restarts.Describe(ch)
 	m.stuck.Describe(ch)
+	m.limits.Describe(ch)
 	m.drift.Describe(ch)
 	m.ruleDrift.Describe(ch)
 	m.exports.describe(ch)
@@ -77,6 +82,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.failures.Collect(ch)
 	m.restarts.Collect(ch)
 	m.stuck.Collect(ch)
+	m.limits.Collect(ch)
 	m.drift.Collect(ch)
 	m.ruleDrift.Collect(ch)
 	m.exports.collect(ch, m.a.sources(""))

@@ -85,6 +85,8 @@ const (
 	GatewayCrashes     Reason = "gateway_keeps_ending"
 	GatewayStuck       Reason = "gateway_stuck"
 	HandlesUnprotected Reason = "file_handles_unprotected"
+	GatewayMemory      Reason = "gateway_memory_limit"
+	GatewayTasks       Reason = "gateway_tasks_limit"
 	ExportRefused      Reason = "export_refused"
 	RuleRefused        Reason = "access_rule_refused"
 	RuleExpired        Reason = "access_rule_expired" // also of requests

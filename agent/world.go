@@ -358,6 +358,7 @@ func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m
 	if err != nil {
 		return here, false, err
 	}
+	a.gatewayLimited(m.key.id, st)
 	if !st.Running {
 		a.gatewayDown(m.key.id, st.LastLog)
 		return here, false, nil

@@ -22,6 +22,10 @@ type Status struct {
 	Version   string // "4.3", where it runs
 	Settings  string // Options.Settings of its start, where it runs
 	LastLog   string // the end of Ganesha's log where it does not run
+
+	// How often Ganesha reached its limits, counted anew from some starts on.
+	Kills   uint64 // it was killed for memory
+	Refused uint64 // it got no thread
 }
 
 // Status looks. A Ganesha that does not answer within two seconds is not
@@ -35,14 +39,18 @@ func (g *Gateway) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
+	hits, err := g.o.Starter.Hits(g.name("gateway"))
+	if err != nil {
+		return Status{}, err
+	}
 	if p == nil {
-		return Status{LastLog: g.lastLog()}, nil
+		return Status{LastLog: g.lastLog(), Kills: hits.Memory, Refused: hits.Tasks}, nil
 	}
 	age, err := since(p.Identity().Start)
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{PID: p.Identity().PID, StartedAt: time.Now().Add(-age)}
+	s := Status{PID: p.Identity().PID, StartedAt: time.Now().Add(-age), Kills: hits.Memory, Refused: hits.Tasks}
 	c, err := g.client(ctx)
 	if err == nil {
 		s.Version, err = c.version(ctx, g.limits.look)

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 packages=(
 	ca-certificates git make gcc libc6-dev pkg-config libvirt-dev
 	qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
-	nfs-ganesha nfs-ganesha-vfs rpcbind nfs-common netbase dbus-daemon nftables iproute2 openvswitch-switch btrfs-progs busybox-static
+	nfs-ganesha nfs-ganesha-vfs rpcbind nfs-common netbase dbus dbus-daemon nftables iproute2 openvswitch-switch btrfs-progs busybox-static
 	procps iputils-ping systemd protobuf-compiler libprotobuf-dev shellcheck mmdebstrap
 )
 trixie_packages=nfs-ganesha,nfs-ganesha-vfs,dbus-daemon # of the root of Debian 13

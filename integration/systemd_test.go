@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -213,21 +215,33 @@ func TestSystemd(t *testing.T) {
 	}
 
 	// Another supervisor leaves what runs alone, and starts what comes next.
-	h.configure(w, "supervisor: direct")
+	h.configure(w, "supervisor: direct\nresync: 1s\n")
 	h.must("systemctl", "restart", agentUnit)
 	h.stays(second, "the supervisor was changed")
 	h.kill(second)
+	const group = "/causeway/gateways/gateway-my-net_1"
+	third := 0
 	until(ctx, t, "the agent starts the gateway itself", func() (bool, error) {
-		procs, err := os.ReadFile(h.Path("/sys/fs/cgroup/memory/causeway/gateways/gateway-my-net_1/cgroup.procs"))
-		return len(procs) > 0, err
+		out, err := h.Run(ctx, "cat", h.group("memory", group)+"/cgroup.procs")
+		if err == nil {
+			third, err = strconv.Atoi(out)
+		}
+		return err == nil, err
 	})
 	if pid := h.main(gatewayUnit); pid != 0 {
 		t.Errorf("there still is a unit, with process %d", pid)
 	}
-	if got, err := os.ReadFile(h.Path("/sys/fs/cgroup/memory/causeway/gateways/gateway-my-net_1/memory.limit_in_bytes")); err != nil || string(got) != "314572800\n" {
-		t.Errorf("its limit of memory is %q, %v", got, err)
-	}
 	serves("from another supervisor")
+	h.process(third)
+	h.limits(group)
+	// The kernel kills the largest, which is not the gateway this time.
+	if out, err := h.Run(ctx, "sh", "-c", "echo $$ >"+h.group("memory", group)+"/cgroup.procs; exec tail /dev/zero"); err == nil {
+		t.Errorf("what takes all memory ended well: %s", out)
+	}
+	until(ctx, t, "the network does not tell of the limit", func() (bool, error) {
+		out, err := h.Run(ctx, w.programs.CLI, "network", "show", "my-net_1")
+		return strings.Contains(out, "gateway_memory_limit"), err
+	})
 	h.configure(w, "")
 	h.must("systemctl", "restart", agentUnit)
 	serves("after the supervisor was changed back")
@@ -240,9 +254,8 @@ func TestSystemd(t *testing.T) {
 	if failed := h.must("systemctl", "--failed", "--plain", "--no-legend"); failed != "" {
 		t.Errorf("units have failed:\n%s", failed)
 	}
-	groups, err := filepath.Glob(h.Path("/sys/fs/cgroup/*/causeway/gateways/*/cgroup.procs"))
-	if err != nil || len(groups) > 0 {
-		t.Errorf("control groups are left: %v, %v", groups, err)
+	if left, err := os.ReadDir(h.Path(h.group("memory", filepath.Dir(group)))); err != nil || slices.ContainsFunc(left, fs.DirEntry.IsDir) {
+		t.Errorf("control groups are left: %v, %v", left, err)
 	}
 	h.must("systemctl", "stop", agentUnit)
 }
@@ -264,9 +277,33 @@ func (h *systemdHost) unit(gateway int) {
 	if d := cmp.Diff(want, h.show(gatewayUnit, properties...)); d != "" {
 		h.t.Error(d)
 	}
-	for file, limit := range map[string]string{"memory" + group + "/memory.limit_in_bytes": "314572800\n", "pids" + group + "/pids.max": "300\n"} {
-		if got, err := os.ReadFile(h.Path("/sys/fs/cgroup/" + file)); err != nil || string(got) != limit {
-			h.t.Errorf("%s is %q, %v; want %q", file, got, err, limit)
+	h.limits(group)
+}
+
+// group is where a control group is, by its path in the hierarchies.
+func (h *systemdHost) group(controller, path string) string {
+	if _, err := os.Stat(h.Path("/sys/fs/cgroup/cgroup.controllers")); err == nil {
+		return "/sys/fs/cgroup" + path
+	}
+	return "/sys/fs/cgroup/" + controller + path
+}
+
+// limits of a gateway's control group, as the kernel has them.
+func (h *systemdHost) limits(path string) {
+	h.t.Helper()
+	for _, file := range []struct {
+		name, want string
+		others     string // in version 2
+	}{
+		{h.group("memory", path) + "/memory.limit_in_bytes", "314572800\n", h.group("memory", path) + "/memory.max"},
+		{h.group("pids", path) + "/pids.max", "300\n", ""},
+	} {
+		got, err := os.ReadFile(h.Path(file.name))
+		if errors.Is(err, fs.ErrNotExist) {
+			got, err = os.ReadFile(h.Path(file.others))
+		}
+		if err != nil || string(got) != file.want {
+			h.t.Errorf("%s is %q, %v; want %q", file.name, got, err, file.want)
 		}
 	}
 }

@@ -77,7 +77,7 @@ type Limits struct {
 	Files  uint64 // RLIMIT_NOFILE, soft and hard, lowered to what the host allows; 0 leaves it
 }
 
-// Hits tells how often one process reached its limits.
+// Hits tells how often a limit was reached.
 type Hits struct {
 	Memory uint64 // processes that the kernel killed for it
 	Tasks  uint64 // processes and threads that were not made

@@ -49,12 +49,13 @@ type Units interface {
 	Run(ctx context.Context, s Spec, command []string) (<-chan string, error)
 	// Kill ends all processes of the unit. Not there is success.
 	Kill(ctx context.Context, n Name) error
-	// Hits of the process that runs, or of the one that ended last.
+	// Hits of the processes of that name; what is known of one that has ended
+	// may come a moment later, or be forgotten.
 	Hits(n Name) (Hits, error)
 }
 
-// Hits tells how often the process of that name that runs, or ran last, reached
-// its limits.
+// Hits tells how often processes of that name reached their limits. The counts
+// begin anew with some starts.
 func (s *Starter) Hits(n Name) (Hits, error) {
 	var all Hits
 	for _, part := range []interface{ Hits(Name) (Hits, error) }{s.Groups, s.Units} {

@@ -34,6 +34,9 @@ const groupsOf = "causeway-lab"
 
 // StartSystemd boots one, which takes about a second.
 func StartSystemd(ctx context.Context) (*Systemd, error) {
+	if err := SystemdReady(); err != nil {
+		return nil, err
+	}
 	home, err := TempDir()
 	if err != nil {
 		return nil, err
@@ -111,30 +114,73 @@ func (s *Systemd) Close() error {
 			return err
 		}
 	}
-	return errors.Join(s.d.kill(), removeGroups())
+	err := s.d.kill()
+	// Process 1 is gone when all others there are.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	err = errors.Join(err, Wait(ctx, func() (bool, error) {
+		err := syscall.Kill(s.PID, 0)
+		return s.PID == 0 || errors.Is(err, syscall.ESRCH), err
+	}))
+	return errors.Join(err, removeGroups())
 }
 
-// removeGroups removes the control groups of systemds that have ended.
+// removeGroups removes the control groups of systemds that have ended. Those in
+// use cannot be removed, and are kept.
 func removeGroups() error {
 	dir, err := TempDir()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(dir) }()
-	for _, kind := range []string{"none,name=systemd", "memory", "pids", ""} {
+	hierarchies, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(hierarchies)) {
+		_, rest, _ := strings.Cut(line, ":")
+		kind, _, _ := strings.Cut(rest, ":")
 		fstype := "cgroup"
-		if kind == "" {
+		switch {
+		case kind == "":
 			fstype = "cgroup2"
+		case strings.HasPrefix(kind, "name="):
+			kind = "none," + kind
 		}
 		if err := unix.Mount("cgroup", dir, fstype, 0, kind); err != nil {
 			return fmt.Errorf("mount control groups %q: %w", kind, err)
 		}
-		// Those in use cannot be removed, and are kept.
-		err := exec.Command("find", filepath.Join(dir, groupsOf), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";").Run()
-		_ = err
+		removeEmpty(filepath.Join(dir, groupsOf))
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// removeEmpty removes a group and those below it, as far as nobody is in them.
+func removeEmpty(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // somebody else removed it
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			removeEmpty(filepath.Join(dir, e.Name()))
+		}
+	}
+	_ = os.Remove(dir)
+}
+
+// SystemdReady says what this machine lacks for StartSystemd, or nil.
+func SystemdReady() error {
+	if os.Geteuid() != 0 {
+		return errors.New("needs root, for namespaces and mounts")
+	}
+	missing := []error{find("unshare"), find("nsenter")}
+	for _, file := range []string{"/lib/systemd/systemd", "/lib/systemd/system/dbus.socket"} {
+		_, err := os.Stat(file)
+		missing = append(missing, err)
+	}
+	return errors.Join(missing...)
 }

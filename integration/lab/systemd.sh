@@ -14,17 +14,33 @@ mount -t tmpfs -o mode=755 tmpfs "$top"
 mkdir "$top"/{upper,work,root,cgroup}
 
 # A control group of its own in each hierarchy, and then a namespace that shows
-# nothing above it.
-for kind in none,name=systemd memory pids; do
-	mount -t cgroup -o "$kind" cgroup "$top/cgroup"
+# nothing above it. Where version 2 has the controllers, version 1 has none.
+enter() {
 	mkdir -p "$top/cgroup/$group"
 	echo $$ >"$top/cgroup/$group/cgroup.procs"
 	umount "$top/cgroup"
-done
+}
+version=1
 mount -t cgroup2 cgroup2 "$top/cgroup"
-mkdir -p "$top/cgroup/$group"
-echo $$ >"$top/cgroup/$group/cgroup.procs"
-umount "$top/cgroup"
+if grep -qw memory "$top/cgroup/cgroup.controllers"; then
+	version=2
+	mkdir -p "$top/cgroup/$(dirname "$group")"
+	echo "+memory +pids" >"$top/cgroup/cgroup.subtree_control"
+	echo "+memory +pids" >"$top/cgroup/$(dirname "$group")/cgroup.subtree_control"
+fi
+enter
+# Of version 1 all those in which systemd makes groups.
+mapfile -t hierarchies </proc/self/cgroup
+for line in "${hierarchies[@]}"; do
+	IFS=: read -r _ kind _ <<<"$line"
+	case $kind in
+	'' | cpuset | freezer | net_cls* | perf_event | hugetlb | rdma | misc) continue ;;
+	name=*) kind=none,$kind ;;
+	esac
+	mount -t cgroup -o "$kind" cgroup "$top/cgroup"
+	enter
+done
+export version
 
 # shellcheck disable=SC2016 # expanded by the inner shell
 exec unshare --cgroup bash -euc '
@@ -41,13 +57,17 @@ for node in null zero full random urandom tty fuse; do
 done
 ln -s /proc/self/fd "$root/dev/fd"
 mkdir "$root/dev/shm" "$root/dev/pts"
-mount -t tmpfs -o mode=755 tmpfs "$root/sys/fs/cgroup"
-mkdir "$root"/sys/fs/cgroup/{systemd,unified,memory,pids}
-mount -t cgroup -o none,name=systemd cgroup "$root/sys/fs/cgroup/systemd"
-mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup/unified"
-for kind in memory pids; do
-	mount -t cgroup -o "$kind" cgroup "$root/sys/fs/cgroup/$kind"
-done
+if [ "$version" = 2 ]; then
+	mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+else
+	mount -t tmpfs -o mode=755 tmpfs "$root/sys/fs/cgroup"
+	mkdir "$root"/sys/fs/cgroup/{systemd,unified,memory,pids}
+	mount -t cgroup -o none,name=systemd cgroup "$root/sys/fs/cgroup/systemd"
+	mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup/unified"
+	for kind in memory pids; do
+		mount -t cgroup -o "$kind" cgroup "$root/sys/fs/cgroup/$kind"
+	done
+fi
 for dir; do
 	mkdir -p "$root$dir"
 	mount --rbind "$dir" "$root$dir"

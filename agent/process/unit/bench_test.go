@@ -14,7 +14,7 @@ import (
 func BenchmarkStart(b *testing.B) {
 	launcher := os.Getenv(insideVariable)
 	if launcher == "" {
-		b.Skip("needs root, for a systemd of its own")
+		b.Skip("needs a systemd of its own")
 	}
 	u := New(Options{})
 	defer u.Close()

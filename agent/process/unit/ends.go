@@ -8,16 +8,17 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// ends remembers how the units of ours ended. systemd says it once, in a
-// signal, and then forgets the unit. What ends while no agent runs is in the
-// journal only. go-systemd passes on properties of type Unit alone, and the
-// result is one of type Service.
+// ends counts the units of ours that were killed for memory. systemd says it
+// once, in a signal, and then forgets the unit; it may say so a moment after
+// the process has ended. What ends while no agent runs is in the journal only.
+// go-systemd passes on properties of type Unit alone, and the result is one of
+// type Service.
 type ends struct {
 	conn *dbus.Conn
 	left chan struct{} // closed when the goroutine has ended
 
-	mu      sync.Mutex
-	results map[string]string // by unit, other than "success"
+	mu    sync.Mutex
+	kills map[string]uint64 // by unit
 }
 
 // The objects of units and their properties, see org.freedesktop.systemd1(5).
@@ -28,10 +29,10 @@ const (
 
 // watchEnds goes on from what last remembers, which may be nil.
 func watchEnds(last *ends) (*ends, error) {
-	e := &ends{results: map[string]string{}, left: make(chan struct{})}
+	e := &ends{kills: map[string]uint64{}, left: make(chan struct{})}
 	if last != nil {
 		last.mu.Lock()
-		e.results = last.results
+		e.kills = last.kills
 		last.mu.Unlock()
 	}
 	conn, err := dbus.ConnectSystemBus()
@@ -65,32 +66,24 @@ func (e *ends) hear(s *dbus.Signal) {
 	if !ok {
 		return
 	}
-	result, ok := changed["Result"].Value().(string)
-	if !ok || result == "success" {
+	// The signal tells of other changes too, and repeats the result: the
+	// process is counted when it has been given up.
+	if changed["Result"].Value() != "oom-kill" || changed["MainPID"].Value() != uint32(0) {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.results[own] = result
+	e.kills[own]++
 }
 
-// result of the unit's last end; empty where it was good, or is not known.
-func (e *ends) result(unit string) string {
+// killed tells how often that happened to a unit.
+func (e *ends) killed(unit string) uint64 {
 	if e == nil {
-		return ""
+		return 0
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.results[systemd.PathBusEscape(unit)]
-}
-
-func (e *ends) forget(unit string) {
-	if e == nil {
-		return
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.results, systemd.PathBusEscape(unit))
+	return e.kills[systemd.PathBusEscape(unit)]
 }
 
 func (e *ends) close() {

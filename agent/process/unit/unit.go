@@ -48,11 +48,10 @@ type Units struct {
 	root string
 	log  *slog.Logger
 
-	mu    sync.Mutex
-	conn  *systemd.Conn
-	end   context.CancelCauseFunc // of the connection
-	ends  *ends
-	tasks map[string]uint64 // by unit, as they were last seen
+	mu   sync.Mutex
+	conn *systemd.Conn
+	end  context.CancelCauseFunc // of the connection
+	ends *ends
 }
 
 // New does nothing but return.
@@ -63,7 +62,7 @@ func New(o Options) *Units {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Units{root: o.CgroupRoot, log: o.Logger, tasks: map[string]uint64{}}
+	return &Units{root: o.CgroupRoot, log: o.Logger}
 }
 
 // Check says why units cannot be started now, or nil.
@@ -140,7 +139,6 @@ func (u *Units) Run(ctx context.Context, s process.Spec, command []string) (<-ch
 	if err != nil {
 		return nil, err
 	}
-	u.forget(name)
 	within, cancel := context.WithTimeoutCause(ctx, settling, fmt.Errorf("an earlier one did not go in %s", settling))
 	defer cancel()
 	p, err := properties(s, command)
@@ -225,9 +223,9 @@ func is(err error, name string) bool {
 	return errors.As(err, &e) && e.Name == name
 }
 
-// Hits implements process.Units. Of memory systemd itself tells at the end,
-// where it knows: on hosts with control groups of version 2. It takes the
-// counters away with the process.
+// Hits implements process.Units. systemd tells of memory at the end, where it
+// knows: on hosts with control groups of version 2. It takes the counters away
+// with the process.
 func (u *Units) Hits(n process.Name) (process.Hits, error) {
 	name, err := Name(n)
 	if err != nil {
@@ -239,22 +237,8 @@ func (u *Units) Hits(n process.Name) (process.Hits, error) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if h.Tasks > 0 {
-		u.tasks[name] = h.Tasks
-	}
-	h.Tasks = u.tasks[name]
-	if u.ends.result(name) == "oom-kill" {
-		h.Memory = max(h.Memory, 1)
-	}
+	h.Memory = u.ends.killed(name)
 	return h, nil
-}
-
-// forget what the last process of a unit reached.
-func (u *Units) forget(name string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.tasks, name)
-	u.ends.forget(name)
 }
 
 var groupPattern = regexp.MustCompile(`^[a-z]+$`)

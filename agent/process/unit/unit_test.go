@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/godbus/dbus/v5"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/causeway-project/causeway/agent/process"
@@ -42,7 +43,7 @@ func world(t *testing.T) (*process.Starter, *Units) {
 	t.Helper()
 	launcher := os.Getenv(insideVariable)
 	if launcher == "" {
-		t.Skip("needs root, for a systemd of its own")
+		t.Skip("needs a systemd of its own")
 	}
 	u := New(Options{})
 	t.Cleanup(u.Close)
@@ -138,10 +139,6 @@ func TestUnit(t *testing.T) {
 			if d := cmp.Diff(want, got); d != "" {
 				t.Error(d)
 			}
-			limit, err := os.ReadFile("/sys/fs/cgroup/pids" + group + "/pids.max")
-			if err == nil && string(limit) != "20\n" {
-				t.Errorf("pids.max is %q", limit)
-			}
 			// What the program has is less than what its launcher had.
 			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 			if err != nil {
@@ -203,9 +200,6 @@ func TestTasks(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "no unit is left", func() bool { return loaded(t) == "" })
-	if h, err := s.Hits(spec.Name); err != nil || h.Tasks == 0 {
-		t.Errorf("hits after the end %+v, %v", h, err)
-	}
 }
 
 func TestMemory(t *testing.T) {
@@ -222,6 +216,25 @@ func TestMemory(t *testing.T) {
 		h, err := s.Hits(spec.Name)
 		return err == nil && h.Memory > 0
 	})
+}
+
+// The signals of systemd, which on this host may tell of no memory.
+func TestHear(t *testing.T) {
+	const path = unitPath + "causeway_2dgateway_2dblue_2eservice"
+	signal := func(path, result string, main uint32) *dbus.Signal {
+		return &dbus.Signal{Path: dbus.ObjectPath(path), Body: []any{"org.freedesktop.systemd1.Service",
+			map[string]dbus.Variant{"Result": dbus.MakeVariant(result), "MainPID": dbus.MakeVariant(main)}}}
+	}
+	e := &ends{kills: map[string]uint64{}}
+	for _, s := range []*dbus.Signal{
+		signal(path, "success", 0), signal(path, "signal", 0), signal(path, "oom-kill", 7), signal(path, "oom-kill", 0),
+		signal(unitPath+"other_2eservice", "oom-kill", 0), {Path: path}, {Path: path, Body: []any{"", map[string]dbus.Variant{}}},
+	} {
+		e.hear(s)
+	}
+	if n := e.killed("causeway-gateway-blue.service"); n != 1 || len(e.kills) != 1 {
+		t.Errorf("kills %v, want one", e.kills)
+	}
 }
 
 func TestStartFails(t *testing.T) {
