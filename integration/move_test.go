@@ -134,7 +134,7 @@ func TestNewAddresses(t *testing.T) {
 // their open files and locks back; also where the agent is killed when nothing
 // is left at the old place and nothing made at the new one.
 func TestMoved(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 3*time.Minute)
 	programs, err := lab.Build(ctx, lab.BuildOptions{CrashPoints: true})
 	if err != nil {
 		t.Fatal(err)
