@@ -11,7 +11,7 @@ import (
 // A gateway whose process ends is noticed at once. One that hangs is not, so
 // each is asked every few seconds whether it serves. One unanswered question
 // is a suspicion: Start asks once more before it replaces the process, which
-// takes two answers of a second each.
+// takes two answers of a second each. One that waits for a backend is left alone.
 
 // D-Bus is asked with each fourth question only, to save time. A gateway that
 // serves its clients may leave it unanswered twice in a row: a change to an
@@ -73,7 +73,14 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[objectKey{kindNetwork, network}]
-	if o == nil || o.probed != done || o.serving != up || a.run.Err() != nil {
+	if o == nil || o.probed != done || a.run.Err() != nil {
+		return
+	}
+	if o.stuck && h.OK() { // its backend answers again
+		a.wakeLocked(networkGroup(network), lookAgain)
+		return
+	}
+	if o.serving != up {
 		return
 	}
 	if h.OK() {
@@ -84,7 +91,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 		return
 	}
 	if o.stuck {
-		return // it is being replaced
+		return // it is being replaced, or waited for
 	}
 	if h.NFS == nil && h.Bus == nil {
 		o.stuck = true // Start puts it right, and leaves Ganesha alone
@@ -100,7 +107,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 	}
 	o.stuck = true
 	a.metrics.stuck.Inc()
-	a.log.Warn("gateway is stuck and will be replaced", "network", network, "pid", o.gateway.PID, "err", why)
+	a.log.Warn("gateway does not answer and will be replaced unless a backend hangs", "network", network, "pid", o.gateway.PID, "err", why)
 	e := &Error{Kind: Unavailable, Reason: GatewayStuck, Message: "the gateway runs and does not answer: it is being replaced", Err: why}
 	a.gatewayEndedLocked(o, e, e)
 	a.wakeLocked(networkGroup(network), lookAgain)

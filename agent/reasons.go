@@ -84,6 +84,7 @@ const (
 	GatewayDown        Reason = "gateway_down"
 	GatewayCrashes     Reason = "gateway_keeps_ending"
 	GatewayStuck       Reason = "gateway_stuck"
+	GatewayBlocked     Reason = "gateway_blocked"
 	HandlesUnprotected Reason = "file_handles_unprotected"
 	GatewayMemory      Reason = "gateway_memory_limit"
 	GatewayTasks       Reason = "gateway_tasks_limit"
@@ -135,6 +136,7 @@ func classify(err error) *Error {
 		{ganesha.ErrVersion, Precondition, NoNFSVersion, "this host cannot serve that version of NFS: leave it out, or cure it"},
 		{ganesha.ErrRefused, Precondition, ExportRefused, "Ganesha refused the export: see its log in the gateway's run directory"},
 		{ganesha.ErrPath, Precondition, PathUnusable, "the share's file system cannot be exported over NFS"},
+		{ganesha.ErrBlocked, Unavailable, GatewayBlocked, "the gateway's clients wait for a backend that does not answer: it is left alone, and goes on when the backend does"},
 		{ganesha.ErrNotRunning, Unavailable, GatewayDown, "the gateway does not answer: it is being started again"},
 		{context.DeadlineExceeded, Unavailable, StepTimeout, "a step did not end in time: it will be tried again"},
 		{fs.ErrPermission, Internal, StepFailed, "a step was not permitted: does the agent run as root?"},

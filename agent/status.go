@@ -146,7 +146,7 @@ func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s Status, w reconcile.
 		if there || k.Kind == reconcile.GuestMount {
 			s.Phase = Degraded // the share reaches its user all the same
 		}
-		if f.err.Reason == GatewayCrashes || f.err.Reason == GatewayStuck {
+		if f.err.Reason == GatewayCrashes || f.err.Reason == GatewayStuck || f.err.Reason == GatewayBlocked {
 			s.Phase = Degraded // the network is there, and its exports say that they wait
 		}
 		if k.Kind == reconcile.GuestMount {

@@ -2,7 +2,12 @@ package ganesha
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
 
 	"github.com/causeway-project/causeway/agent/process"
 )
@@ -63,6 +68,62 @@ func (g *Gateway) Probe(ctx context.Context, o ProbeOptions) Health {
 
 func hung(err error) error {
 	return fmt.Errorf("it runs and does not answer: %w: %w", err, ErrNotRunning)
+}
+
+// ErrBlocked: Ganesha does not answer, and threads of it wait for a file system.
+// It is not replaced: the kernel would not let it end before the file system
+// answers, and a new one would soon wait for the same. When the file system
+// answers, it goes on with all its clients' state.
+var ErrBlocked = errors.New("a backend does not answer")
+
+// waiting are the threads of a process in an uninterruptible sleep (proc(5)),
+// each with how often it has been switched away from. None where it has ended.
+func waiting(pid int) (map[string]string, error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil {
+		return nil, err
+	}
+	threads := map[string]string{}
+	for _, task := range tasks {
+		text, err := os.ReadFile(filepath.Join(task, "status"))
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		var state, switches string
+		for line := range strings.Lines(string(text)) {
+			switch key, value, _ := strings.Cut(line, ":"); key {
+			case "State":
+				state = strings.TrimSpace(value)
+			case "voluntary_ctxt_switches":
+				switches = strings.TrimSpace(value)
+			}
+		}
+		if strings.HasPrefix(state, "D") {
+			threads[task] = switches
+		}
+	}
+	return threads, nil
+}
+
+// stillWaiting is ErrBlocked if some thread has not run since before.
+func stillWaiting(pid int, before map[string]string) error {
+	now, err := waiting(pid)
+	if err != nil {
+		return fmt.Errorf("look at gateway: %w", err)
+	}
+	blocked := 0
+	for task, switches := range now {
+		if was, there := before[task]; there && was == switches {
+			blocked++
+		}
+	}
+	if blocked == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d threads of gateway process %d wait for a file system: %w", blocked, pid, ErrBlocked)
 }
 
 // saw notes that a process has served. It is given no more time to start.

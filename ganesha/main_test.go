@@ -250,6 +250,12 @@ func (s *site) mountFS(target string) {
 		s.mount("test", target, "tmpfs", 0)
 		return
 	}
+	s.mountDisk(target)
+}
+
+// mountDisk mounts an empty ext4.
+func (s *site) mountDisk(target string) {
+	s.t.Helper()
 	image := fmt.Sprintf("/run/%s-%d.ext4", filepath.Base(s.o.NetNS), sites.Add(1))
 	for _, args := range [][]string{
 		{"mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-N", "1024", image, "8M"},

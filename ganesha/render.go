@@ -33,9 +33,12 @@ type server struct {
 // clients have reclaimed; with it, never early; so it is there for NFSv3 alone,
 // whose clients find the ports of package nfs3 by rpcbind and name what they
 // mount by its pseudo path, as those of NFSv4 do. The heartbeat would wake both
-// processes of an idle gateway every second. The cache figures and
-// RPC_Ioq_ThrdMax keep a gateway near 10 MB; they only work together with the
-// malloc variables in environment.
+// processes of an idle gateway every second. The cache figures keep a gateway near
+// 10 MB; they only work together with the malloc variables in environment.
+//
+// RPC_Ioq_ThrdMax is how many requests may wait for backends at once: with 8,
+// five writes to one file system that hung kept Ganesha from answering anybody.
+// A guest has 64 under way at most (Ganesha's slots of a session).
 func renderServer(s server) (string, error) {
 	recovery, err := quote(s.StateDir)
 	if err != nil {
@@ -61,7 +64,7 @@ NFS_CORE_PARAM {
 %s	Enable_RQUOTA = false;
 	Enable_UDP = false;
 	Clustered = false;
-	RPC_Ioq_ThrdMax = 8;
+	RPC_Ioq_ThrdMax = 128;
 	heartbeat_freq = 0;
 %s}
 NFSv4 {

@@ -36,6 +36,10 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 		return err
 	}
 	if p != nil {
+		before, err := waiting(p.Identity().PID)
+		if err != nil {
+			return fmt.Errorf("look at gateway: %w", err)
+		}
 		unfit, err := g.fit(ctx, p)
 		switch {
 		case ctx.Err() != nil:
@@ -45,6 +49,11 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 		case unfit == nil:
 			g.tidy(ctx)
 			return g.complete(ctx)
+		}
+		if errors.Is(unfit, ErrNotRunning) {
+			if err := stillWaiting(p.Identity().PID, before); err != nil {
+				return err
+			}
 		}
 		g.log.Warn("gateway replaced", "err", unfit)
 		if err := p.Stop(ctx, 0); err != nil {
