@@ -9,20 +9,23 @@
  * library adds two authentication codes under a key that clients do not have:
  *
  *	 what the client sees and sends (NFSv4)
- *	+---------+--------+----------+------+-----------------------+--------+
- *	| version | export |  length  | fsid | kernel's handle | tag | seal   |
- *	+---------+--------+----------+------+-----------------------+--------+
- *	                                       `--- tag covers it      over all
+ *	+---------+--------+--------+------+-----------------+-----+------+
+ *	| version | export | length | fsid | kernel's handle | tag | seal |
+ *	+---------+--------+--------+------+-----------------+-----+------+
+ *	                            `----- tag covers -------'     |
+ *	                            `----- seal covers, with ------'
+ *	                                   the export's identity
  *
  * The tag is added by name_to_handle_at(2) and taken off by
  * open_by_handle_at(2), whatever the protocol. Between them, Ganesha's module
  * puts the file system's id (fsid) before the kernel's handle; there the tag is
- * encrypted, with a pad of all that is before it, so that it is right on that
- * file system alone: the roots of all ext4 have the same handle. The seal is
- * added where Ganesha
- * writes a handle for a client, and covers with it an identity of the export
- * that is never used twice, though its number is: what was learned of one
- * export is worth nothing at another one, or at its successor.
+ * encrypted with a pad of all that is before it, so that it is right on that
+ * file system alone: the roots of all ext4 have the same handle.
+ *
+ * The seal is added where Ganesha writes a handle for a client, and covers with
+ * it an identity of the export that is never used twice, though its number is:
+ * what was learned of one export is worth nothing at another one, or at its
+ * successor.
  *
  * Both are SipHash-2-4 (Aumasson and Bernstein, 2012) of 64 bits. They can be
  * guessed only by asking the gateway: at 100,000 tries a second, one chance in
@@ -38,13 +41,14 @@
  *	                          functions that it hides. They have the tag. What was
  *	                          learned of one export is then good for another one
  *	                          of the gateway on the same file system, as far as
- *	                          that one lets the client in
+ *	                          that one lets the client in.
  *	CAUSEWAY_HANDLES_READY    file that is made, empty, when FSAL VFS was loaded
  *	                          and is known to call this library
  *
  * Whatever is missing ends the process with status 78, and a line on stderr and
- * in the last of these files: a gateway without protection is none. Where a later Ganesha calls these
- * functions in another order or not at all, no handle passes.
+ * in the last of these files: a gateway without protection is none. Where a
+ * later Ganesha calls these functions in another order or not at all, no handle
+ * passes.
  *
  * Learned from Ganesha 4.3 and 6.2: src/FSAL/FSAL_VFS/os/linux/handle_syscalls.c,
  * src/support/nfs_filehandle_mgmt.c, src/Protocols/NFS/nfs4_op_putfh.c and
