@@ -75,6 +75,7 @@ func measures() []measure {
 		{"stall", (*bench).stall},
 		{"stall-guest", (*bench).stallGuest},
 		{"data", (*bench).data},
+		{"flood", (*bench).floods},
 		{"memory", (*bench).memory},
 		{"restart", (*bench).restart},
 		{"further-export", (*bench).furtherExport},
