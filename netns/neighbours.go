@@ -21,7 +21,7 @@ func (h *Host) door(n Network) firewall.Door {
 }
 
 const (
-	neighbourTable  = 1024 // the kernel's own gc_thresh3
+	kernelTable     = 1024 // the kernel's own gc_thresh3
 	leastNeighbours = 256  // as many as a /24 has
 	mostNeighbours  = 4096
 )
@@ -29,8 +29,14 @@ const (
 // neighbours is how many machines of each family a network may come to know by
 // their asking, and as many by their being answered: a sixteenth of the host's
 // table. With the kernel's own size that is little, so that a whole /24 is let
-// through, and two hostile networks could fill the table; Preflight says so.
+// through, and two hostile networks could fill the table.
 func neighbours() int {
+	return min(max(NeighbourTable()/16, leastNeighbours), mostNeighbours)
+}
+
+// NeighbourTable is how many neighbours of one family this host and all its
+// namespaces together may know: the smaller of both families'.
+func NeighbourTable() int {
 	size := math.MaxInt
 	for _, family := range []string{"ipv4", "ipv6"} {
 		// The files are in the host's namespace alone.
@@ -43,7 +49,7 @@ func neighbours() int {
 		}
 	}
 	if size == math.MaxInt {
-		size = neighbourTable
+		return kernelTable
 	}
-	return min(max(size/16, leastNeighbours), mostNeighbours)
+	return size
 }

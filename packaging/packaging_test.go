@@ -5,6 +5,7 @@ package packaging
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -159,5 +160,29 @@ func TestEveryPathIsMadeOnce(t *testing.T) {
 			}
 			seen[fields[1]] = true
 		}
+	}
+}
+
+// The kernel takes the three thresholds as they are, and makes little sense of
+// them in another order.
+func TestNeighbourThresholdsGrow(t *testing.T) {
+	data, err := os.ReadFile("causeway.sysctl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := map[string]int{}
+	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(line, "#") {
+			continue
+		}
+		var family string
+		var which, value int
+		if _, err := fmt.Sscanf(strings.ReplaceAll(line, ".", " "), "net %4s neigh default gc_thresh%d = %d", &family, &which, &value); err != nil || value <= last[family] {
+			t.Errorf("line %q: %v", line, err)
+		}
+		last[family] = value
+	}
+	if last["ipv4"] == 0 || last["ipv4"] != last["ipv6"] {
+		t.Errorf("the tables are of %v, want one size for both", last)
 	}
 }

@@ -212,6 +212,7 @@ func hostChecks(cfg config, daemons *virtiofs.Daemons) []func(context.Context) a
 		program("ganesha", "/usr/bin/ganesha.nfsd", "apt-get install nfs-ganesha nfs-ganesha-vfs"),
 		program("dbus", "/usr/bin/dbus-daemon", "apt-get install dbus-daemon"),
 		checkNFS3,
+		checkNeighbours,
 		func(ctx context.Context) agent.Check {
 			path, err := daemons.Program(ctx)
 			if err != nil {
@@ -231,4 +232,17 @@ func hostChecks(cfg config, daemons *virtiofs.Daemons) []func(context.Context) a
 		})
 	}
 	return checks
+}
+
+// enoughNeighbours lets 16 networks of a /22 come to know all their machines.
+const enoughNeighbours = 16384
+
+func checkNeighbours(context.Context) agent.Check {
+	check := agent.Check{Name: "neighbours", Verdict: agent.Pass, Message: fmt.Sprintf("the host's table has room for %d", netns.NeighbourTable())}
+	if netns.NeighbourTable() < enoughNeighbours {
+		check.Verdict = agent.Warn
+		check.Message += ", which hostile networks could fill for everybody"
+		check.Fix = "sysctl -w net.ipv4.neigh.default.gc_thresh3=65536 net.ipv6.neigh.default.gc_thresh3=65536, then restart the agent"
+	}
+	return check
 }
