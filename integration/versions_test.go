@@ -189,6 +189,78 @@ func TestOlderVersions(t *testing.T) {
 	n.finish(ctx)
 }
 
+// TestOlderVersionsOfTheKernel is the same for a guest's kernel: NFSv3 with
+// locks, which it takes again when the gateway was started anew, and NFSv4.0.
+func TestOlderVersionsOfTheKernel(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	dir := w.share(t, "docs")
+	n := w.started(ctx, t, quick)
+	network := blueNetwork()
+	network.NfsVersions = []string{"3", "4.0"}
+	n.putNetwork(ctx, network)
+	n.putExport(ctx, exported("docs", "docs"))
+
+	n.in(ctx, "rpcbind && rpc.statd -L")
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+		defer cancel()
+		if _, err := n.guest.Shell(ctx, "killall rpc.statd rpcbind"); err != nil {
+			t.Error(err)
+		}
+	})
+	mount := lab.NFSMount{Server: gateway4, Path: "/docs", Client: guest4, At: "/mnt/three", Version: "3"}
+	n.must(n.guest.MountNFS(ctx, mount))
+	if got := n.in(ctx, "cat /mnt/three/hello; grep /mnt/three /proc/mounts | grep -c vers=3"); got != "from docs\n1" {
+		t.Errorf("the guest reads %q", got)
+	}
+	n.in(ctx, "echo kernel >/mnt/three/by-kernel && sync")
+	if b, err := os.ReadFile(filepath.Join(dir, "by-kernel")); err != nil || string(b) != "kernel\n" {
+		t.Errorf("the file holds %q, %v", b, err)
+	}
+
+	// Another client does not get the lock that the writer in the guest holds.
+	writer, err := n.guest.StartWriter(ctx, "/mnt/three/by-kernel", 20*time.Millisecond)
+	n.must(err)
+	other := v3(t, n.client, "other")
+	asked := func(want nfsv3.LockStatus) {
+		t.Helper()
+		until(ctx, t, "the lock is another's", func() (bool, error) {
+			f, err := v3File(ctx, other, "/docs", "by-kernel")
+			if err != nil {
+				return false, err
+			}
+			got, err := other.Lock(ctx, nfsv3.Lock{File: f, Process: 1})
+			if got == nfsv3.Granted && err == nil {
+				if want == nfsv3.Denied {
+					t.Fatal("another client has it")
+				}
+				_, err = other.Unlock(ctx, nfsv3.Lock{File: f, Process: 1})
+			}
+			return got == want && err == nil, err
+		})
+	}
+	asked(nfsv3.Denied)
+	n.killGateway(ctx)
+	asked(nfsv3.Denied) // after grace, in which the guest asked for it again
+	p, err := writer.Stop(ctx)
+	n.must(err)
+	t.Logf("in the guest: %+v", p)
+	asked(nfsv3.Granted)
+
+	n.must(n.guest.Unmount(ctx, mount.At))
+	mount.At, mount.Version = "/mnt/four", "4.0"
+	n.must(n.guest.MountNFS(ctx, mount))
+	n.in(ctx, "echo kernel >/mnt/four/by-kernel; grep /mnt/four /proc/mounts | grep vers=4.0 && echo more >>/mnt/four/by-kernel && sync")
+	n.killGateway(ctx)
+	if got := n.in(ctx, "echo again >>/mnt/four/by-kernel && cat /mnt/four/by-kernel"); got != "kernel\nmore\nagain" {
+		t.Errorf("the guest reads %q", got)
+	}
+	n.must(n.guest.Unmount(ctx, mount.At))
+	n.deleteExport(ctx, "docs")
+	n.deleteNetwork(ctx, "blue")
+	n.finish(ctx)
+}
+
 // parts are the processes of the gateway on blue, by the names of their
 // programs.
 func (n *node) parts() map[string]int {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -116,13 +117,16 @@ func seconds(ctx context.Context) int {
 	return max(1, min(10, int(time.Until(deadline)/time.Second)))
 }
 
-// MountNFS mounts an export in the guest with the kernel's client, NFSv4.2 and
-// hard. The client's own address is told to it, since busybox looks for none.
+// MountNFS mounts an export in the guest with the kernel's client, hard. The client's own address is told to it, since busybox looks for none.
 func (g *Guest) MountNFS(ctx context.Context, m NFSMount) error {
 	if _, err := g.Exec(ctx, "mkdir", "-p", m.At); err != nil {
 		return err
 	}
-	options := "vers=4.2,proto=tcp,addr=" + m.Server + ",clientaddr=" + m.Client
+	kind := "nfs4"
+	options := "vers=" + cmp.Or(m.Version, "4.2") + ",proto=tcp,addr=" + m.Server + ",clientaddr=" + m.Client
+	if m.Version == "3" {
+		kind, options = "nfs", "vers=3,proto=tcp,mountproto=tcp,addr="+m.Server+",mountaddr="+m.Server
+	}
 	if strings.Contains(m.Server, ":") {
 		options = strings.Replace(options, "proto=tcp,", "proto=tcp6,", 1)
 	}
@@ -133,7 +137,7 @@ func (g *Guest) MountNFS(ctx context.Context, m NFSMount) error {
 	if strings.Contains(server, ":") {
 		server = "[" + server + "]"
 	}
-	_, err := g.Exec(ctx, "mount", "-i", "-t", "nfs4", "-o", options, server+":"+m.Path, m.At)
+	_, err := g.Exec(ctx, "mount", "-i", "-t", kind, "-o", options, server+":"+m.Path, m.At)
 	return err
 }
 
@@ -143,6 +147,7 @@ type NFSMount struct {
 	Path    string // required: of the export in the server's pseudo file system
 	Client  string // required: the guest's address
 	At      string // required: where in the guest
+	Version string // "3" or "4.0" to "4.2", which is the default; 3 over IPv4 alone
 	Options string // more of nfs(5), comma-separated
 }
 

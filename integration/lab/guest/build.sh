@@ -1,6 +1,6 @@
 #!/bin/bash
 # Builds the guest of the tests: busybox, the kernel modules that matter, the
-# QEMU guest agent and the writer, in an initramfs. It needs no disk.
+# QEMU guest agent, what locks of NFSv3 take and the writer, in an initramfs. It needs no disk.
 #
 #   build.sh KERNEL_DEB AGENT_DEB WRITER OUT
 #
@@ -36,7 +36,7 @@ install -m 755 "$writer" "$root/bin/cw-writer"
 
 # modules.dep is not in the package: a trigger makes it on a real machine.
 busybox depmod -b "$work/kernel" "$version"
-for name in virtio_pci virtio_net virtio_console virtiofs nfsv4; do
+for name in virtio_pci virtio_net virtio_console virtiofs nfsv3 nfsv4; do
 	line=$(grep -E "/$name\.ko:" "$work/kernel/lib/modules/$version/modules.dep") ||
 		{ echo "build.sh: $kernel_deb has no module $name" >&2; exit 1; }
 	# shellcheck disable=SC2086 # the line is a list
@@ -45,16 +45,23 @@ done
 cp "$work/kernel/lib/modules/$version/"modules.{order,builtin} "$root/lib/modules/$version"
 busybox depmod -b "$root" "$version"
 
-agent=$work/agent/usr/sbin/qemu-ga
-install -m 755 "$agent" "$root/usr/sbin/qemu-ga"
-libraries=$(ldd "$agent")
-if grep 'not found' <<<"$libraries" >&2; then
-	echo "build.sh: the guest agent's libraries are missing; QEMU's packages bring them" >&2
-	exit 1
-fi
-grep -oE '/[^ ]+' <<<"$libraries" | while read -r library; do
-	mkdir -p "$root$(dirname "$library")"
-	cp -L "$library" "$root$library"
+# A client of NFSv3 wants rpcbind and rpc.statd for its locks.
+install -m 755 "$work/agent/usr/sbin/qemu-ga" "$root/usr/sbin/qemu-ga"
+for program in rpcbind rpc.statd sm-notify; do
+	install -m 755 "$(command -v "$program")" "$root/usr/sbin/$program"
+done
+cp /etc/netconfig /etc/services "$root/etc"
+mkdir -p "$root"/var/lib/nfs/{sm,sm.bak}
+for program in "$root"/usr/sbin/{qemu-ga,rpcbind,rpc.statd,sm-notify}; do
+	libraries=$(ldd "$program")
+	if grep 'not found' <<<"$libraries" >&2; then
+		echo "build.sh: libraries of $program are missing; QEMU's packages and nfs-common bring them" >&2
+		exit 1
+	fi
+	grep -oE '/[^ ]+' <<<"$libraries" | while read -r library; do
+		mkdir -p "$root$(dirname "$library")"
+		cp -L "$library" "$root$library"
+	done
 done
 
 mkdir -p "$out"
