@@ -19,13 +19,17 @@ func Write(ns *os.File, d Door) error {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	policy := nftables.ChainPolicyDrop
+	set := uint32(0)
 	for _, want := range tables(d) {
 		t := &nftables.Table{Name: tableName, Family: want.family}
 		c.AddTable(t) // so that there is one to delete
 		c.DelTable(t)
 		c.AddTable(t)
 		for _, s := range want.sets {
-			s.Table = t
+			// Its number in this transaction. The library would count in a
+			// variable that all callers share, without a lock (0.3.0).
+			set++
+			s.Table, s.ID = t, set
 			if err := c.AddSet(s, nil); err != nil {
 				return fmt.Errorf("write firewall: set %s: %w", s.Name, err)
 			}
