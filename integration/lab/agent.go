@@ -215,8 +215,8 @@ func (a *Agent) Stop() error {
 	if a.d.err != nil {
 		return fmt.Errorf("agent ended with %w; its log ends:\n%s", a.d.err, a.Log())
 	}
-	if raced(a.log) {
-		return fmt.Errorf("the agent has data races, see its log:\n%s", a.Log())
+	if report := raced(a.log); report != "" {
+		return fmt.Errorf("the agent has data races, the first of them:\n%s", report)
 	}
 	return nil
 }

@@ -65,8 +65,16 @@ func Installed(dir string) *Programs {
 	}
 }
 
-// raced is true where the race detector found something.
-func raced(log string) bool {
+// raced is the first report of the race detector, or empty.
+func raced(log string) string {
 	data, err := os.ReadFile(log)
-	return err == nil && strings.Contains(string(data), "WARNING: DATA RACE")
+	if err != nil {
+		return ""
+	}
+	_, report, found := strings.Cut(string(data), "WARNING: DATA RACE\n")
+	if !found {
+		return ""
+	}
+	report, _, _ = strings.Cut(report, "\n==================")
+	return report
 }
