@@ -122,6 +122,34 @@ func TestRules(t *testing.T) {
 		}
 		expired()
 	})
+	t.Run("one that cannot be", func(t *testing.T) {
+		n := n.within(t)
+		n.kill()
+		// As if an earlier agent had taken it.
+		file := filepath.Join(n.StateDir, "ledger", "export", "docs.json")
+		text, err := os.ReadFile(file)
+		n.must(err)
+		bad := strings.Replace(string(text), `"rules": [`, `"rules": [{"id": "bad", "client": "fd77::/112", "level": "rw", "squash": "root"},`, 1)
+		n.must(os.WriteFile(file, []byte(bad), 0o600))
+		n.start(ctx)
+		until(ctx, t, "the rules are others", func() (bool, error) {
+			got := n.rules(ctx)
+			return got == "bad=error mine=active", errors.New(got)
+		})
+		if err := write(); err != nil {
+			t.Errorf("by the good rule: %v", err)
+		}
+		resp, err := n.exports.Get(ctx, &nodev1.GetExportRequest{Id: "docs"})
+		n.must(err)
+		if s := resp.GetExport().GetStatus(); s.GetPhase() != nodev1.Phase_PHASE_DEGRADED || s.GetReason() != "access_rule_refused" {
+			t.Errorf("status %v", s)
+		}
+		_, err = n.exports.DeleteRule(ctx, &nodev1.DeleteRuleRequest{Export: "docs", Id: "bad"})
+		n.must(err)
+		if got := n.rules(ctx); got != "mine=active" {
+			t.Errorf("left are %s", got)
+		}
+	})
 	t.Run("changed by somebody else", func(t *testing.T) {
 		n := n.within(t)
 		n.tamper(ctx, "docs")

@@ -128,7 +128,7 @@ func objectID(req proto.Message) string {
 	case *nodev1.PutExportRequest:
 		return r.GetExport().GetId()
 	case *nodev1.PutRuleRequest:
-		return r.GetExport() + "/" + r.GetRule().GetId()
+		return strings.TrimSuffix(r.GetExport()+"/"+r.GetRule().GetId(), "/")
 	case *nodev1.DeleteRuleRequest:
 		return r.GetExport() + "/" + r.GetId()
 	case *nodev1.RecoverRulesRequest:
