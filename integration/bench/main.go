@@ -1,7 +1,7 @@
 // Command bench measures Causeway's agent, each thing beside the raw operation
 // in the same run, on the same file system and with the same client.
 //
-//	bench [-only NAME] [-runs N] [-json FILE] [-log FILE]
+//	bench [-only NAME] [-runs N] [-lease D] [-grace D] [-json FILE] [-log FILE]
 //
 // It needs root and what the demo needs, and runs in namespaces of its own. It prints a table, and writes a line
 // of JSON for each result.
@@ -41,6 +41,8 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "measure only `NAME`: "+strings.Join(names(), ", "))
 	flag.IntVar(&o.runs, "runs", 15, "samples of each median, at least 10 for numbers to be shown to others")
 	flag.StringVar(&o.json, "json", "bench.json", "write results to `FILE`, one object a line")
+	flag.DurationVar(&o.lease, "lease", 10*time.Second, "lease of the gateways")
+	flag.DurationVar(&o.grace, "grace", 15*time.Second, "longest grace period of the gateways")
 	flag.StringVar(&o.log, "log", "", "copy the agent's log to `FILE`")
 	flag.Parse()
 
@@ -58,6 +60,8 @@ type options struct {
 	runs int
 	json string
 	log  string
+
+	lease, grace time.Duration
 }
 
 // A measure takes seconds to a minute, and can be had alone.
@@ -108,7 +112,7 @@ type bench struct {
 }
 
 // limit of the whole bench; it should take a third of that.
-const limit = 15 * time.Minute
+const limit = 20 * time.Minute
 
 func (o options) run(ctx context.Context) (err error) {
 	chosen := measures()
@@ -133,7 +137,7 @@ func (o options) run(ctx context.Context) (err error) {
 		return err
 	}
 	needsGuest := slices.ContainsFunc(chosen, func(m measure) bool { return m.name == "attach" || m.name == "stall-guest" })
-	w, err := newWorld(ctx, worldOptions{Guest: needsGuest})
+	w, err := newWorld(ctx, worldOptions{Guest: needsGuest, Lease: o.lease, Grace: o.grace})
 	if err != nil {
 		return err
 	}

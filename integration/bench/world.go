@@ -31,7 +31,8 @@ type world struct {
 const poolSize = 512
 
 type worldOptions struct {
-	Guest bool
+	Guest        bool
+	Lease, Grace time.Duration // of gateways
 }
 
 func newWorld(ctx context.Context, o worldOptions) (*world, error) {
@@ -49,7 +50,7 @@ func (w *world) build(ctx context.Context, o worldOptions) (err error) {
 	if w.pool, err = lab.NewPool(ctx, poolSize); err != nil {
 		return err
 	}
-	options := lab.AgentOptions{Pools: map[string]string{"default": w.pool.Dir}, LogLevel: "INFO"}
+	options := lab.AgentOptions{Lease: o.Lease, Grace: o.Grace, Pools: map[string]string{"default": w.pool.Dir}, LogLevel: "INFO"}
 	if options.Programs, err = lab.Build(ctx, lab.BuildOptions{}); err != nil {
 		return err
 	}
