@@ -450,7 +450,7 @@ func (g *Gateway) Stop(ctx context.Context, o StopOptions) error {
 	if err := g.dropAnchors(ctx, nil); err != nil {
 		return err
 	}
-	for _, of := range []string{"gateway", "bus"} {
+	for _, of := range append(g.nfs3.Processes(), "gateway", "bus") {
 		if err := g.o.Starter.Forget(g.name(of)); err != nil {
 			return err
 		}

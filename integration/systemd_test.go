@@ -30,6 +30,8 @@ const (
 	agentUnit   = "causeway-agent.service"
 	gatewayUnit = "causeway-gateway-my-net_1.service"
 	busUnit     = "causeway-bus-my-net_1.service"
+	rpcbindUnit = "causeway-rpcbind-my-net_1.service"
+	statdUnit   = "causeway-statd-my-net_1.service"
 )
 
 func (w *world) systemdHost(ctx context.Context, t *testing.T) *systemdHost {
@@ -161,7 +163,7 @@ func TestSystemd(t *testing.T) {
 	if node := h.causeway(w, "node", "show"); !strings.Contains(node, "supervisor") {
 		t.Errorf("the node says %s", node)
 	}
-	h.causeway(w, "network", "create", "my-net_1", "--bridge", "br-unit", "--address", gateway4+"/24")
+	h.causeway(w, "network", "create", "my-net_1", "--bridge", "br-unit", "--address", gateway4+"/24", "--nfs-version", "3", "--nfs-version", "4.1", "--nfs-version", "4.2")
 	h.causeway(w, "export", "create", "docs", "--network", "my-net_1", "--source", "local:docs", "--allow", client4+"=rw")
 	serves := func(when string) {
 		t.Helper()
@@ -210,14 +212,17 @@ func TestSystemd(t *testing.T) {
 
 	second := h.replaced(ctx, first)
 	serves("after the gateway was killed")
-	if h.show(busUnit, "ActiveState")["ActiveState"] != "active" {
-		t.Error("the bus has no unit")
+	for _, unit := range []string{busUnit, rpcbindUnit, statdUnit} {
+		if got := h.show(unit, "ActiveState", "Slice"); got["ActiveState"] != "active" || got["Slice"] != "causeway-gateways.slice" {
+			t.Errorf("%s is %v", unit, got)
+		}
 	}
 
 	// Another supervisor leaves what runs alone, and starts what comes next.
 	h.configure(w, "supervisor: direct\nresync: 1s\n")
 	h.must("systemctl", "restart", agentUnit)
 	h.stays(second, "the supervisor was changed")
+	h.kill(h.main(rpcbindUnit))
 	h.kill(second)
 	const group = "/causeway/gateways/gateway-my-net_1"
 	third := 0

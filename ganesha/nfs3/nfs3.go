@@ -210,6 +210,9 @@ const (
 	restartFile = "restart"
 )
 
+// Processes are the names of those that may run.
+func (c *Companions) Processes() []string { return []string{rpcbindDir, statdDir, notifyDir} }
+
 func (c *Companions) dir(name string) string { return filepath.Join(c.o.RunDir, name) }
 
 func (c *Companions) state(parts ...string) string {
