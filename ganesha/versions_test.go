@@ -131,6 +131,11 @@ func TestNFSv3(t *testing.T) {
 			t.Errorf("read %q, %v", got, err)
 		}
 
+		stats, err := s.g.ExportStats(ctx)
+		if err != nil || len(stats) != 1 || stats[0].ID != e.ID || stats[0].Write.Bytes != 5 || stats[0].Read.Ops != 1 {
+			t.Errorf("statistics are %+v, %v", stats, err)
+		}
+
 		// The rules are those of NFSv4.
 		ro := s.v3("127.0.0.2", "ro")
 		if _, err := ro.Mount(ctx, e.Pseudo); err != nil {
