@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -154,7 +155,7 @@ func (o *object) rulesLocked(now time.Time) []Rule {
 }
 
 func (o *object) ruleStateLocked(i ruleIntent, now time.Time) (RuleState, Reason, string) {
-	served := o.served(i)
+	served := o.rec.Export.served(i)
 	refused, no := o.rules.refused[i.ID]
 	active, yes := o.rules.active[i.ID]
 	switch {
@@ -175,8 +176,6 @@ func (o *object) ruleStateLocked(i ruleIntent, now time.Time) (RuleState, Reason
 }
 
 // served is a rule as the gateway should have it.
-func (o *object) served(i ruleIntent) ganesha.Rule { return o.rec.Export.served(i) }
-
 func (e *exportIntent) served(i ruleIntent) ganesha.Rule {
 	r := i.of()
 	if e.ReadOnly {
@@ -203,13 +202,14 @@ func (a *Agent) rulesSeen(m member, sight ganesha.Sight) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[m.key]
-	if o == nil || o.rec != m.rec {
+	if o == nil {
 		return
 	}
+	// Its record may be another by now: who reads the book compares.
 	was := o.rules
 	o.rules.active, o.rules.refused = nil, nil
 	rules := inForce(m.rec.Export.Rules, m.at)
-	if sight.Match == ganesha.Differs && was.active != nil && a.allLocked(was, m, rules) {
+	if sight.Match == ganesha.Differs && was.active != nil && was.holds(m.rec.Export, rules) {
 		a.log.Warn("rules of an export were changed by somebody else and are set anew", "export", m.key.id)
 		a.metrics.ruleDrift.Inc()
 	}
@@ -236,13 +236,13 @@ func (a *Agent) rulesSeen(m member, sight ganesha.Sight) {
 	}
 }
 
-// allLocked says whether a book has exactly these rules.
-func (a *Agent) allLocked(b ruleBook, m member, rules []ruleIntent) bool {
+// holds says whether a book has exactly these rules of an export.
+func (b ruleBook) holds(e *exportIntent, rules []ruleIntent) bool {
 	if len(b.active)+len(b.refused) != len(rules) {
 		return false
 	}
 	for _, i := range rules {
-		served := m.rec.Export.served(i)
+		served := e.served(i)
 		if b.active[i.ID] != served && b.refused[i.ID].rule != served {
 			return false
 		}
@@ -250,21 +250,15 @@ func (a *Agent) allLocked(b ruleBook, m member, rules []ruleIntent) bool {
 	return true
 }
 
-// refusedRules is why an export whose gateway does not take some of its rules
-// is degraded, or nil.
-func (o *object) refusedRules() *Error {
-	n := len(o.rules.refused)
-	if n == 0 {
+// failure is why an export whose gateway does not take some of its rules is
+// degraded, or nil.
+func (b ruleBook) failure() *Error {
+	if len(b.refused) == 0 {
 		return nil
 	}
-	var first string
-	for id := range o.rules.refused {
-		if first == "" || id < first {
-			first = id
-		}
-	}
-	return precondition(RuleRefused, "%d of its access rules are refused by the gateway, the first is %s (%s): replace or delete them",
-		n, first, o.rules.refused[first].why)
+	first := slices.Min(slices.Collect(maps.Keys(b.refused)))
+	return precondition(RuleRefused, "%d of its access rules are refused by the gateway, one is %s (%s): replace or delete them",
+		len(b.refused), first, b.refused[first].why)
 }
 
 // toRecover says whether the rules of an export are to be set anew.

@@ -104,7 +104,7 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		s.Phase = Degraded // it serves just now
 		return s.because(e, a.objects[m.key].quickEnds), nil
 	}
-	if e := a.objects[m.key].refusedRules(); e != nil {
+	if e := a.objects[m.key].rules.failure(); e != nil {
 		s.Phase = Degraded
 		return s.because(e, 0), nil
 	}
