@@ -283,6 +283,8 @@ func (h *systemdHost) unit(gateway int) {
 		h.t.Error(d)
 	}
 	h.limits(group)
+	now := h.show(gatewayUnit, "TasksCurrent", "MemoryCurrent")
+	h.t.Logf("it has %s tasks and %s bytes", now["TasksCurrent"], now["MemoryCurrent"])
 }
 
 // group is where a control group is, by its path in the hierarchies.

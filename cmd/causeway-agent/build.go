@@ -91,6 +91,7 @@ const settleChanges = 200 * time.Millisecond
 
 // Run until ctx ends.
 func (n *node) Run(ctx context.Context) error {
+	defer n.supervisor.close()
 	g, ctx := errgroup.WithContext(ctx)
 	if n.libvirt != nil {
 		g.Go(func() error { return n.libvirt.Run(ctx) })

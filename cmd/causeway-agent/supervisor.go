@@ -70,6 +70,13 @@ func (s *supervisor) starter(launcher string) *process.Starter {
 	return o
 }
 
+// close ends the connections to systemd. What was started goes on.
+func (s *supervisor) close() {
+	if s.units != nil {
+		s.units.Close()
+	}
+}
+
 // subsystem says how gateways are kept, and what is wrong with that.
 func (s *supervisor) subsystem() agent.Subsystem {
 	sub := agent.Subsystem{Name: "supervisor", Verdict: agent.Pass, Message: "systemd"}
