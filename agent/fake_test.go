@@ -307,6 +307,7 @@ type server struct {
 	done     chan struct{}
 	pid      int
 	hung     bool // runs, and does not answer clients
+	blocked  bool // hung, because a backend is
 	mute     bool // does not answer D-Bus
 	probes   int  // since it is mute
 	asked    int  // for figures
@@ -338,6 +339,9 @@ func (s *server) Start(_ context.Context, exports func() []ganesha.Export) error
 	defer s.mu.Unlock()
 	if s.done != nil && !s.hung && !s.mute && s.settings == s.place.Settings {
 		return nil
+	}
+	if s.done != nil && s.hung && s.blocked {
+		return ganesha.ErrBlocked
 	}
 	if s.done != nil {
 		close(s.done)

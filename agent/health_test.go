@@ -85,6 +85,30 @@ func TestGatewayHangs(t *testing.T) {
 	}
 }
 
+// TestGatewayBlocked: one that waits for a backend is left alone, says so, and
+// is ready when the backend answers.
+func TestGatewayBlocked(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := published(t, h, dir)
+	g := h.gateways["blue"]
+	h.mu.Lock()
+	g.hung, g.blocked = true, true
+	h.mu.Unlock()
+	eventually(t, "degraded", func() bool {
+		s := phaseOf(t, a, "blue")
+		return s.Phase == Degraded && s.Reason == GatewayBlocked
+	})
+	h.mu.Lock()
+	g.hung, g.blocked = false, false
+	h.mu.Unlock()
+	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
+	eventually(t, "serving still", func() bool { return seen(h, dir) == worlds[1] })
+	n, err := a.Network(t.Context(), "blue")
+	if err != nil || n.Gateway.Restarts != 0 {
+		t.Errorf("%d restarts, %v; want none", n.Gateway.Restarts, err)
+	}
+}
+
 // TestGatewayMute: D-Bus alone may be silent for a while.
 func TestGatewayMute(t *testing.T) {
 	h, dir := newHost(t), shortDir(t)
