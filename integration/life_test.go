@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -95,6 +96,32 @@ func TestLife(t *testing.T) {
 		func() { n.detach(ctx, "docs-vm1") }, func() { n.deleteExport(ctx, "docs") }, func() { n.deleteNetwork(ctx, "blue") },
 	} {
 		again() // nothing to delete is success
+	}
+	n.finish(ctx)
+}
+
+// TestIDs: every id that is taken can be used, for all that is named after it
+// on the host.
+func TestIDs(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, time.Minute)
+	w.share(t, "docs")
+	n := w.started(ctx, t, lab.AgentOptions{})
+	for _, id := range []string{"my.net_1-a", strings.Repeat("x", 63)} {
+		n.putNetwork(ctx, bridged(id, w.blue.Name, gateway4+"/24"))
+		e := exported(id, "docs")
+		e.Network = id
+		n.putExport(ctx, e)
+		c := dial(ctx, t, n.client, gateway4)
+		if _, err := c.ReadFile(ctx, "/"+id+"/hello"); err != nil {
+			t.Errorf("export %s: %v", id, err)
+		}
+		closeClient(ctx, t, c)
+		a := attached(id, "docs")
+		a.Tag = "docs"
+		n.attach(ctx, a)
+		n.detach(ctx, id)
+		n.deleteExport(ctx, id)
+		n.deleteNetwork(ctx, id)
 	}
 	n.finish(ctx)
 }

@@ -80,8 +80,8 @@ func (n Network) validateNames() error {
 }
 
 func validateNamespace(name string) error {
-	if !strings.HasPrefix(name, Prefix) || !plain(name) || len(name) > 64 {
-		return fmt.Errorf("namespace %q: not %s and up to 62 letters, digits, - or _: %w", name, Prefix, ErrInvalid)
+	if !strings.HasPrefix(name, Prefix) || !plain(undotted(name)) || strings.Contains(name, "..") || len(name) > maxNamespace {
+		return fmt.Errorf("namespace %q: not %s and up to %d letters, digits, -, _ or single dots: %w", name, Prefix, maxNamespace-len(Prefix), ErrInvalid)
 	}
 	return nil
 }
@@ -107,7 +107,10 @@ func overlap(all []netip.Prefix) (a, b netip.Prefix, found bool) {
 	return a, b, false
 }
 
-const maxLinkName = 15 // IFNAMSIZ without the final NUL
+const (
+	maxLinkName  = 15 // IFNAMSIZ without the final NUL
+	maxNamespace = 80 // a file's name; an id of the agent's has 63 bytes
+)
 
 // plain reports whether s has only letters, digits, - and _.
 func plain(s string) bool {

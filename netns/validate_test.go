@@ -23,6 +23,8 @@ func TestValidate(t *testing.T) {
 		words  string // "" where it is sound
 	}{
 		{"as it is", func(*Network) {}, ""},
+		{"a namespace with single dots", func(n *Network) { n.Namespace = "cw-my.net.1" }, ""},
+		{"the longest id of a caller's", func(n *Network) { n.Namespace = "cw-" + strings.Repeat("x", 63) }, ""},
 		{"no namespace", func(n *Network) { n.Namespace = "" }, "namespace"},
 		{"namespace not ours", func(n *Network) { n.Namespace = "blue" }, "namespace"},
 		{"namespace elsewhere", func(n *Network) { n.Namespace = "cw/../../etc/passwd" }, "namespace"},

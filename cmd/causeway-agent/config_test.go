@@ -50,7 +50,7 @@ http:
 log: {level: debug, format: json}
 libvirt: {enabled: false, uri: ""}
 local: {pools: {fast: /fast}}
-gateway: {grace: 1m, limits: {memory: none, files: 2K}}
+gateway: {grace: 1m, limits: {memory: none, files: 8K}}
 supervisor: direct
 `))
 	if err != nil {
@@ -63,7 +63,7 @@ supervisor: direct
 	want.Libvirt = libvirtConfig{}
 	want.Local.Pools = map[string]string{"fast": "/fast"}
 	want.Gateway.Grace = duration(time.Minute)
-	want.Gateway.Limits = limitsConfig{Tasks: 512, Files: 2048}
+	want.Gateway.Limits = limitsConfig{Tasks: 512, Files: 8192}
 	want.Supervisor = "direct"
 	want.Launcher = c.Launcher
 	if diff := cmp.Diff(want, c); diff != "" {
@@ -103,6 +103,7 @@ func TestConfigErrorsNameKeyAndLine(t *testing.T) {
 		"supervisor: upstart\n":                               {"a.yaml:1: supervisor: \"upstart\" is none of auto, direct and systemd"},
 		"gateway: {limits: {memory: 10M}}\n":                  {"gateway.limits.memory: 10M is less than 64M"},
 		"gateway: {limits: {tasks: 5}}\n":                     {"gateway.limits.tasks: 5 is less than 128"},
+		"gateway: {limits: {files: 1K}}\n":                    {"gateway.limits.files: 1K is less than 4K"},
 		"gateway: {limits: {files: none}}\n":                  {"gateway.limits.files: none is more than"},
 		"ovs: {command: bin/ovs-vsctl}\n":                     {"a.yaml:1: ovs.command: \"bin/ovs-vsctl\" is neither the name of a program nor an absolute path"},
 		"ovs: {database: /run/openvswitch/db.sock}\n":         {"ovs.database: \"/run/openvswitch/db.sock\" is not like unix:/run/openvswitch/db.sock"},
