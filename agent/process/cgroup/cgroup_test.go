@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/causeway-project/causeway/agent/process"
 )
 
@@ -61,24 +63,61 @@ func unable(t *testing.T, why string) {
 	t.Skip(why)
 }
 
+// mounted is where the kernel's hierarchies are, by controller; that of version
+// 2 has them all. They are mounted where nobody has done so.
+func mounted(t *testing.T) map[string]string {
+	t.Helper()
+	if exists(filepath.Join(DefaultRoot, "cgroup.controllers")) {
+		return map[string]string{"": DefaultRoot}
+	}
+	mount := func(kind, controller string) (string, error) {
+		dir := t.TempDir()
+		if err := unix.Mount("cgroup", dir, kind, 0, controller); err != nil {
+			return "", err
+		}
+		t.Cleanup(func() {
+			if err := unix.Unmount(dir, 0); err != nil {
+				t.Error(err)
+			}
+		})
+		return dir, nil
+	}
+	real := map[string]string{}
+	for _, c := range []string{"memory", "pids"} {
+		if dir := filepath.Join(DefaultRoot, c); exists(dir) {
+			real[c] = dir
+			continue
+		}
+		dir, err := mount("cgroup", c)
+		if err != nil {
+			if dir, err = mount("cgroup2", ""); err != nil {
+				unable(t, err.Error())
+			}
+			return map[string]string{"": dir}
+		}
+		real[c] = dir
+	}
+	return real
+}
+
 // tree is one of the real kernel's, below groups that the test has to itself.
 func tree(t *testing.T) (*Tree, string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		unable(t, "needs root")
 	}
-	root, own := t.TempDir(), fmt.Sprintf("causeway-test-%d", os.Getpid())
-	real := map[string]string{"memory": "memory", "pids": "pids"}
-	if exists(filepath.Join(DefaultRoot, "cgroup.controllers")) {
+	root, own := t.TempDir(), fmt.Sprintf("causeway-test-%d", time.Now().UnixNano())
+	real := mounted(t)
+	if top, two := real[""]; two {
 		for _, c := range []string{"memory", "pids"} {
-			if err := (controller{name: c, dir: DefaultRoot}).enable(); err != nil {
+			if err := (controller{name: c, dir: top}).enable(); err != nil {
 				unable(t, err.Error())
 			}
 		}
-		real, root = map[string]string{"": ""}, filepath.Join(DefaultRoot, own)
+		root = filepath.Join(top, own)
 	}
-	for _, c := range real {
-		dir := filepath.Join(DefaultRoot, c, own)
+	for c, top := range real {
+		dir := filepath.Join(top, own)
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			unable(t, err.Error())
 		}
