@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
@@ -91,10 +92,10 @@ type Agent struct {
 // An object is a record and what is known of it.
 type object struct {
 	key       objectKey
-	rec       *record // nil while the first write is under way
-	pending   *record // what the write under way will make it
-	writing   bool    // the ledger is being changed: others wait
-	failure   *Error  // why status is not better, where a step failed
+	rec       *record      // nil while the first write is under way
+	pending   *record      // what the write under way will make it
+	writing   bool         // the ledger is being changed: others wait
+	failure   *fault.Error // why status is not better, where a step failed
 	status    Status
 	drift     Drift
 	drifting  bool // found other than wanted, and not yet found well again
@@ -103,7 +104,7 @@ type object struct {
 	gateway   Gateway
 	serving   serving         // of the gateway
 	quickEnds int             // of the gateway, in a row
-	unsteady  *Error          // it has ended too often of late, or reached a limit
+	unsteady  *fault.Error    // it has ended too often of late, or reached a limit
 	limited   limited         // when it reached one
 	stuck     bool            // it runs and does not answer
 	figures   *figures        // of the gateway; nil until somebody asks
@@ -303,7 +304,7 @@ func (a *Agent) lookAtNetworks() (n int) {
 		if key.kind == kindNetwork && o.rec != nil {
 			n++
 			a.wakeLocked(networkGroup(key.id), lookAgain)
-			if o.failure != nil && slices.Contains([]Reason{NoBridge, NoDevice, NoNamespace}, o.failure.Reason) {
+			if o.failure != nil && slices.Contains([]fault.Reason{fault.NoBridge, fault.NoDevice, fault.NoNamespace}, o.failure.Reason) {
 				a.retryLocked(o)
 			}
 		}
@@ -361,7 +362,7 @@ func (a *Agent) server(network string, n *networkIntent) Server {
 // ready refuses what changes the host before the host has been seen.
 func (a *Agent) ready() error {
 	if !a.InSync() {
-		return &Error{Kind: Unavailable, Reason: NotInSync, Message: "the agent has just started and is still looking at this host: try again in a moment"}
+		return &fault.Error{Kind: fault.Unavailable, Reason: fault.NotInSync, Message: "the agent has just started and is still looking at this host: try again in a moment"}
 	}
 	return nil
 }
@@ -375,16 +376,16 @@ func (a *Agent) within(ctx context.Context) (context.Context, context.CancelFunc
 }
 
 // callEnded is what a caller hears whose context ended first.
-func callEnded(ctx context.Context, key objectKey, s Status) *Error {
+func callEnded(ctx context.Context, key objectKey, s Status) *fault.Error {
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return &Error{Kind: Deadline, Reason: CallTimeout, Message: "the call was cancelled: the intent stands, repeat the call to wait for it", Err: ctx.Err()}
+		return &fault.Error{Kind: fault.Deadline, Reason: fault.CallTimeout, Message: "the call was cancelled: the intent stands, repeat the call to wait for it", Err: ctx.Err()}
 	}
 	why := string(s.Phase)
 	if s.Message != "" {
 		why += ": " + s.Message
 	}
-	return &Error{
-		Kind: Deadline, Reason: CallTimeout, Metadata: map[string]string{"id": key.id, "waiting_for": string(s.Reason)},
+	return &fault.Error{
+		Kind: fault.Deadline, Reason: fault.CallTimeout, Metadata: map[string]string{"id": key.id, "waiting_for": string(s.Reason)},
 		Message: fmt.Sprintf("%s %s did not settle in time (%s): the intent stands, repeat the call to wait for it", key.kind, key.id, why),
 	}
 }

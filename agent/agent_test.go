@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -212,9 +214,9 @@ func TestRestartTouchesNothing(t *testing.T) {
 	}
 }
 
-func reasonOf(t *testing.T, err error, kind Kind, reason Reason) {
+func reasonOf(t *testing.T, err error, kind fault.Kind, reason fault.Reason) {
 	t.Helper()
-	var e *Error
+	var e *fault.Error
 	if !errors.As(err, &e) || e.Kind != kind || e.Reason != reason {
 		t.Errorf("error is %#v, want %s %s", err, kind, reason)
 		return
@@ -268,66 +270,66 @@ func TestRefusals(t *testing.T) {
 	type refusal struct {
 		name   string
 		call   func() error
-		kind   Kind
-		reason Reason
+		kind   fault.Kind
+		reason fault.Reason
 	}
 	cases := []refusal{
-		{"unknown instance", attach(func(at *Attachment) { at.Instance = "nobody" }), NotFound, InstanceNotFound},
-		{"instance off", attach(func(at *Attachment) { at.Instance = "off" }), Precondition, InstanceOff},
-		{"no shared memory", attach(func(at *Attachment) { at.Instance = "plain" }), Precondition, NoSharedMemory},
-		{"instance with a newline", attach(func(at *Attachment) { at.Instance = "vm1\nvm2" }), Invalid, BadInstance},
-		{"tag taken", attach(func(at *Attachment) { at.Tag = "docs" }), Precondition, TagTaken},
-		{"tag empty", attach(func(at *Attachment) { at.Tag = "" }), Invalid, BadTag},
-		{"tag of 37 bytes", attach(func(at *Attachment) { at.Tag = strings.Repeat("x", 37) }), Invalid, BadTag},
-		{"tag not printable", attach(func(at *Attachment) { at.Tag = "a\x07" }), Invalid, BadTag},
-		{"tag in another script", attach(func(at *Attachment) { at.Tag = "документ" }), Invalid, BadTag},
-		{"tag of a block device", attach(func(at *Attachment) { at.Tag = "UUID=x" }), Invalid, BadTag},
-		{"relative mount path", attach(func(at *Attachment) { at.MountAt = "mnt" }), Invalid, BadMountPath},
-		{"mount path that climbs", attach(func(at *Attachment) { at.MountAt = "/mnt/../etc" }), Invalid, BadMountPath},
-		{"source missing", attach(func(at *Attachment) { at.Connection.Source = "none" }), NotFound, ShareNotFound},
-		{"source outside", attach(func(at *Attachment) { at.Connection.Source = "../x" }), Invalid, BadSource},
-		{"unknown driver", attach(func(at *Attachment) { at.Connection.Kind = "nfs9" }), Invalid, UnknownDriver},
-		{"other settings", attach(func(at *Attachment) { at.ID = "docs-vm1" }), Conflict, OtherSettings},
-		{"other instance", attach(func(at *Attachment) { *at = docsVM1(); at.Instance = "vm2" }), Conflict, OtherSettings},
-		{"bad source of an export", export(func(e *Export) { e.Connection.Source = "none" }), NotFound, ShareNotFound},
-		{"network unknown", export(func(e *Export) { e.Network = "green" }), NotFound, UnknownNetwork},
-		{"pseudo path taken", export(func(e *Export) { e.Pseudo = "/docs" }), Precondition, PseudoTaken},
-		{"pseudo path inside", export(func(e *Export) { e.Pseudo = "/docs/more" }), Precondition, PseudoTaken},
-		{"pseudo path quoting out", export(func(e *Export) { e.Pseudo = `/a"; } EXPORT {` }), Invalid, BadPseudo},
-		{"pseudo path is the root", export(func(e *Export) { e.Pseudo = "/" }), Invalid, BadPseudo},
-		{"pseudo path climbs", export(func(e *Export) { e.Pseudo = "/a/../b" }), Invalid, BadPseudo},
-		{"export with another source", export(func(e *Export) { e.ID = "docs"; e.Pseudo = "/docs" }), Conflict, OtherSettings},
-		{"rule without client", rule(func(r *Rule) { r.Client = netip.Prefix{} }), Invalid, BadRule},
-		{"rule with host bits", rule(func(r *Rule) { r.Client = prefix("10.77.0.9/24") }), Invalid, BadRule},
-		{"rule of an IPv6 prefix that Ganesha misreads", rule(func(r *Rule) { r.Client = prefix("fd77::10/124") }), Invalid, BadRule},
-		{"rule without level", rule(func(r *Rule) { r.Level = "" }), Invalid, BadRule},
-		{"rule of unknown squash", rule(func(r *Rule) { r.Squash = "some" }), Invalid, BadRule},
-		{"two rules for one client", rule(func(r *Rule) { r.Client = prefix("10.77.0.5/32") }), Invalid, RuleConflict},
-		{"bridge missing", network(func(n *Network) { n.Plug = bridgePlug("br-none") }), Precondition, NoBridge},
-		{"bridge name that climbs", network(func(n *Network) { n.Plug = bridgePlug("../x") }), Invalid, BadBridge},
-		{"address on the same bridge", network(func(n *Network) { n.Plug = bridgePlug("br-blue") }), Precondition, AddressTaken},
-		{"address of a machine on the network", address("10.77.0.66/24"), Precondition, AddressInUse},
-		{"no address", network(func(n *Network) { n.Addresses = nil }), Invalid, BadAddress},
-		{"address twice", network(func(n *Network) { n.Addresses = append(n.Addresses, n.Addresses[0]) }), Invalid, BadAddress},
-		{"prefix length 0", address("10.77.0.2/0"), Invalid, BadAddress},
-		{"the network's own address", address("10.77.0.0/24"), Invalid, BadAddress},
-		{"the broadcast address", address("10.77.0.255/24"), Invalid, BadAddress},
-		{"multicast", address("224.0.0.1/24"), Invalid, BadAddress},
-		{"loopback", address("::1/128"), Invalid, BadAddress},
+		{"unknown instance", attach(func(at *Attachment) { at.Instance = "nobody" }), fault.NotFound, fault.InstanceNotFound},
+		{"instance off", attach(func(at *Attachment) { at.Instance = "off" }), fault.Precondition, fault.InstanceOff},
+		{"no shared memory", attach(func(at *Attachment) { at.Instance = "plain" }), fault.Precondition, fault.NoSharedMemory},
+		{"instance with a newline", attach(func(at *Attachment) { at.Instance = "vm1\nvm2" }), fault.Invalid, fault.BadInstance},
+		{"tag taken", attach(func(at *Attachment) { at.Tag = "docs" }), fault.Precondition, fault.TagTaken},
+		{"tag empty", attach(func(at *Attachment) { at.Tag = "" }), fault.Invalid, fault.BadTag},
+		{"tag of 37 bytes", attach(func(at *Attachment) { at.Tag = strings.Repeat("x", 37) }), fault.Invalid, fault.BadTag},
+		{"tag not printable", attach(func(at *Attachment) { at.Tag = "a\x07" }), fault.Invalid, fault.BadTag},
+		{"tag in another script", attach(func(at *Attachment) { at.Tag = "документ" }), fault.Invalid, fault.BadTag},
+		{"tag of a block device", attach(func(at *Attachment) { at.Tag = "UUID=x" }), fault.Invalid, fault.BadTag},
+		{"relative mount path", attach(func(at *Attachment) { at.MountAt = "mnt" }), fault.Invalid, fault.BadMountPath},
+		{"mount path that climbs", attach(func(at *Attachment) { at.MountAt = "/mnt/../etc" }), fault.Invalid, fault.BadMountPath},
+		{"source missing", attach(func(at *Attachment) { at.Connection.Source = "none" }), fault.NotFound, fault.ShareNotFound},
+		{"source outside", attach(func(at *Attachment) { at.Connection.Source = "../x" }), fault.Invalid, fault.BadSource},
+		{"unknown driver", attach(func(at *Attachment) { at.Connection.Kind = "nfs9" }), fault.Invalid, fault.UnknownDriver},
+		{"other settings", attach(func(at *Attachment) { at.ID = "docs-vm1" }), fault.Conflict, fault.OtherSettings},
+		{"other instance", attach(func(at *Attachment) { *at = docsVM1(); at.Instance = "vm2" }), fault.Conflict, fault.OtherSettings},
+		{"bad source of an export", export(func(e *Export) { e.Connection.Source = "none" }), fault.NotFound, fault.ShareNotFound},
+		{"network unknown", export(func(e *Export) { e.Network = "green" }), fault.NotFound, fault.UnknownNetwork},
+		{"pseudo path taken", export(func(e *Export) { e.Pseudo = "/docs" }), fault.Precondition, fault.PseudoTaken},
+		{"pseudo path inside", export(func(e *Export) { e.Pseudo = "/docs/more" }), fault.Precondition, fault.PseudoTaken},
+		{"pseudo path quoting out", export(func(e *Export) { e.Pseudo = `/a"; } EXPORT {` }), fault.Invalid, fault.BadPseudo},
+		{"pseudo path is the root", export(func(e *Export) { e.Pseudo = "/" }), fault.Invalid, fault.BadPseudo},
+		{"pseudo path climbs", export(func(e *Export) { e.Pseudo = "/a/../b" }), fault.Invalid, fault.BadPseudo},
+		{"export with another source", export(func(e *Export) { e.ID = "docs"; e.Pseudo = "/docs" }), fault.Conflict, fault.OtherSettings},
+		{"rule without client", rule(func(r *Rule) { r.Client = netip.Prefix{} }), fault.Invalid, fault.BadRule},
+		{"rule with host bits", rule(func(r *Rule) { r.Client = prefix("10.77.0.9/24") }), fault.Invalid, fault.BadRule},
+		{"rule of an IPv6 prefix that Ganesha misreads", rule(func(r *Rule) { r.Client = prefix("fd77::10/124") }), fault.Invalid, fault.BadRule},
+		{"rule without level", rule(func(r *Rule) { r.Level = "" }), fault.Invalid, fault.BadRule},
+		{"rule of unknown squash", rule(func(r *Rule) { r.Squash = "some" }), fault.Invalid, fault.BadRule},
+		{"two rules for one client", rule(func(r *Rule) { r.Client = prefix("10.77.0.5/32") }), fault.Invalid, fault.RuleConflict},
+		{"bridge missing", network(func(n *Network) { n.Plug = bridgePlug("br-none") }), fault.Precondition, fault.NoBridge},
+		{"bridge name that climbs", network(func(n *Network) { n.Plug = bridgePlug("../x") }), fault.Invalid, fault.BadBridge},
+		{"address on the same bridge", network(func(n *Network) { n.Plug = bridgePlug("br-blue") }), fault.Precondition, fault.AddressTaken},
+		{"address of a machine on the network", address("10.77.0.66/24"), fault.Precondition, fault.AddressInUse},
+		{"no address", network(func(n *Network) { n.Addresses = nil }), fault.Invalid, fault.BadAddress},
+		{"address twice", network(func(n *Network) { n.Addresses = append(n.Addresses, n.Addresses[0]) }), fault.Invalid, fault.BadAddress},
+		{"prefix length 0", address("10.77.0.2/0"), fault.Invalid, fault.BadAddress},
+		{"the network's own address", address("10.77.0.0/24"), fault.Invalid, fault.BadAddress},
+		{"the broadcast address", address("10.77.0.255/24"), fault.Invalid, fault.BadAddress},
+		{"multicast", address("224.0.0.1/24"), fault.Invalid, fault.BadAddress},
+		{"loopback", address("::1/128"), fault.Invalid, fault.BadAddress},
 		{"route off the link", network(func(n *Network) {
 			n.Routes = []Route{{prefix("0.0.0.0/0"), netip.MustParseAddr("10.78.0.1")}}
-		}), Invalid, BadRoute},
-		{"small MTU", network(func(n *Network) { n.MTU = 1279 }), Invalid, BadMTU},
-		{"multicast MAC", network(func(n *Network) { n.MAC = "01:00:00:00:00:01" }), Invalid, BadMAC},
-		{"network with other settings", network(func(n *Network) { n.ID = "blue" }), Conflict, OtherSettings},
-		{"network in use", func() error { return a.DeleteNetwork(ctx, "blue") }, Precondition, NetworkInUse},
-		{"get of nothing", func() error { _, err := a.Export(ctx, "none"); return err }, NotFound, UnknownID},
+		}), fault.Invalid, fault.BadRoute},
+		{"small MTU", network(func(n *Network) { n.MTU = 1279 }), fault.Invalid, fault.BadMTU},
+		{"multicast MAC", network(func(n *Network) { n.MAC = "01:00:00:00:00:01" }), fault.Invalid, fault.BadMAC},
+		{"network with other settings", network(func(n *Network) { n.ID = "blue" }), fault.Conflict, fault.OtherSettings},
+		{"network in use", func() error { return a.DeleteNetwork(ctx, "blue") }, fault.Precondition, fault.NetworkInUse},
+		{"get of nothing", func() error { _, err := a.Export(ctx, "none"); return err }, fault.NotFound, fault.UnknownID},
 	}
 	for _, id := range []string{"", `"`, "a;b", "a\nb", "{}", "..", "a..b", "../x", "a/b", "a\x00b", strings.Repeat("x", 64), strings.Repeat("x", 10000), "имя", "-a", " a"} {
 		cases = append(cases,
-			refusal{"attachment " + quote(id), attach(func(at *Attachment) { at.ID = id }), Invalid, BadID},
-			refusal{"export " + quote(id), export(func(e *Export) { e.ID = id; e.Pseudo = "/x" }), Invalid, BadID},
-			refusal{"network " + quote(id), network(func(n *Network) { n.ID = id }), Invalid, BadID})
+			refusal{"attachment " + word.Quote(id), attach(func(at *Attachment) { at.ID = id }), fault.Invalid, fault.BadID},
+			refusal{"export " + word.Quote(id), export(func(e *Export) { e.ID = id; e.Pseudo = "/x" }), fault.Invalid, fault.BadID},
+			refusal{"network " + word.Quote(id), network(func(n *Network) { n.ID = id }), fault.Invalid, fault.BadID})
 	}
 	before, ledger := h.String(), ledgerFiles(dir)
 	for _, c := range cases {
@@ -423,9 +425,9 @@ func TestGuestBusy(t *testing.T) {
 	h.mu.Lock()
 	h.guestBusy = true
 	h.mu.Unlock()
-	reasonOf(t, a.Detach(t.Context(), "docs-vm1"), Precondition, GuestBusy)
+	reasonOf(t, a.Detach(t.Context(), "docs-vm1"), fault.Precondition, fault.GuestBusy)
 	at, err := a.Attachment(t.Context(), "docs-vm1")
-	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != GuestBusy {
+	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != fault.GuestBusy {
 		t.Errorf("status %+v, %v", at.Status, err)
 	}
 	// Another instance gets the share all the same.
@@ -435,7 +437,7 @@ func TestGuestBusy(t *testing.T) {
 		t.Error(err)
 	}
 	_, err = a.Attach(t.Context(), docsVM1())
-	reasonOf(t, err, Busy, BeingRemoved)
+	reasonOf(t, err, fault.Busy, fault.BeingRemoved)
 	h.mu.Lock()
 	h.guestBusy = false
 	h.mu.Unlock()
@@ -466,7 +468,7 @@ func TestInstanceGoesOffAndComesBack(t *testing.T) {
 	eventually(t, "all released", func() bool { return h.String() == "" })
 	eventually(t, "pending", func() bool {
 		at, _ := a.Attachment(t.Context(), "docs-vm1")
-		return at.Status.Phase == Pending && at.Status.Reason == InstanceOff
+		return at.Status.Phase == Pending && at.Status.Reason == fault.InstanceOff
 	})
 	power(true)
 	eventually(t, "attached again", func() bool { return h.String() == before })
@@ -494,12 +496,12 @@ func TestLibvirtAway(t *testing.T) {
 		t.Error(err)
 	}
 	at, err := a.Attachment(t.Context(), "docs-vm1")
-	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != LibvirtUnavailable {
+	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != fault.LibvirtUnavailable {
 		t.Errorf("status %+v, %v", at.Status, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	reasonOf(t, a.Detach(ctx, "docs-vm1"), Deadline, CallTimeout)
+	reasonOf(t, a.Detach(ctx, "docs-vm1"), fault.Deadline, fault.CallTimeout)
 	h.mu.Lock()
 	h.libvirtOff = false
 	h.mu.Unlock()
@@ -514,7 +516,7 @@ func TestGuestWithoutAgent(t *testing.T) {
 	h.agentless = true
 	a := h.boot(shortDir(t))
 	at, err := a.Attach(t.Context(), docsVM1())
-	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != GuestAgentAbsent || at.Guest != GuestDeviceOnly {
+	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != fault.GuestAgentAbsent || at.Guest != GuestDeviceOnly {
 		t.Errorf("attachment is %+v %s, %v: want the device, and to be told of the mount", at.Status, at.Guest, err)
 	}
 }
@@ -576,7 +578,7 @@ func TestShareDeletedUnderAnAttachment(t *testing.T) {
 	delete(h.shares, "docs")
 	h.mu.Unlock()
 	at, err := a.RepairAttachment(t.Context(), "docs-vm1")
-	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != ShareGone {
+	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != fault.ShareGone {
 		t.Errorf("status %+v, %v", at.Status, err)
 	}
 	if err := a.Detach(t.Context(), "docs-vm1"); err != nil || h.String() != "" {
@@ -616,7 +618,7 @@ func TestShareDeletedUnderAnExport(t *testing.T) {
 		}
 		return e.Status
 	}
-	eventually(t, "degraded", func() bool { return status().Phase == Degraded && status().Reason == ShareGone })
+	eventually(t, "degraded", func() bool { return status().Phase == Degraded && status().Reason == fault.ShareGone })
 	if now := h.String(); now != before {
 		t.Errorf("the host has\n%s\nand had\n%s", now, before)
 	}
@@ -695,11 +697,11 @@ func TestDamagedRecordOwnsWhatItMayOwn(t *testing.T) {
 		}
 	}
 	_, err = a.Attach(t.Context(), docsVM1())
-	reasonOf(t, err, Precondition, RecordDamaged)
+	reasonOf(t, err, fault.Precondition, fault.RecordDamaged)
 	other.Tag = "docs"
 	other.Instance = "vm1"
 	_, err = a.Attach(t.Context(), other)
-	reasonOf(t, err, Precondition, TagTaken)
+	reasonOf(t, err, fault.Precondition, fault.TagTaken)
 }
 
 func TestFiftyAtOnce(t *testing.T) {
@@ -762,9 +764,9 @@ func TestStepWithoutEffect(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	_, err := a.PutExport(ctx, docs())
-	reasonOf(t, err, Deadline, CallTimeout)
+	reasonOf(t, err, fault.Deadline, fault.CallTimeout)
 	e, err := a.Export(t.Context(), "docs")
-	if err != nil || e.Status.Phase != Failed || e.Status.Reason != StepFailed {
+	if err != nil || e.Status.Phase != Failed || e.Status.Reason != fault.StepFailed {
 		t.Errorf("status %+v, %v", e.Status, err)
 	}
 	h.mu.Lock()
@@ -856,7 +858,7 @@ func TestSlowWatcherIsEnded(t *testing.T) {
 		}
 	}
 	close(block)
-	reasonOf(t, <-ended, Busy, WatchOverrun)
+	reasonOf(t, <-ended, fault.Busy, fault.WatchOverrun)
 }
 
 func TestRequestsWaitForSync(t *testing.T) {
@@ -871,6 +873,6 @@ func TestRequestsWaitForSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = a.Attach(t.Context(), docsVM1())
-	reasonOf(t, err, Unavailable, NotInSync)
-	reasonOf(t, a.DeleteNetwork(t.Context(), "blue"), Unavailable, NotInSync)
+	reasonOf(t, err, fault.Unavailable, fault.NotInSync)
+	reasonOf(t, a.DeleteNetwork(t.Context(), "blue"), fault.Unavailable, fault.NotInSync)
 }

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/word"
 )
 
 // Attach brings a share to a running instance, and returns when the instance
@@ -56,14 +59,14 @@ func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at Attac
 	}
 	switch {
 	case !i.Running:
-		return Instance{}, precondition(InstanceOff, "instance %s is not running: start it, then attach", quote(at.Instance))
+		return Instance{}, fault.Preconditionf(fault.InstanceOff, "instance %s is not running: start it, then attach", word.Quote(at.Instance))
 	case !i.SharedMemory:
-		return Instance{}, precondition(NoSharedMemory,
-			"instance %s has no shared memory, which virtiofs needs: give its domain a NUMA cell with memAccess='shared' and restart it", quote(at.Instance))
+		return Instance{}, fault.Preconditionf(fault.NoSharedMemory,
+			"instance %s has no shared memory, which virtiofs needs: give its domain a NUMA cell with memAccess='shared' and restart it", word.Quote(at.Instance))
 	case slices.ContainsFunc(i.Devices, func(d Device) bool { return d.Tag == at.Tag && d.Alias != aliasPrefix+at.ID }):
 		return Instance{}, tagTaken(at)
 	case i.FreePorts == 0:
-		return Instance{}, precondition(NoFreePort, "instance %s has no free PCIe root port: detach something, or give its domain more pcie-root-port controllers and restart it", quote(at.Instance))
+		return Instance{}, fault.Preconditionf(fault.NoFreePort, "instance %s has no free PCIe root port: detach something, or give its domain more pcie-root-port controllers and restart it", word.Quote(at.Instance))
 	}
 	return i, a.probe(ctx, at.Connection.Kind, func(d driver) error {
 		if d.Prober == nil {
@@ -73,9 +76,9 @@ func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at Attac
 	})
 }
 
-func tagTaken(at Attachment) *Error {
-	return &Error{Kind: Precondition, Reason: TagTaken, Metadata: map[string]string{"tag": at.Tag},
-		Message: fmt.Sprintf("tag %q is taken in instance %s: choose another", at.Tag, quote(at.Instance))}
+func tagTaken(at Attachment) *fault.Error {
+	return &fault.Error{Kind: fault.Precondition, Reason: fault.TagTaken, Metadata: map[string]string{"tag": at.Tag},
+		Message: fmt.Sprintf("tag %q is taken in instance %s: choose another", at.Tag, word.Quote(at.Instance))}
 }
 
 func (a *Agent) probe(ctx context.Context, kind string, probe func(driver) error) error {
@@ -127,7 +130,7 @@ func (a *Agent) Detach(ctx context.Context, id string) error {
 }
 
 func (a *Agent) removeByID(ctx context.Context, key objectKey, allowed func(*record) error) error {
-	if err := checkGivenID(key.kind, key.id); err != nil {
+	if err := word.CheckGivenID(key.kind, key.id); err != nil {
 		return err
 	}
 	if err := a.ready(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -102,8 +103,8 @@ func (a *Agent) write(key objectKey, r *record, secret drivers.Secret) error {
 func (a *Agent) damageLocked(key objectKey) error {
 	for _, d := range a.damaged {
 		if d.Kind == key.kind && d.ID == key.id {
-			return &Error{
-				Kind: Precondition, Reason: RecordDamaged, Metadata: map[string]string{"file": d.Path},
+			return &fault.Error{
+				Kind: fault.Precondition, Reason: fault.RecordDamaged, Metadata: map[string]string{"file": d.Path},
 				Message: fmt.Sprintf("the ledger file of %s %s is damaged: restore %s from a backup, or remove it, and restart the agent", key.kind, key.id, d.Path),
 			}
 		}
@@ -170,7 +171,7 @@ func (a *Agent) await(ctx context.Context, key objectKey, created bool) error {
 		o := a.objects[key]
 		if o == nil {
 			a.mu.Unlock()
-			return &Error{Kind: Busy, Reason: Withdrawn, Message: fmt.Sprintf("%s %s was removed meanwhile", key.kind, key.id)}
+			return &fault.Error{Kind: fault.Busy, Reason: fault.Withdrawn, Message: fmt.Sprintf("%s %s was removed meanwhile", key.kind, key.id)}
 		}
 		changed, s, failure, removing, fresh := o.changed, o.status, o.failure, o.rec != nil && o.rec.Removing, created && !o.wasReady
 		a.mu.Unlock()
@@ -179,7 +180,7 @@ func (a *Agent) await(ctx context.Context, key objectKey, created bool) error {
 			return beingRemoved(key)
 		case s.Phase == Ready, s.Phase == Degraded && s.ObservedGeneration == s.Generation:
 			return nil
-		case failure != nil && failure.permanent():
+		case failure != nil && failure.Permanent():
 			if fresh {
 				a.withdraw(ctx, key)
 			}
@@ -228,7 +229,7 @@ func (a *Agent) remove(ctx context.Context, key objectKey, allowed func(*record)
 		}
 		changed, s, failure := o.changed, o.status, o.failure
 		a.mu.Unlock()
-		if failure != nil && (failure.permanent() || failure.Reason == GuestBusy) {
+		if failure != nil && (failure.Permanent() || failure.Reason == fault.GuestBusy) {
 			return failure
 		}
 		select {
@@ -239,16 +240,21 @@ func (a *Agent) remove(ctx context.Context, key objectKey, allowed func(*record)
 	}
 }
 
-func beingRemoved(key objectKey) *Error {
-	return &Error{
-		Kind: Busy, Reason: BeingRemoved, Metadata: map[string]string{"id": key.id},
+func beingRemoved(key objectKey) *fault.Error {
+	return &fault.Error{
+		Kind: fault.Busy, Reason: fault.BeingRemoved, Metadata: map[string]string{"id": key.id},
 		Message: fmt.Sprintf("%s %s is being removed: wait until it is gone, then create it again", key.kind, key.id),
 	}
 }
 
-func otherSettings(key objectKey, what string) *Error {
-	return &Error{
-		Kind: Conflict, Reason: OtherSettings, Metadata: map[string]string{"id": key.id, "setting": what},
+func otherSettings(key objectKey, what string) *fault.Error {
+	return &fault.Error{
+		Kind: fault.Conflict, Reason: fault.OtherSettings, Metadata: map[string]string{"id": key.id, "setting": what},
 		Message: fmt.Sprintf("%s %s exists with another %s: choose another id, or delete it first", key.kind, key.id, what),
 	}
+}
+
+func unknownID(kind, id string) *fault.Error {
+	return &fault.Error{Kind: fault.NotFound, Reason: fault.UnknownID, Metadata: map[string]string{"id": id},
+		Message: fmt.Sprintf("there is no %s %q: list them to see which there are", kind, id)}
 }

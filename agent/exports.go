@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -86,8 +87,8 @@ func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, err
 	}
 	network := a.objects[objectKey{kindNetwork, e.Network}]
 	if network == nil {
-		return nil, &Error{
-			Kind: NotFound, Reason: UnknownNetwork, Metadata: map[string]string{"network": e.Network},
+		return nil, &fault.Error{
+			Kind: fault.NotFound, Reason: fault.UnknownNetwork, Metadata: map[string]string{"network": e.Network},
 			Message: fmt.Sprintf("there is no network %q: create it first", e.Network),
 		}
 	}
@@ -95,8 +96,8 @@ func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, err
 		return nil, beingRemoved(network.key)
 	}
 	if other, taken := a.exports.taken(e.Network, e.Pseudo); taken {
-		return nil, &Error{
-			Kind: Precondition, Reason: PseudoTaken, Metadata: map[string]string{"export": other},
+		return nil, &fault.Error{
+			Kind: fault.Precondition, Reason: fault.PseudoTaken, Metadata: map[string]string{"export": other},
 			Message: fmt.Sprintf("pseudo path %s lies at or inside that of export %s (%s), or around it: choose another", e.Pseudo, other, a.exports.of(e.Network)[other].intent().Export.Pseudo),
 		}
 	}
@@ -114,15 +115,15 @@ func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, err
 // record cannot be read nobody knows which is free.
 func (a *Agent) freeExportID(network string) (uint16, error) {
 	if damaged := a.damagedOf(kindExport); len(damaged) > 0 {
-		return 0, &Error{
-			Kind: Precondition, Reason: RecordDamaged,
+		return 0, &fault.Error{
+			Kind: fault.Precondition, Reason: fault.RecordDamaged,
 			Message: fmt.Sprintf("ledger files of exports are damaged (%s), so no export id is safe to give out: restore or remove them, and restart the agent", strings.Join(damaged, ", ")),
 		}
 	}
 	if id, ok := a.exports.freeID(network); ok {
 		return id, nil
 	}
-	return 0, &Error{Kind: Exhausted, Reason: NoExportIDs, Message: fmt.Sprintf("the gateway has %d exports: use another network", ganesha.MaxExportID)}
+	return 0, &fault.Error{Kind: fault.Exhausted, Reason: fault.NoExportIDs, Message: fmt.Sprintf("the gateway has %d exports: use another network", ganesha.MaxExportID)}
 }
 
 // DeleteExport withdraws an export. An unknown id is success.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
@@ -517,7 +518,7 @@ func (h libvirt) Instance(_ context.Context, name string) (Instance, error) {
 	defer h.mu.Unlock()
 	h.looks++
 	if h.libvirtOff {
-		return Instance{}, &Error{Kind: Unavailable, Reason: LibvirtUnavailable, Message: "libvirt is away"}
+		return Instance{}, &fault.Error{Kind: fault.Unavailable, Reason: fault.LibvirtUnavailable, Message: "libvirt is away"}
 	}
 	for _, i := range h.instances {
 		if i.Name == name || i.UUID == name {
@@ -526,7 +527,7 @@ func (h libvirt) Instance(_ context.Context, name string) (Instance, error) {
 			return c, nil
 		}
 	}
-	return Instance{}, &Error{Kind: NotFound, Reason: InstanceNotFound, Message: "no such instance: check its name"}
+	return Instance{}, &fault.Error{Kind: fault.NotFound, Reason: fault.InstanceNotFound, Message: "no such instance: check its name"}
 }
 
 func (h libvirt) byUUID(uuid string) *Instance {
@@ -567,7 +568,7 @@ func (h libvirt) Detach(_ context.Context, d Device) error {
 		return nil
 	}
 	if h.guestBusy {
-		return &Error{Kind: Precondition, Reason: GuestBusy, Message: "the guest holds the device"}
+		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestBusy, Message: "the guest holds the device"}
 	}
 	i.Devices = slices.DeleteFunc(i.Devices, func(o Device) bool { return o.Alias == d.Alias })
 	return nil
@@ -580,7 +581,7 @@ func (h libvirt) GuestMount(_ context.Context, g GuestMount) error {
 		return err
 	}
 	if h.agentless {
-		return &Error{Kind: Precondition, Reason: GuestAgentAbsent, Message: "no guest agent"}
+		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestAgentAbsent, Message: "no guest agent"}
 	}
 	if i := h.byUUID(g.Instance); !slices.ContainsFunc(i.Devices, func(d Device) bool { return d.Tag == g.Tag }) {
 		h.t.Errorf("mounted %s in a guest without the device", g.Tag)
@@ -596,7 +597,7 @@ func (h libvirt) GuestUnmount(_ context.Context, g GuestMount) error {
 		return err
 	}
 	if h.guestBusy {
-		return &Error{Kind: Precondition, Reason: GuestBusy, Message: "the guest has files open"}
+		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestBusy, Message: "the guest has files open"}
 	}
 	delete(h.guests, g.Instance+" "+g.Path)
 	return nil

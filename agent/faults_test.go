@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/causeway-project/causeway/agent/fault"
 )
 
 // TestLibvirtGoesInTheMiddle: what waits for libvirt neither asks it as fast
@@ -26,7 +28,7 @@ func TestLibvirtGoesInTheMiddle(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
 	defer cancel()
 	_, err := a.Attach(ctx, docsVM1())
-	reasonOf(t, err, Deadline, CallTimeout)
+	reasonOf(t, err, fault.Deadline, fault.CallTimeout)
 	h.mu.Lock()
 	looks := h.looks
 	h.libvirtOff = false
@@ -121,7 +123,7 @@ func TestRefusedNetworkWithExport(t *testing.T) {
 	}
 	a = h.boot(shortDir(t))
 	_, err := a.PutNetwork(t.Context(), Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.66/24")}})
-	reasonOf(t, err, Precondition, AddressInUse)
+	reasonOf(t, err, fault.Precondition, fault.AddressInUse)
 	cancel()
 	early.Wait()
 	if err := a.DeleteExport(t.Context(), "docs"); err != nil {
@@ -238,7 +240,7 @@ func TestBridgeComes(t *testing.T) {
 	a.NetworksChanged()
 	eventually(t, "failed", func() bool {
 		n, err := a.Network(t.Context(), "blue")
-		return err == nil && n.Status.Reason == NoBridge && n.Status.Attempts > 2
+		return err == nil && n.Status.Reason == fault.NoBridge && n.Status.Attempts > 2
 	})
 	h.mu.Lock()
 	h.bridges["br-blue"] = true
@@ -271,9 +273,9 @@ func TestRecordThatStays(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	err := a.Detach(ctx, "docs-vm1")
-	reasonOf(t, err, Deadline, CallTimeout)
-	if e := AsError(err); e.Metadata["waiting_for"] != string(LedgerFailed) {
-		t.Errorf("waits for %q, want %q", e.Metadata["waiting_for"], LedgerFailed)
+	reasonOf(t, err, fault.Deadline, fault.CallTimeout)
+	if e := fault.AsError(err); e.Metadata["waiting_for"] != string(fault.LedgerFailed) {
+		t.Errorf("waits for %q, want %q", e.Metadata["waiting_for"], fault.LedgerFailed)
 	}
 	if err := os.RemoveAll(file); err != nil {
 		t.Fatal(err)
@@ -302,7 +304,7 @@ func TestStubbornGuestLeavesTime(t *testing.T) {
 	if _, err := a.Attach(t.Context(), at); err != nil {
 		t.Fatal(err)
 	}
-	reasonOf(t, a.Detach(t.Context(), "docs-vm1"), Precondition, GuestBusy)
+	reasonOf(t, a.Detach(t.Context(), "docs-vm1"), fault.Precondition, fault.GuestBusy)
 	first, second := <-asked, <-asked
 	if free := second.Sub(first) - long; free < long {
 		t.Errorf("the worker was free for %s after it had waited for %s", free, long)

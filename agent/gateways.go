@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -96,11 +97,11 @@ func (a *Agent) gatewayLimited(network string, st ganesha.Status) {
 	for _, l := range []struct {
 		name      string
 		last, now uint64
-		e         *Error
+		e         *fault.Error
 	}{
-		{"tasks", last.refused, st.Refused, &Error{Kind: Exhausted, Reason: GatewayTasks,
+		{"tasks", last.refused, st.Refused, &fault.Error{Kind: fault.Exhausted, Reason: fault.GatewayTasks,
 			Message: "the gateway reached its limit of threads, and some clients were not served at once: raise gateway.limits.tasks"}},
-		{"memory", last.kills, st.Kills, &Error{Kind: Exhausted, Reason: GatewayMemory,
+		{"memory", last.kills, st.Kills, &fault.Error{Kind: fault.Exhausted, Reason: fault.GatewayMemory,
 			Message: "the gateway was killed at its limit of memory and is started again: raise gateway.limits.memory"}},
 	} {
 		if l.now < l.last {
@@ -119,7 +120,7 @@ func (a *Agent) gatewayLimited(network string, st ganesha.Status) {
 // gatewayEndedLocked counts an end and sets the pause before the next start.
 // The first are not paused for, and once is said to the watchers, or nothing
 // where that is nil; from the third on it is keeps.
-func (a *Agent) gatewayEndedLocked(o *object, once, keeps *Error) {
+func (a *Agent) gatewayEndedLocked(o *object, once, keeps *fault.Error) {
 	if time.Since(o.gateway.StartedAt) > steadyAfter {
 		o.quickEnds = 0
 	}
@@ -163,8 +164,8 @@ func (a *Agent) gatewayChangedLocked(o *object) {
 }
 
 // gatewayErrorLocked says why an export waits for its network's gateway.
-func (a *Agent) gatewayErrorLocked(network string) *Error {
-	e := &Error{Kind: Unavailable, Reason: GatewayDown, Message: fmt.Sprintf("waits for the gateway of network %s", network)}
+func (a *Agent) gatewayErrorLocked(network string) *fault.Error {
+	e := &fault.Error{Kind: fault.Unavailable, Reason: fault.GatewayDown, Message: fmt.Sprintf("waits for the gateway of network %s", network)}
 	if o := a.objects[objectKey{kindNetwork, network}]; o != nil && o.failure != nil {
 		// Not its cause, which ends with lines of Ganesha's log: a thousand exports
 		// would repeat them.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/netns"
 )
@@ -43,7 +44,7 @@ type group struct {
 
 // A failure is a step or a look that did not work, and when to try again.
 type failure struct {
-	err      *Error
+	err      *fault.Error
 	attempts int
 	next     time.Time
 	removing bool // it was to be taken away
@@ -301,7 +302,7 @@ func ofGuest(s reconcile.Step) int {
 }
 
 // again is the failure after one more.
-func (f *failure) again(e *Error) *failure {
+func (f *failure) again(e *fault.Error) *failure {
 	attempts := 1
 	if f != nil {
 		attempts = f.attempts + 1

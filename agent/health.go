@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -96,7 +97,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 	if h.NFS == nil && h.Bus == nil {
 		o.stuck = true // Start puts it right, and leaves Ganesha alone
 		a.log.Warn("what NFSv3 needs beside the gateway has ended and will be started again", "network", network, "err", h.NFS3)
-		e := &Error{Kind: Unavailable, Reason: NFS3PartsDown, Message: "rpcbind or rpc.statd of the gateway has ended: it is being started again", Err: h.NFS3}
+		e := &fault.Error{Kind: fault.Unavailable, Reason: fault.NFS3PartsDown, Message: "rpcbind or rpc.statd of the gateway has ended: it is being started again", Err: h.NFS3}
 		a.gatewayEndedLocked(o, e, e)
 		a.wakeLocked(networkGroup(network), lookAgain)
 		return
@@ -108,7 +109,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 	o.stuck = true
 	a.metrics.stuck.Inc()
 	a.log.Warn("gateway does not answer and will be replaced unless a backend hangs", "network", network, "pid", o.gateway.PID, "err", why)
-	e := &Error{Kind: Unavailable, Reason: GatewayStuck, Message: "the gateway runs and does not answer: it is being replaced", Err: why}
+	e := &fault.Error{Kind: fault.Unavailable, Reason: fault.GatewayStuck, Message: "the gateway runs and does not answer: it is being replaced", Err: why}
 	a.gatewayEndedLocked(o, e, e)
 	a.wakeLocked(networkGroup(network), lookAgain)
 }
@@ -121,13 +122,13 @@ func (a *Agent) isStuck(network string) bool {
 }
 
 // keepsEnding is e, unless it is one failure to start of many.
-func keepsEnding(k reconcile.Key, before *failure, e *Error) *Error {
-	if k.Kind != reconcile.Gateway || before == nil || before.attempts < 2 || e.Reason != GatewayDown && e.Reason != StepTimeout {
+func keepsEnding(k reconcile.Key, before *failure, e *fault.Error) *fault.Error {
+	if k.Kind != reconcile.Gateway || before == nil || before.attempts < 2 || e.Reason != fault.GatewayDown && e.Reason != fault.StepTimeout {
 		return e
 	}
 	return crashes(e)
 }
 
-func crashes(err error) *Error {
-	return &Error{Kind: Unavailable, Reason: GatewayCrashes, Message: "the gateway keeps ending: it is started again, with growing pauses", Err: err}
+func crashes(err error) *fault.Error {
+	return &fault.Error{Kind: fault.Unavailable, Reason: fault.GatewayCrashes, Message: "the gateway keeps ending: it is started again, with growing pauses", Err: err}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/causeway-project/causeway/agent/fault"
 )
 
 // published boots an agent with one share that is exported.
@@ -96,7 +98,7 @@ func TestGatewayBlocked(t *testing.T) {
 	h.mu.Unlock()
 	eventually(t, "degraded", func() bool {
 		s := phaseOf(t, a, "blue")
-		return s.Phase == Degraded && s.Reason == GatewayBlocked
+		return s.Phase == Degraded && s.Reason == fault.GatewayBlocked
 	})
 	h.mu.Lock()
 	g.hung, g.blocked = false, false
@@ -143,7 +145,7 @@ func TestGatewayKeepsEnding(t *testing.T) {
 	}
 	eventually(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
 	eventually(t, "degraded", func() bool { return phaseOf(t, a, "blue").Phase == Degraded })
-	if s := phaseOf(t, a, "blue"); s.Reason != GatewayCrashes || !strings.Contains(s.Message, "it fell over") {
+	if s := phaseOf(t, a, "blue"); s.Reason != fault.GatewayCrashes || !strings.Contains(s.Message, "it fell over") {
 		t.Errorf("the network is %+v, want degraded with the log's end", s)
 	}
 	a.mu.Lock()
@@ -175,7 +177,7 @@ func TestGatewayReachesLimits(t *testing.T) {
 		a.mu.Unlock()
 		eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
 	}
-	reason := func(want Reason) {
+	reason := func(want fault.Reason) {
 		t.Helper()
 		eventually(t, string(want), func() bool {
 			s := phaseOf(t, a, "blue")
@@ -184,11 +186,11 @@ func TestGatewayReachesLimits(t *testing.T) {
 	}
 	count(0, 3)
 	a.NetworksChanged()
-	reason(GatewayTasks)
+	reason(fault.GatewayTasks)
 	calm()
 	count(1, 0)
 	g.kill()
-	reason(GatewayMemory)
+	reason(fault.GatewayMemory)
 	for restarts := int64(2); restarts <= 4; restarts++ {
 		count(uint64(restarts), 0)
 		g.kill()
@@ -197,7 +199,7 @@ func TestGatewayReachesLimits(t *testing.T) {
 			return err == nil && n.Gateway.Restarts == restarts && n.Gateway.Running
 		})
 	}
-	reason(GatewayMemory) // and not that it keeps ending
+	reason(fault.GatewayMemory) // and not that it keeps ending
 	for limit, want := range map[string]float64{"memory": 4, "tasks": 3} {
 		if got := testutil.ToFloat64(a.metrics.limits.WithLabelValues(limit)); got != want {
 			t.Errorf("%s reached %v times, want %v", limit, got, want)
@@ -218,15 +220,15 @@ func TestGatewayDoesNotStart(t *testing.T) {
 	before := &failure{attempts: 2}
 	for _, tt := range []struct {
 		before *failure
-		e      *Error
-		want   Reason
+		e      *fault.Error
+		want   fault.Reason
 	}{
-		{nil, &Error{Reason: GatewayDown}, GatewayDown},
-		{&failure{attempts: 1}, &Error{Reason: GatewayDown}, GatewayDown},
-		{before, &Error{Reason: GatewayDown, Err: errors.New("its log ends: x")}, GatewayCrashes},
-		{before, &Error{Reason: StepTimeout}, GatewayCrashes},
-		{before, &Error{Reason: GatewayCrashes}, GatewayCrashes},
-		{before, &Error{Reason: StepFailed}, StepFailed},
+		{nil, &fault.Error{Reason: fault.GatewayDown}, fault.GatewayDown},
+		{&failure{attempts: 1}, &fault.Error{Reason: fault.GatewayDown}, fault.GatewayDown},
+		{before, &fault.Error{Reason: fault.GatewayDown, Err: errors.New("its log ends: x")}, fault.GatewayCrashes},
+		{before, &fault.Error{Reason: fault.StepTimeout}, fault.GatewayCrashes},
+		{before, &fault.Error{Reason: fault.GatewayCrashes}, fault.GatewayCrashes},
+		{before, &fault.Error{Reason: fault.StepFailed}, fault.StepFailed},
 	} {
 		got := keepsEnding(gatewayKey("blue"), tt.before, tt.e)
 		if got.Reason != tt.want || tt.e.Err != nil && !strings.Contains(got.Error(), tt.e.Err.Error()) {

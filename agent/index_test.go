@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -89,7 +90,7 @@ func TestExportIDsRunOut(t *testing.T) {
 	}
 	a.mu.Unlock()
 	_, err := a.PutExport(t.Context(), docs())
-	if e := classify(err); err == nil || e.Kind != Exhausted || e.Reason != NoExportIDs || !strings.Contains(e.Message, "another network") {
+	if e := classify(err); err == nil || e.Kind != fault.Exhausted || e.Reason != fault.NoExportIDs || !strings.Contains(e.Message, "another network") {
 		t.Errorf("one too many: %v", err)
 	}
 	a.mu.Lock()

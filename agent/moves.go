@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -51,7 +52,7 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n Network, seen int64) (Netwo
 	}
 	a.tellExports(n.ID)
 	err = a.await(ctx, key, false)
-	if e := (*Error)(nil); after != nil && errors.As(err, &e) && e.permanent() {
+	if e := (*fault.Error)(nil); after != nil && errors.As(err, &e) && e.Permanent() {
 		a.takeBack(ctx, key, before, after)
 	}
 	if err != nil {
@@ -77,8 +78,8 @@ func (a *Agent) updatedNetwork(key objectKey, old *record, want networkIntent, s
 		return old, nil
 	}
 	if seen != 0 && seen != old.Generation {
-		return nil, &Error{
-			Kind: Busy, Reason: ChangedMeanwhile, Metadata: map[string]string{"id": key.id, "generation": fmt.Sprint(old.Generation)},
+		return nil, &fault.Error{
+			Kind: fault.Busy, Reason: fault.ChangedMeanwhile, Metadata: map[string]string{"id": key.id, "generation": fmt.Sprint(old.Generation)},
 			Message: fmt.Sprintf("network %s is at generation %d, not %d: look at it again, and repeat the change if it still fits", key.id, old.Generation, seen),
 		}
 	}

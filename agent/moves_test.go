@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-project/causeway/agent/fault"
 )
 
 // plugged says how the network blue is on the host, and whether its gateway
@@ -171,16 +173,16 @@ func TestUpdateRefusals(t *testing.T) {
 		name   string
 		n      Network
 		seen   int64
-		kind   Kind
-		reason Reason
+		kind   fault.Kind
+		reason fault.Reason
 	}{
-		{"unknown", Network{ID: "green", Plug: bridgePlug("br-red"), Addresses: red.Addresses}, 0, NotFound, UnknownID},
-		{"seen another", blueAt("br-blue", "10.77.0.9/24"), 7, Busy, ChangedMeanwhile},
-		{"no address", blueAt("br-blue"), 0, Invalid, BadAddress},
-		{"bridge missing", blueAt("br-none", "10.77.0.2/24"), 0, Precondition, NoBridge},
-		{"another network's address", blueAt("br-red", "10.77.0.4/24"), 0, Precondition, AddressTaken},
-		{"another machine's address, in place", redAt("10.77.0.66/24"), 0, Precondition, AddressInUse},
-		{"another machine's address, elsewhere", blueAt("br-red", "10.77.0.66/24"), 0, Precondition, AddressInUse},
+		{"unknown", Network{ID: "green", Plug: bridgePlug("br-red"), Addresses: red.Addresses}, 0, fault.NotFound, fault.UnknownID},
+		{"seen another", blueAt("br-blue", "10.77.0.9/24"), 7, fault.Busy, fault.ChangedMeanwhile},
+		{"no address", blueAt("br-blue"), 0, fault.Invalid, fault.BadAddress},
+		{"bridge missing", blueAt("br-none", "10.77.0.2/24"), 0, fault.Precondition, fault.NoBridge},
+		{"another network's address", blueAt("br-red", "10.77.0.4/24"), 0, fault.Precondition, fault.AddressTaken},
+		{"another machine's address, in place", redAt("10.77.0.66/24"), 0, fault.Precondition, fault.AddressInUse},
+		{"another machine's address, elsewhere", blueAt("br-red", "10.77.0.66/24"), 0, fault.Precondition, fault.AddressInUse},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := a.UpdateNetwork(ctx, c.n, c.seen)
@@ -366,13 +368,13 @@ func TestRefusedAndKilled(t *testing.T) {
 	short, cancel := context.WithCancel(ctx)
 	cancel() // the caller has gone, and hears of nothing
 	_, err := a.UpdateNetwork(short, blueAt("br-red", "10.77.0.66/24"), 0)
-	if e := (*Error)(nil); !errors.As(err, &e) || e.Kind != Deadline && e.Reason != AddressInUse {
+	if e := (*fault.Error)(nil); !errors.As(err, &e) || e.Kind != fault.Deadline && e.Reason != fault.AddressInUse {
 		t.Fatalf("error is %v", err)
 	}
 	a.stop()
 	a = h.boot(dir)
 	_, err = a.UpdateNetwork(ctx, blueAt("br-red", "10.77.0.66/24"), 0)
-	reasonOf(t, err, Precondition, AddressInUse)
+	reasonOf(t, err, fault.Precondition, fault.AddressInUse)
 	if want := "br-red [10.77.0.3/24]"; h.plugged() != want {
 		t.Errorf("blue is %s, want %s", h.plugged(), want)
 	}

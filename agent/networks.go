@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -100,20 +101,20 @@ func (a *Agent) meetsLocked(key objectKey, n *networkIntent) error {
 // meets says why network id, as n, cannot be on one host with network other.
 func (r *networkIntent) meets(other, id string, n *networkIntent) error {
 	if r.HostLink == n.HostLink {
-		return invalid(BadID, "network id %q makes the same link name as %q: choose another", id, other)
+		return fault.Invalidf(fault.BadID, "network id %q makes the same link name as %q: choose another", id, other)
 	}
 	if r.segment() != n.segment() {
 		return nil // another segment may well use the same addresses
 	}
 	if n.single() {
-		return &Error{
-			Kind: Precondition, Reason: PlugTaken, Metadata: map[string]string{"network": other},
+		return &fault.Error{
+			Kind: fault.Precondition, Reason: fault.PlugTaken, Metadata: map[string]string{"network": other},
 			Message: fmt.Sprintf("network %s has the %s already, and a host can have it once: use that network", other, n.segment()),
 		}
 	}
 	if taken, ok := sameAddress(r.Addresses, n.Addresses); ok {
-		return &Error{
-			Kind: Precondition, Reason: AddressTaken, Metadata: map[string]string{"network": other, "address": taken.String()},
+		return &fault.Error{
+			Kind: fault.Precondition, Reason: fault.AddressTaken, Metadata: map[string]string{"network": other, "address": taken.String()},
 			Message: fmt.Sprintf("address %v is network %s's on the same segment: choose another", taken, other),
 		}
 	}
@@ -150,8 +151,8 @@ func (a *Agent) unusedLocked(key objectKey) error {
 	}
 	slices.Sort(users)
 	shown := users[:min(len(users), 10)]
-	return &Error{
-		Kind: Precondition, Reason: NetworkInUse, Metadata: map[string]string{"exports": strings.Join(shown, ",")},
+	return &fault.Error{
+		Kind: fault.Precondition, Reason: fault.NetworkInUse, Metadata: map[string]string{"exports": strings.Join(shown, ",")},
 		Message: fmt.Sprintf("network %s is used by %d exports (%s): delete them first", key.id, len(users), strings.Join(shown, ", ")),
 	}
 }

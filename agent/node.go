@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/reconcile"
 )
 
@@ -87,11 +88,11 @@ func (a *Agent) mountStatusLocked(k reconcile.Key, g *group) Status {
 	case g.fails[k] != nil:
 		return Status{Phase: Failed}.because(g.fails[k].err, g.fails[k].attempts)
 	case g.gone[k]:
-		return Status{Phase: Degraded, Reason: ShareGone, Message: "the share was deleted at the backend"}
+		return Status{Phase: Degraded, Reason: fault.ShareGone, Message: "the share was deleted at the backend"}
 	case g.there[k]:
 		return Status{Phase: Ready}
 	}
-	return Status{Phase: Pending, Reason: Waiting, Message: "nobody needs it now"}
+	return Status{Phase: Pending, Reason: fault.Waiting, Message: "nobody needs it now"}
 }
 
 // Preflight checks what this host needs, one verdict a line.

@@ -5,6 +5,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/word"
 )
 
 var (
@@ -17,15 +20,15 @@ func checkPlug(p Plug) error {
 	switch p.Kind {
 	case PlugBridge:
 		if !bridgePattern.MatchString(p.Bridge) {
-			return invalid(BadBridge, "bridge %s: give the name of a Linux bridge, at most 15 bytes", quote(p.Bridge))
+			return fault.Invalidf(fault.BadBridge, "bridge %s: give the name of a Linux bridge, at most 15 bytes", word.Quote(p.Bridge))
 		}
 		return checkTag(p.VLAN)
 	case PlugOVS:
 		if !bridgePattern.MatchString(p.Bridge) {
-			return invalid(BadBridge, "bridge %s: give the name of an Open vSwitch bridge, at most 15 bytes", quote(p.Bridge))
+			return fault.Invalidf(fault.BadBridge, "bridge %s: give the name of an Open vSwitch bridge, at most 15 bytes", word.Quote(p.Bridge))
 		}
 		if p.InterfaceID != "" && !interfaceIDPattern.MatchString(p.InterfaceID) {
-			return invalid(BadPlug, "interface id %s: give 1 to 128 bytes of printable ASCII without spaces, as in the controller's port", quote(p.InterfaceID))
+			return fault.Invalidf(fault.BadPlug, "interface id %s: give 1 to 128 bytes of printable ASCII without spaces, as in the controller's port", word.Quote(p.InterfaceID))
 		}
 		return checkTag(p.VLAN)
 	case PlugVLAN:
@@ -33,7 +36,7 @@ func checkPlug(p Plug) error {
 			return err
 		}
 		if p.VLAN == 0 {
-			return invalid(BadVLAN, "VLAN id 0: give 1 to 4094")
+			return fault.Invalidf(fault.BadVLAN, "VLAN id 0: give 1 to 4094")
 		}
 		return checkTag(p.VLAN)
 	case PlugVXLAN:
@@ -42,26 +45,26 @@ func checkPlug(p Plug) error {
 		return checkDevice(p.Device)
 	case PlugNone:
 		if !namespacePattern.MatchString(p.Namespace) || strings.HasPrefix(p.Namespace, hostPrefix) {
-			return invalid(BadPlug, "namespace %s: give the name of one in /run/netns that somebody else made; names that begin with %s are the agent's own", quote(p.Namespace), hostPrefix)
+			return fault.Invalidf(fault.BadPlug, "namespace %s: give the name of one in /run/netns that somebody else made; names that begin with %s are the agent's own", word.Quote(p.Namespace), hostPrefix)
 		}
 		if !bridgePattern.MatchString(p.Interface) || p.Interface == "lo" {
-			return invalid(BadDevice, "interface %s: give its name within the namespace, at most 15 bytes", quote(p.Interface))
+			return fault.Invalidf(fault.BadDevice, "interface %s: give its name within the namespace, at most 15 bytes", word.Quote(p.Interface))
 		}
 		return nil
 	}
-	return invalid(BadPlug, "plug %s: give bridge, vlan, vxlan, macvlan, ovs or none", quote(string(p.Kind)))
+	return fault.Invalidf(fault.BadPlug, "plug %s: give bridge, vlan, vxlan, macvlan, ovs or none", word.Quote(string(p.Kind)))
 }
 
 func checkDevice(name string) error {
 	if !bridgePattern.MatchString(name) || name == "lo" {
-		return invalid(BadDevice, "device %s: give the name of a network device of the host, at most 15 bytes", quote(name))
+		return fault.Invalidf(fault.BadDevice, "device %s: give the name of a network device of the host, at most 15 bytes", word.Quote(name))
 	}
 	return nil
 }
 
 func checkTag(vlan int) error {
 	if vlan < 0 || vlan > 4094 {
-		return invalid(BadVLAN, "VLAN id %d: give 1 to 4094", vlan)
+		return fault.Invalidf(fault.BadVLAN, "VLAN id %d: give 1 to 4094", vlan)
 	}
 	return nil
 }
@@ -71,24 +74,24 @@ func checkVXLAN(p Plug) error {
 		return err
 	}
 	if p.VXLAN < 1 || p.VXLAN >= 1<<24 {
-		return invalid(BadVXLAN, "VXLAN id %d: give 1 to 16777215 (24 bits)", p.VXLAN)
+		return fault.Invalidf(fault.BadVXLAN, "VXLAN id %d: give 1 to 16777215 (24 bits)", p.VXLAN)
 	}
 	if p.Port < 0 || p.Port > 65535 {
-		return invalid(BadVXLAN, "VXLAN port %d: give 1 to 65535, or 0 for 4789", p.Port)
+		return fault.Invalidf(fault.BadVXLAN, "VXLAN port %d: give 1 to 65535, or 0 for 4789", p.Port)
 	}
 	if len(p.Peers) == 0 || len(p.Peers) > 4096 {
-		return invalid(BadVXLAN, "%d VXLAN peers: give the addresses of 1 to 4096 other hosts", len(p.Peers))
+		return fault.Invalidf(fault.BadVXLAN, "%d VXLAN peers: give the addresses of 1 to 4096 other hosts", len(p.Peers))
 	}
 	for i, a := range append([]netip.Addr{p.Local}, p.Peers...) {
 		switch {
 		case !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast():
-			return invalid(BadVXLAN, "VXLAN address %v: give a host's own unicast address", a)
+			return fault.Invalidf(fault.BadVXLAN, "VXLAN address %v: give a host's own unicast address", a)
 		case a.Is4() != p.Local.Is4():
-			return invalid(BadVXLAN, "VXLAN peer %v: is of another family than the local address %v", a, p.Local)
+			return fault.Invalidf(fault.BadVXLAN, "VXLAN peer %v: is of another family than the local address %v", a, p.Local)
 		case i > 0 && a == p.Local:
-			return invalid(BadVXLAN, "VXLAN peer %v: is this host's own address", a)
+			return fault.Invalidf(fault.BadVXLAN, "VXLAN peer %v: is this host's own address", a)
 		case i > 0 && slices.Contains(p.Peers[:i-1], a):
-			return invalid(BadVXLAN, "VXLAN peer %v: is given twice", a)
+			return fault.Invalidf(fault.BadVXLAN, "VXLAN peer %v: is given twice", a)
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/netns"
 )
@@ -94,34 +95,34 @@ func TestCheckPlug(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		plug Plug
-		want Reason
+		want fault.Reason
 	}{
-		{"no plug", Plug{}, BadPlug},
-		{"unknown plug", Plug{Kind: "tap"}, BadPlug},
-		{"tag 4095", change("bridge", func(p *Plug) { p.VLAN = 4095 }), BadVLAN},
-		{"tag below 0", change("ovs", func(p *Plug) { p.VLAN = -1 }), BadVLAN},
-		{"VLAN 0", change("vlan", func(p *Plug) { p.VLAN = 0 }), BadVLAN},
-		{"VLAN 4095", change("vlan", func(p *Plug) { p.VLAN = 4095 }), BadVLAN},
-		{"no device", change("vlan", func(p *Plug) { p.Device = "" }), BadDevice},
-		{"device that climbs", change("macvlan", func(p *Plug) { p.Device = "../x" }), BadDevice},
-		{"loopback", change("macvlan", func(p *Plug) { p.Device = "lo" }), BadDevice},
-		{"VXLAN 0", change("vxlan", func(p *Plug) { p.VXLAN = 0 }), BadVXLAN},
-		{"VXLAN of 25 bits", change("vxlan", func(p *Plug) { p.VXLAN = 1 << 24 }), BadVXLAN},
-		{"no peers", change("vxlan", func(p *Plug) { p.Peers = nil }), BadVXLAN},
-		{"no local address", change("vxlan", func(p *Plug) { p.Local = netip.Addr{} }), BadVXLAN},
-		{"peer of the other family", change("vxlan", func(p *Plug) { p.Peers = []netip.Addr{a6} }), BadVXLAN},
-		{"this host a peer", change("vxlan", func(p *Plug) { p.Peers = []netip.Addr{p.Local} }), BadVXLAN},
-		{"VXLAN port", change("vxlan", func(p *Plug) { p.Port = 65536 }), BadVXLAN},
-		{"interface id with a space", change("ovs", func(p *Plug) { p.InterfaceID = "a b" }), BadPlug},
-		{"long interface id", change("ovs", func(p *Plug) { p.InterfaceID = strings.Repeat("x", 129) }), BadPlug},
-		{"bridge that is an option", change("ovs", func(p *Plug) { p.Bridge = "--db=x" }), BadBridge},
-		{"namespace of the agent's", change("none", func(p *Plug) { p.Namespace = "cw-blue" }), BadPlug},
-		{"namespace that climbs", change("none", func(p *Plug) { p.Namespace = "../x" }), BadPlug},
-		{"no interface", change("none", func(p *Plug) { p.Interface = "" }), BadDevice},
+		{"no plug", Plug{}, fault.BadPlug},
+		{"unknown plug", Plug{Kind: "tap"}, fault.BadPlug},
+		{"tag 4095", change("bridge", func(p *Plug) { p.VLAN = 4095 }), fault.BadVLAN},
+		{"tag below 0", change("ovs", func(p *Plug) { p.VLAN = -1 }), fault.BadVLAN},
+		{"VLAN 0", change("vlan", func(p *Plug) { p.VLAN = 0 }), fault.BadVLAN},
+		{"VLAN 4095", change("vlan", func(p *Plug) { p.VLAN = 4095 }), fault.BadVLAN},
+		{"no device", change("vlan", func(p *Plug) { p.Device = "" }), fault.BadDevice},
+		{"device that climbs", change("macvlan", func(p *Plug) { p.Device = "../x" }), fault.BadDevice},
+		{"loopback", change("macvlan", func(p *Plug) { p.Device = "lo" }), fault.BadDevice},
+		{"VXLAN 0", change("vxlan", func(p *Plug) { p.VXLAN = 0 }), fault.BadVXLAN},
+		{"VXLAN of 25 bits", change("vxlan", func(p *Plug) { p.VXLAN = 1 << 24 }), fault.BadVXLAN},
+		{"no peers", change("vxlan", func(p *Plug) { p.Peers = nil }), fault.BadVXLAN},
+		{"no local address", change("vxlan", func(p *Plug) { p.Local = netip.Addr{} }), fault.BadVXLAN},
+		{"peer of the other family", change("vxlan", func(p *Plug) { p.Peers = []netip.Addr{a6} }), fault.BadVXLAN},
+		{"this host a peer", change("vxlan", func(p *Plug) { p.Peers = []netip.Addr{p.Local} }), fault.BadVXLAN},
+		{"VXLAN port", change("vxlan", func(p *Plug) { p.Port = 65536 }), fault.BadVXLAN},
+		{"interface id with a space", change("ovs", func(p *Plug) { p.InterfaceID = "a b" }), fault.BadPlug},
+		{"long interface id", change("ovs", func(p *Plug) { p.InterfaceID = strings.Repeat("x", 129) }), fault.BadPlug},
+		{"bridge that is an option", change("ovs", func(p *Plug) { p.Bridge = "--db=x" }), fault.BadBridge},
+		{"namespace of the agent's", change("none", func(p *Plug) { p.Namespace = "cw-blue" }), fault.BadPlug},
+		{"namespace that climbs", change("none", func(p *Plug) { p.Namespace = "../x" }), fault.BadPlug},
+		{"no interface", change("none", func(p *Plug) { p.Interface = "" }), fault.BadDevice},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var e *Error
-			if err := checkPlug(test.plug); !errors.As(err, &e) || e.Reason != test.want || e.Kind != Invalid {
+			var e *fault.Error
+			if err := checkPlug(test.plug); !errors.As(err, &e) || e.Reason != test.want || e.Kind != fault.Invalid {
 				t.Errorf("%v, want %s", err, test.want)
 			}
 		})

@@ -76,7 +76,7 @@ type GuestMount struct {
 
 // Instances is this host's libvirt. Package virtiofs does the work; its types
 // are not used here, since it cannot be built without a C library. Every error
-// is an *Error with one of the reasons of reasons.go.
+// is a *fault.Error with one of the reasons of package fault.
 type Instances interface {
 	// Instance finds a domain by UUID or name: InstanceNotFound,
 	// LibvirtUnavailable.

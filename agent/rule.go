@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -32,7 +34,7 @@ type Rule struct {
 
 	CreatedAt time.Time // zero: by an agent that did not note it
 	State     RuleState
-	Reason    Reason
+	Reason    fault.Reason
 	Message   string
 }
 
@@ -231,7 +233,7 @@ func checkRules(rules []Rule) error {
 			return err
 		}
 		if r.ID != "" && ids[r.ID] {
-			return invalid(RuleConflict, "two access rules have the id %s: give each its own", quote(r.ID))
+			return fault.Invalidf(fault.RuleConflict, "two access rules have the id %s: give each its own", word.Quote(r.ID))
 		}
 		ids[r.ID] = true
 	}
@@ -239,12 +241,12 @@ func checkRules(rules []Rule) error {
 }
 
 func tooManyRules(n int) error {
-	return invalid(TooManyRules, "%d access rules: an export takes at most %d, so name prefixes rather than single clients", n, mostRules)
+	return fault.Invalidf(fault.TooManyRules, "%d access rules: an export takes at most %d, so name prefixes rather than single clients", n, mostRules)
 }
 
 func checkRule(r Rule) error {
 	if r.ID != "" {
-		if err := checkID("access rule", r.ID); err != nil {
+		if err := word.CheckID("access rule", r.ID); err != nil {
 			return err
 		}
 	}
@@ -252,22 +254,22 @@ func checkRule(r Rule) error {
 		return err
 	}
 	if r.Level != LevelRO && r.Level != LevelRW {
-		return invalid(BadRule, "access rule for %v: level %s must be ro or rw", r.Client, quote(string(r.Level)))
+		return fault.Invalidf(fault.BadRule, "access rule for %v: level %s must be ro or rw", r.Client, word.Quote(string(r.Level)))
 	}
 	if !slices.Contains([]Squash{SquashNone, SquashRoot, SquashRootID, SquashAll}, r.Squash) {
-		return invalid(BadRule, "access rule for %v: squash %s must be none, root, root_id or all", r.Client, quote(string(r.Squash)))
+		return fault.Invalidf(fault.BadRule, "access rule for %v: squash %s must be none, root, root_id or all", r.Client, word.Quote(string(r.Squash)))
 	}
 	if r.Squash == SquashNone && (r.AnonUID != Anonymous || r.AnonGID != Anonymous) {
-		return invalid(BadRule, "access rule for %v: squash none maps nobody, so leave the anonymous user and group out, or squash root or all", r.Client)
+		return fault.Invalidf(fault.BadRule, "access rule for %v: squash none maps nobody, so leave the anonymous user and group out, or squash root or all", r.Client)
 	}
 	for _, s := range r.Sec {
 		switch s {
 		case SecSys:
 		case SecKrb5, SecKrb5i, SecKrb5p:
-			return &Error{Kind: Precondition, Reason: NoKerberos,
+			return &fault.Error{Kind: fault.Precondition, Reason: fault.NoKerberos,
 				Message: fmt.Sprintf("access rule for %v: security flavour %s wants Kerberos, and this agent's gateways have no keytab: use sys", r.Client, s)}
 		default:
-			return invalid(BadRule, "access rule for %v: security flavour %s must be sys, krb5, krb5i or krb5p", r.Client, quote(string(s)))
+			return fault.Invalidf(fault.BadRule, "access rule for %v: security flavour %s must be sys, krb5, krb5i or krb5p", r.Client, word.Quote(string(s)))
 		}
 	}
 	return checkMetadata(r)
@@ -277,18 +279,18 @@ func checkClient(r Rule) error {
 	a := r.Client.Addr()
 	switch {
 	case !r.Client.IsValid():
-		return invalid(BadRule, "an access rule has no client: give an address or prefix, for example 10.77.0.0/24")
+		return fault.Invalidf(fault.BadRule, "an access rule has no client: give an address or prefix, for example 10.77.0.0/24")
 	case a.Is4In6() || a.Zone() != "":
-		return invalid(BadRule, "access rule for %v: write IPv4 as such, and no zone", r.Client)
+		return fault.Invalidf(fault.BadRule, "access rule for %v: write IPv4 as such, and no zone", r.Client)
 	case r.Client != r.Client.Masked():
-		return invalid(BadRule, "access rule for %v has bits behind its prefix: did you mean %v or %v?", r.Client, r.Client.Masked(), a)
+		return fault.Invalidf(fault.BadRule, "access rule for %v has bits behind its prefix: did you mean %v or %v?", r.Client, r.Client.Masked(), a)
 	case a.Is6() && r.Client.Bits() >= 100 && r.Client.Bits() < 128:
 		// Ganesha reads two digits of an IPv6 prefix length.
-		return invalid(BadRule, "access rule for %v: Ganesha takes IPv6 prefixes up to /99, and single addresses", r.Client)
+		return fault.Invalidf(fault.BadRule, "access rule for %v: Ganesha takes IPv6 prefixes up to /99, and single addresses", r.Client)
 	case r.Client.IsSingleIP() && (a.IsUnspecified() || a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})):
-		return invalid(BadRule, "access rule for %v: no client has this address: give an address or prefix, for example 10.77.0.0/24", r.Client)
+		return fault.Invalidf(fault.BadRule, "access rule for %v: no client has this address: give an address or prefix, for example 10.77.0.0/24", r.Client)
 	case r.Client.Bits() == 0 && !r.Everyone:
-		return invalid(RuleForEveryone, "access rule for %v lets everyone in: say so with allow_everyone (--everyone), or give a prefix", r.Client)
+		return fault.Invalidf(fault.RuleForEveryone, "access rule for %v lets everyone in: say so with allow_everyone (--everyone), or give a prefix", r.Client)
 	}
 	return nil
 }
@@ -296,13 +298,13 @@ func checkClient(r Rule) error {
 func checkMetadata(r Rule) error {
 	size := 0
 	for k, v := range r.Metadata {
-		if !idPattern.MatchString(k) || !printable(v) {
-			return invalid(BadMetadata, "access rule for %v: metadata %s: use 1 to 63 of A-Z a-z 0-9 . _ - for a key, and printable text for its value", r.Client, quote(k))
+		if !word.IsID(k) || !word.Printable(v) {
+			return fault.Invalidf(fault.BadMetadata, "access rule for %v: metadata %s: use 1 to 63 of A-Z a-z 0-9 . _ - for a key, and printable text for its value", r.Client, word.Quote(k))
 		}
 		size += len(k) + len(v)
 	}
 	if len(r.Metadata) > mostMetadata || size > mostMetadataBytes {
-		return invalid(BadMetadata, "access rule for %v has %d metadata of %d bytes: keep at most %d, of %d bytes together",
+		return fault.Invalidf(fault.BadMetadata, "access rule for %v has %d metadata of %d bytes: keep at most %d, of %d bytes together",
 			r.Client, len(r.Metadata), size, mostMetadata, mostMetadataBytes)
 	}
 	return nil
@@ -363,7 +365,7 @@ func succeed(old []ruleIntent, r Rule, taken map[string]bool, now time.Time) (ru
 		i.CreatedAt = now.UTC().Round(0)
 	}
 	if i.expired(now) && (same < 0 || !old[same].ExpiresAt.Equal(i.ExpiresAt)) {
-		return i, invalid(RuleExpired, "access rule %s for %v would have expired at %s, and it is %s: give a later time, or none",
+		return i, fault.Invalidf(fault.RuleExpired, "access rule %s for %v would have expired at %s, and it is %s: give a later time, or none",
 			i.ID, i.Client, i.ExpiresAt.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	return i, nil
@@ -391,7 +393,7 @@ func checkPlaces(rules []ruleIntent, now time.Time) error {
 			how = "say the same"
 		}
 		ids := []string{other.ID, r.ID}
-		return &Error{Kind: Invalid, Reason: RuleConflict, Metadata: map[string]string{"rules": strings.Join(ids, " ")},
+		return &fault.Error{Kind: fault.Invalid, Reason: fault.RuleConflict, Metadata: map[string]string{"rules": strings.Join(ids, " ")},
 			Message: fmt.Sprintf("access rules %s and %s are both for %v at priority %d and %s: keep one, or give them different priorities",
 				other.ID, r.ID, r.Client, r.Priority, how)}
 	}

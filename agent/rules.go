@@ -7,7 +7,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -33,7 +35,7 @@ func (a *Agent) PutRule(ctx context.Context, export string, r Rule) (Rule, error
 // DeleteRule takes one access rule from an export, and returns when clients
 // see it so. An unknown rule is success, an unknown export is not.
 func (a *Agent) DeleteRule(ctx context.Context, export, id string) error {
-	if err := checkGivenID("access rule", id); err != nil {
+	if err := word.CheckGivenID("access rule", id); err != nil {
 		return err
 	}
 	return a.editRules(ctx, export, func(rules []ruleIntent, _ time.Time) ([]ruleIntent, error) {
@@ -91,8 +93,8 @@ func (a *Agent) Rule(ctx context.Context, export, id string) (Rule, error) {
 			return r, nil
 		}
 	}
-	return Rule{}, &Error{Kind: NotFound, Reason: UnknownRule, Metadata: map[string]string{"id": export, "rule": id},
-		Message: fmt.Sprintf("export %s has no access rule %s: list them to see which there are", export, quote(id))}
+	return Rule{}, &fault.Error{Kind: fault.NotFound, Reason: fault.UnknownRule, Metadata: map[string]string{"id": export, "rule": id},
+		Message: fmt.Sprintf("export %s has no access rule %s: list them to see which there are", export, word.Quote(id))}
 }
 
 // Rules lists an export's, in the order in which they match.
@@ -154,7 +156,7 @@ func (o *object) rulesLocked(now time.Time) []Rule {
 	return rules
 }
 
-func (o *object) ruleStateLocked(i ruleIntent, now time.Time) (RuleState, Reason, string) {
+func (o *object) ruleStateLocked(i ruleIntent, now time.Time) (RuleState, fault.Reason, string) {
 	served := o.rec.Export.served(i)
 	refused, no := o.rules.refused[i.ID]
 	active, yes := o.rules.active[i.ID]
@@ -162,11 +164,11 @@ func (o *object) ruleStateLocked(i ruleIntent, now time.Time) (RuleState, Reason
 	case o.rec.Removing:
 		return RuleDenying, o.status.Reason, o.status.Message
 	case i.expired(now) && yes:
-		return RuleDenying, RuleExpired, "it has expired and is being taken out of the gateway"
+		return RuleDenying, fault.RuleExpired, "it has expired and is being taken out of the gateway"
 	case i.expired(now):
-		return RuleDenying, RuleExpired, "it has expired: put it again with a later time, or delete it"
+		return RuleDenying, fault.RuleExpired, "it has expired: put it again with a later time, or delete it"
 	case no && refused.rule == served:
-		return RuleError, RuleRefused, refused.why
+		return RuleError, fault.RuleRefused, refused.why
 	case yes && active == served:
 		return RuleActive, "", ""
 	case o.status.Phase == Working:
@@ -252,12 +254,12 @@ func (b ruleBook) holds(e *exportIntent, rules []ruleIntent) bool {
 
 // failure is why an export whose gateway does not take some of its rules is
 // degraded, or nil.
-func (b ruleBook) failure() *Error {
+func (b ruleBook) failure() *fault.Error {
 	if len(b.refused) == 0 {
 		return nil
 	}
 	first := slices.Min(slices.Collect(maps.Keys(b.refused)))
-	return precondition(RuleRefused, "%d of its access rules are refused by the gateway, one is %s (%s): replace or delete them",
+	return fault.Preconditionf(fault.RuleRefused, "%d of its access rules are refused by the gateway, one is %s (%s): replace or delete them",
 		len(b.refused), first, b.refused[first].why)
 }
 

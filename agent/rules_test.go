@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -232,25 +233,25 @@ func TestRuleConflicts(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		rule   Rule
-		reason Reason
+		reason fault.Reason
 		has    string
 	}{
-		{"another level", named("new", "10.77.0.0/24", rw), RuleConflict, "have and new"},
-		{"another squash", named("new", "10.77.0.0/24", func(r *Rule) { r.Squash = SquashAll }), RuleConflict, "contradict"},
-		{"the same", named("new", "10.77.0.0/24", as), RuleConflict, "say the same"},
-		{"another level, unnamed", named("", "10.77.0.0/24", rw), RuleConflict, "have and r-"},
-		{"everyone", wide, RuleForEveryone, "allow_everyone"},
-		{"expired", named("new", "10.1.0.0/16", func(r *Rule) { r.ExpiresAt = time.Now().Add(-time.Second) }), RuleExpired, "later time"},
-		{"have, expired", named("have", "10.77.0.0/24", func(r *Rule) { r.ExpiresAt = time.Now().Add(-time.Second) }), RuleExpired, "later time"},
-		{"nobody squashed", named("new", "10.1.0.0/16", func(r *Rule) { r.Squash, r.AnonUID = SquashNone, 7 }), BadRule, "squash root or all"},
-		{"no client has it", named("new", "0.0.0.0/32", as), BadRule, "no client"},
-		{"kerberos", named("new", "10.1.0.0/16", func(r *Rule) { r.Sec = []Sec{SecSys, SecKrb5i} }), NoKerberos, "use sys"},
-		{"flavour", named("new", "10.1.0.0/16", func(r *Rule) { r.Sec = []Sec{"lipkey"} }), BadRule, "krb5p"},
-		{"id", named("a b", "10.1.0.0/16", as), BadID, "use 1 to 63"},
-		{"key of metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = map[string]string{"a b": ""} }), BadMetadata, "for a key"},
-		{"value of metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = map[string]string{"a": "\n"} }), BadMetadata, "printable"},
-		{"much metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = map[string]string{"a": strings.Repeat("x", 1024)} }), BadMetadata, "at most"},
-		{"many metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = bulky }), BadMetadata, "at most"},
+		{"another level", named("new", "10.77.0.0/24", rw), fault.RuleConflict, "have and new"},
+		{"another squash", named("new", "10.77.0.0/24", func(r *Rule) { r.Squash = SquashAll }), fault.RuleConflict, "contradict"},
+		{"the same", named("new", "10.77.0.0/24", as), fault.RuleConflict, "say the same"},
+		{"another level, unnamed", named("", "10.77.0.0/24", rw), fault.RuleConflict, "have and r-"},
+		{"everyone", wide, fault.RuleForEveryone, "allow_everyone"},
+		{"expired", named("new", "10.1.0.0/16", func(r *Rule) { r.ExpiresAt = time.Now().Add(-time.Second) }), fault.RuleExpired, "later time"},
+		{"have, expired", named("have", "10.77.0.0/24", func(r *Rule) { r.ExpiresAt = time.Now().Add(-time.Second) }), fault.RuleExpired, "later time"},
+		{"nobody squashed", named("new", "10.1.0.0/16", func(r *Rule) { r.Squash, r.AnonUID = SquashNone, 7 }), fault.BadRule, "squash root or all"},
+		{"no client has it", named("new", "0.0.0.0/32", as), fault.BadRule, "no client"},
+		{"kerberos", named("new", "10.1.0.0/16", func(r *Rule) { r.Sec = []Sec{SecSys, SecKrb5i} }), fault.NoKerberos, "use sys"},
+		{"flavour", named("new", "10.1.0.0/16", func(r *Rule) { r.Sec = []Sec{"lipkey"} }), fault.BadRule, "krb5p"},
+		{"id", named("a b", "10.1.0.0/16", as), fault.BadID, "use 1 to 63"},
+		{"key of metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = map[string]string{"a b": ""} }), fault.BadMetadata, "for a key"},
+		{"value of metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = map[string]string{"a": "\n"} }), fault.BadMetadata, "printable"},
+		{"much metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = map[string]string{"a": strings.Repeat("x", 1024)} }), fault.BadMetadata, "at most"},
+		{"many metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = bulky }), fault.BadMetadata, "at most"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, one := a.PutRule(ctx, "docs", c.rule)
@@ -261,7 +262,7 @@ func TestRuleConflicts(t *testing.T) {
 			}
 			_, set := a.PutExport(ctx, e)
 			for verb, err := range map[string]error{"PutRule": one, "PutExport": set} {
-				var is *Error
+				var is *fault.Error
 				if !errors.As(err, &is) || is.Reason != c.reason || !strings.Contains(is.Message, c.has) {
 					t.Errorf("%s: %v, want %s with %q", verb, err, c.reason, c.has)
 				}
@@ -273,7 +274,7 @@ func TestRuleConflicts(t *testing.T) {
 	}
 	e := docs()
 	e.Rules = []Rule{named("twin", "10.1.0.0/16", as), named("twin", "10.2.0.0/16", as)}
-	if _, err := a.PutExport(ctx, e); AsError(err).Reason != RuleConflict {
+	if _, err := a.PutExport(ctx, e); fault.AsError(err).Reason != fault.RuleConflict {
 		t.Errorf("one id twice: %v", err)
 	}
 	for name, err := range map[string]error{
@@ -283,7 +284,7 @@ func TestRuleConflicts(t *testing.T) {
 		"list of nothing":       second(a.Rules(ctx, "none")),
 		"rule that there isn't": second(a.Rule(ctx, "docs", "none")),
 	} {
-		if e := AsError(err); e.Kind != NotFound {
+		if e := fault.AsError(err); e.Kind != fault.NotFound {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -306,11 +307,11 @@ func TestTooManyRules(t *testing.T) {
 	if _, err := a.PutExport(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.PutRule(t.Context(), "docs", lets("10.77.0.0/24", LevelRO)); AsError(err).Reason != TooManyRules {
+	if _, err := a.PutRule(t.Context(), "docs", lets("10.77.0.0/24", LevelRO)); fault.AsError(err).Reason != fault.TooManyRules {
 		t.Errorf("one more: %v", err)
 	}
 	e.Rules = append(e.Rules, lets("10.77.0.0/24", LevelRO))
-	if _, err := a.PutExport(t.Context(), e); AsError(err).Reason != TooManyRules {
+	if _, err := a.PutExport(t.Context(), e); fault.AsError(err).Reason != fault.TooManyRules {
 		t.Errorf("all at once: %v", err)
 	}
 }
@@ -456,7 +457,7 @@ func TestRefusedRule(t *testing.T) {
 			t.Errorf("rules are %s, want %s", got, want)
 		}
 		got, err := a.Export(ctx, "docs")
-		if err != nil || got.Status.Phase != Degraded || got.Status.Reason != RuleRefused || !strings.Contains(got.Status.Message, "bad") {
+		if err != nil || got.Status.Phase != Degraded || got.Status.Reason != fault.RuleRefused || !strings.Contains(got.Status.Message, "bad") {
 			t.Errorf("status %+v, %v", got.Status, err)
 		}
 	}
@@ -528,7 +529,7 @@ func TestRuleState(t *testing.T) {
 	old.Level = LevelRO
 	gone := r
 	gone.ExpiresAt = now
-	waits := Status{Phase: Pending, Reason: GatewayDown}
+	waits := Status{Phase: Pending, Reason: fault.GatewayDown}
 	has := func(r ruleIntent) ruleBook { return ruleBook{active: map[string]ganesha.Rule{"r": r.of()}} }
 	no := ruleBook{refused: map[string]refusedRule{"r": {r.of(), "why"}}}
 	for name, c := range map[string]struct {
@@ -537,17 +538,17 @@ func TestRuleState(t *testing.T) {
 		book     ruleBook
 		removing bool
 		want     RuleState
-		reason   Reason
+		reason   fault.Reason
 	}{
 		"on its way":           {r, Status{Phase: Working}, ruleBook{}, false, RuleApplying, ""},
 		"on its way to less":   {old, Status{Phase: Working}, has(r), false, RuleApplying, ""},
-		"no gateway":           {r, waits, ruleBook{}, false, RuleQueued, GatewayDown},
+		"no gateway":           {r, waits, ruleBook{}, false, RuleQueued, fault.GatewayDown},
 		"in force":             {r, Status{Phase: Ready}, has(r), false, RuleActive, ""},
 		"in force, others not": {r, Status{Phase: Working}, has(r), false, RuleActive, ""},
-		"refused":              {r, Status{Phase: Degraded}, no, false, RuleError, RuleRefused},
+		"refused":              {r, Status{Phase: Degraded}, no, false, RuleError, fault.RuleRefused},
 		"mended":               {old, Status{Phase: Working}, no, false, RuleApplying, ""},
-		"expired":              {gone, Status{Phase: Ready}, ruleBook{}, false, RuleDenying, RuleExpired},
-		"expired, still there": {gone, Status{Phase: Working}, has(gone), false, RuleDenying, RuleExpired},
+		"expired":              {gone, Status{Phase: Ready}, ruleBook{}, false, RuleDenying, fault.RuleExpired},
+		"expired, still there": {gone, Status{Phase: Working}, has(gone), false, RuleDenying, fault.RuleExpired},
 		"export goes":          {r, Status{Phase: Removing}, has(r), true, RuleDenying, ""},
 	} {
 		o := &object{rec: &record{Removing: c.removing, Export: &exportIntent{}}, status: c.status, rules: c.book}

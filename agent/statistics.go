@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -156,7 +157,7 @@ func statistics(ctx context.Context, sources []source, ask func(context.Context,
 // error among the others' figures; one that does not run is not in the list.
 func (a *Agent) GatewayStatistics(ctx context.Context, network string, clients int) ([]GatewayStatistics, error) {
 	if clients < 0 || clients > MaxClients {
-		return nil, invalid(BadCount, "%d clients are not between 0 and %d", clients, MaxClients)
+		return nil, fault.Invalidf(fault.BadCount, "%d clients are not between 0 and %d", clients, MaxClients)
 	}
 	if network != "" {
 		if _, err := a.Network(ctx, network); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -28,11 +29,11 @@ func TestGatewayStatistics(t *testing.T) {
 	if d := cmp.Diff(want, got[0].Exports); d != "" || len(got[0].Clients) != 2 || time.Since(got[0].At) > time.Minute {
 		t.Errorf("%d clients at %s, exports -want +got:\n%s", len(got[0].Clients), got[0].At, d)
 	}
-	if _, err := a.GatewayStatistics(t.Context(), "none", 0); AsError(err).Reason != UnknownID {
+	if _, err := a.GatewayStatistics(t.Context(), "none", 0); fault.AsError(err).Reason != fault.UnknownID {
 		t.Errorf("unknown network: %v", err)
 	}
 	for _, n := range []int{-1, MaxClients + 1} {
-		if _, err := a.GatewayStatistics(t.Context(), "", n); AsError(err).Reason != BadCount {
+		if _, err := a.GatewayStatistics(t.Context(), "", n); fault.AsError(err).Reason != fault.BadCount {
 			t.Errorf("%d clients: %v", n, err)
 		}
 	}

@@ -5,7 +5,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/word"
 )
 
 // publish works out the status of each member from what was seen, and tells
@@ -47,7 +49,7 @@ func settled(k reconcile.Key, w reconcile.World) bool {
 
 // judgeLocked says where an object stands: the first of its things that is not
 // as wanted decides.
-func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcile.Plan, instances instanceCache) (Status, *Error) {
+func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcile.Plan, instances instanceCache) (Status, *fault.Error) {
 	s := Status{Generation: m.rec.Generation, Phase: Ready}
 	s.ObservedGeneration = min(a.objects[m.key].status.ObservedGeneration, m.rec.Generation-1)
 	keys := keysOf(m.key.id, m.rec)
@@ -61,7 +63,7 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 				return s.because(f.err, 0), nil
 			}
 			if f := g.fails[k]; f != nil {
-				if f.err.Reason == GuestBusy {
+				if f.err.Reason == fault.GuestBusy {
 					s.Phase = Degraded
 				}
 				return s.because(f.err, f.attempts), f.err
@@ -71,13 +73,13 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 	}
 	if at := m.rec.Attachment; at != nil {
 		answer := instances[at.InstanceUUID]
-		if answer.err != nil && answer.err.Reason == InstanceNotFound {
+		if answer.err != nil && answer.err.Reason == fault.InstanceNotFound {
 			s.Phase = Pending
 			return s.because(answer.err, 0), nil
 		}
 		if answer.err == nil && !answer.instance.Running {
 			s.Phase = Pending
-			e := precondition(InstanceOff, "instance %s is not running: the share is attached when it is started", quote(at.Instance))
+			e := fault.Preconditionf(fault.InstanceOff, "instance %s is not running: the share is attached when it is started", word.Quote(at.Instance))
 			return s.because(e, 0), e
 		}
 	}
@@ -116,15 +118,15 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 }
 
 // shareGone says what to do where a share was deleted under its users.
-func shareGone(m member) *Error {
-	e := &Error{Kind: NotFound, Reason: ShareGone, Message: "the share was deleted at the backend while in use, and nothing is served: delete this export, or make the share anew, which is then noticed"}
+func shareGone(m member) *fault.Error {
+	e := &fault.Error{Kind: fault.NotFound, Reason: fault.ShareGone, Message: "the share was deleted at the backend while in use, and nothing is served: delete this export, or make the share anew, which is then noticed"}
 	if m.rec.Attachment != nil {
 		e.Message = "the share was deleted at the backend while in use: remove this object, it serves nothing"
 	}
 	return e
 }
 
-func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s Status, w reconcile.World, plan reconcile.Plan) (Status, *Error, bool) {
+func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s Status, w reconcile.World, plan reconcile.Plan) (Status, *fault.Error, bool) {
 	if settled(k, w) {
 		return s, nil, false
 	}
@@ -134,7 +136,7 @@ func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s Status, w reconcile.
 			return s.because(f.err, f.attempts), f.err, true
 		}
 		s.Phase = Pending
-		e := &Error{Reason: Waiting, Message: fmt.Sprintf("waits for %v", cause)}
+		e := &fault.Error{Reason: fault.Waiting, Message: fmt.Sprintf("waits for %v", cause)}
 		if cause.Kind == reconcile.Gateway {
 			e = a.gatewayErrorLocked(cause.Name)
 		}
@@ -146,7 +148,7 @@ func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s Status, w reconcile.
 		if there || k.Kind == reconcile.GuestMount {
 			s.Phase = Degraded // the share reaches its user all the same
 		}
-		if f.err.Reason == GatewayCrashes || f.err.Reason == GatewayStuck || f.err.Reason == GatewayBlocked {
+		if f.err.Reason == fault.GatewayCrashes || f.err.Reason == fault.GatewayStuck || f.err.Reason == fault.GatewayBlocked {
 			s.Phase = Degraded // the network is there, and its exports say that they wait
 		}
 		if k.Kind == reconcile.GuestMount {
@@ -159,14 +161,14 @@ func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s Status, w reconcile.
 }
 
 // because adds why.
-func (s Status) because(e *Error, attempts int) Status {
+func (s Status) because(e *fault.Error, attempts int) Status {
 	s.Reason, s.Message, s.Attempts = e.Reason, e.Error(), attempts
 	return s
 }
 
 // setStatusLocked keeps the time of the last real change, logs a transition
 // once, and wakes those who wait.
-func (a *Agent) setStatusLocked(o *object, s Status, failure *Error) {
+func (a *Agent) setStatusLocked(o *object, s Status, failure *fault.Error) {
 	o.failure = failure
 	old := o.status
 	s.Since = old.Since

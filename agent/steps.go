@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/mounts"
@@ -123,7 +124,7 @@ func (a *Agent) mount(ctx context.Context, m member) error {
 	}
 	d, ok := a.o.Drivers.Get(conn.Kind)
 	if !ok {
-		return precondition(UnknownDriver, "this agent has no driver for %q any more: restore its configuration", conn.Kind)
+		return fault.Preconditionf(fault.UnknownDriver, "this agent has no driver for %q any more: restore its configuration", conn.Kind)
 	}
 	target := a.at.mount(m.rec.mountName())
 	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -395,7 +396,7 @@ func (a *Agent) guestUnmount(ctx context.Context, m member) error {
 		return nil
 	}
 	err := a.o.Instances.GuestUnmount(ctx, guestMountOf(m))
-	if e := (*Error)(nil); errors.As(err, &e) && (e.Reason == GuestAgentAbsent || e.Reason == InstanceOff || e.Reason == InstanceNotFound) {
+	if e := (*fault.Error)(nil); errors.As(err, &e) && (e.Reason == fault.GuestAgentAbsent || e.Reason == fault.InstanceOff || e.Reason == fault.InstanceNotFound) {
 		a.log.Warn("guest could not be asked to unmount, its device is taken out without", "attachment", m.key.id, "err", err)
 		err = nil
 	}

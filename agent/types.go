@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -26,7 +27,7 @@ type Status struct {
 	ObservedGeneration int64
 	Phase              Phase
 	Since              time.Time
-	Reason             Reason
+	Reason             fault.Reason
 	Message            string
 	Attempts           int
 }

@@ -1,22 +1,21 @@
 package agent
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/word"
 )
 
-// Limits of the words that callers choose. They become file names, host names
-// of links, libvirt aliases and Ganesha paths, so their alphabet is small:
-// what is refused here never reaches another syntax.
+// Limits of the words that callers choose beside ids. They become names in
+// libvirt and the kernel, and Ganesha's paths, so their alphabet is small: what
+// is refused here never reaches another syntax.
 var (
-	idPattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 	tagPattern    = regexp.MustCompile(`^[!-~]{1,36}$`)
 	bridgePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,14}$`)
 	// mount(8) takes such words for the names of block devices.
@@ -24,59 +23,34 @@ var (
 	pseudoPattern = regexp.MustCompile(`^(/[A-Za-z0-9._@+-]{1,255})+$`)
 )
 
-// quote shows a caller's word in an error, cut and escaped.
-func quote(s string) string {
-	const most = 64
-	if len(s) > most {
-		return fmt.Sprintf("%q... (%d bytes)", s[:most], len(s))
-	}
-	return fmt.Sprintf("%q", s)
-}
-
-func checkID(kind, id string) error {
-	if !idPattern.MatchString(id) || strings.Contains(id, "..") {
-		return invalid(BadID, "%s id %s: use 1 to 63 of A-Z a-z 0-9 . _ -, beginning with a letter or digit, without \"..\"", kind, quote(id))
-	}
-	return nil
-}
-
-// checkGivenID is for ids of what should exist already: one that could never
-// be is not there.
-func checkGivenID(kind, id string) error {
-	if id == "" {
-		return invalid(BadID, "the %s id is empty", kind)
-	}
-	return nil
-}
-
 func (a *Agent) checkAttachment(at Attachment) error {
-	if err := checkID("attachment", at.ID); err != nil {
+	if err := word.CheckID("attachment", at.ID); err != nil {
 		return err
 	}
-	if at.Instance == "" || len(at.Instance) > 255 || !printable(at.Instance) {
-		return invalid(BadInstance, "instance %s: give the name or UUID of a libvirt domain, at most 255 printable bytes", quote(at.Instance))
+	if at.Instance == "" || len(at.Instance) > 255 || !word.Printable(at.Instance) {
+		return fault.Invalidf(fault.BadInstance, "instance %s: give the name or UUID of a libvirt domain, at most 255 printable bytes", word.Quote(at.Instance))
 	}
 	if !tagPattern.MatchString(at.Tag) {
-		return invalid(BadTag, "tag %s: use 1 to 36 bytes of printable ASCII without spaces", quote(at.Tag))
+		return fault.Invalidf(fault.BadTag, "tag %s: use 1 to 36 bytes of printable ASCII without spaces", word.Quote(at.Tag))
 	}
 	if deviceTag.MatchString(at.Tag) {
-		return invalid(BadTag, "tag %s: mount would take it for the name of a block device", quote(at.Tag))
+		return fault.Invalidf(fault.BadTag, "tag %s: mount would take it for the name of a block device", word.Quote(at.Tag))
 	}
-	if p := at.MountAt; p != "" && (!path.IsAbs(p) || path.Clean(p) != p || p == "/" || len(p) > 1024 || !printable(p)) {
-		return invalid(BadMountPath, "mount path %s: give a clean absolute path in the guest, for example /mnt/docs", quote(p))
+	if p := at.MountAt; p != "" && (!path.IsAbs(p) || path.Clean(p) != p || p == "/" || len(p) > 1024 || !word.Printable(p)) {
+		return fault.Invalidf(fault.BadMountPath, "mount path %s: give a clean absolute path in the guest, for example /mnt/docs", word.Quote(p))
 	}
 	return a.checkConnection(at.Connection.Kind, func(d driver) error { return d.Validate(at.Connection) })
 }
 
 func (a *Agent) checkExport(e Export) error {
-	if err := checkID("export", e.ID); err != nil {
+	if err := word.CheckID("export", e.ID); err != nil {
 		return err
 	}
-	if err := checkID("network", e.Network); err != nil {
+	if err := word.CheckID("network", e.Network); err != nil {
 		return err
 	}
 	if len(e.Pseudo) > 1000 || !pseudoPattern.MatchString(e.Pseudo) || path.Clean(e.Pseudo) != e.Pseudo {
-		return invalid(BadPseudo, "pseudo path %s: give a clean absolute path of A-Z a-z 0-9 . _ @ + -, for example /docs", quote(e.Pseudo))
+		return fault.Invalidf(fault.BadPseudo, "pseudo path %s: give a clean absolute path of A-Z a-z 0-9 . _ @ + -, for example /docs", word.Quote(e.Pseudo))
 	}
 	if err := checkRules(e.Rules); err != nil {
 		return err
@@ -91,7 +65,7 @@ func (a *Agent) checkConnection(kind string, validate func(driver) error) error 
 		for _, d := range a.o.Drivers.Descriptions() {
 			kinds = append(kinds, d.Kind)
 		}
-		return invalid(UnknownDriver, "backend kind %s: this agent has %s", quote(kind), strings.Join(kinds, ", "))
+		return fault.Invalidf(fault.UnknownDriver, "backend kind %s: this agent has %s", word.Quote(kind), strings.Join(kinds, ", "))
 	}
 	if err := validate(d); err != nil {
 		return classify(err)
@@ -100,7 +74,7 @@ func (a *Agent) checkConnection(kind string, validate func(driver) error) error 
 }
 
 func checkNetwork(n Network) error {
-	if err := checkID("network", n.ID); err != nil {
+	if err := word.CheckID("network", n.ID); err != nil {
 		return err
 	}
 	if err := checkPlug(n.Plug); err != nil {
@@ -110,22 +84,22 @@ func checkNetwork(n Network) error {
 		return err
 	}
 	if len(n.Addresses) == 0 || len(n.Addresses) > 64 {
-		return invalid(BadAddress, "%d addresses: give 1 to 64 with a prefix length each, for example 10.77.0.2/24", len(n.Addresses))
+		return fault.Invalidf(fault.BadAddress, "%d addresses: give 1 to 64 with a prefix length each, for example 10.77.0.2/24", len(n.Addresses))
 	}
 	seen := map[netip.Addr]bool{}
 	for _, p := range n.Addresses {
 		if why := badAddress(p); why != "" {
-			return invalid(BadAddress, "address %v %s", p, why)
+			return fault.Invalidf(fault.BadAddress, "address %v %s", p, why)
 		}
 		if seen[p.Addr()] {
-			return invalid(BadAddress, "address %v is given twice", p.Addr())
+			return fault.Invalidf(fault.BadAddress, "address %v is given twice", p.Addr())
 		}
 		seen[p.Addr()] = true
 	}
 	for i, p := range n.Addresses {
 		for _, q := range n.Addresses[:i] {
 			if p.Overlaps(q) && p.Bits() != q.Bits() && !p.IsSingleIP() && !q.IsSingleIP() {
-				return invalid(BadAddress, "addresses %v and %v overlap: give both the tenant network's prefix length", q, p)
+				return fault.Invalidf(fault.BadAddress, "addresses %v and %v overlap: give both the tenant network's prefix length", q, p)
 			}
 		}
 	}
@@ -135,12 +109,12 @@ func checkNetwork(n Network) error {
 		}
 	}
 	if n.MTU != 0 && (n.MTU < 1280 || n.MTU > 65535) {
-		return invalid(BadMTU, "MTU %d: give 1280 (the least that IPv6 works with) to 65535 bytes, or 0 for what the plug carries", n.MTU)
+		return fault.Invalidf(fault.BadMTU, "MTU %d: give 1280 (the least that IPv6 works with) to 65535 bytes, or 0 for what the plug carries", n.MTU)
 	}
 	if n.MAC != "" {
 		mac, err := net.ParseMAC(n.MAC)
 		if err != nil || len(mac) != 6 || mac[0]&1 != 0 || slices.Equal(mac, make(net.HardwareAddr, 6)) {
-			return invalid(BadMAC, "MAC %s: give six bytes of a unicast address, for example 02:00:00:12:34:56", quote(n.MAC))
+			return fault.Invalidf(fault.BadMAC, "MAC %s: give six bytes of a unicast address, for example 02:00:00:12:34:56", word.Quote(n.MAC))
 		}
 	}
 	return nil
@@ -178,14 +152,10 @@ func broadcast(p netip.Prefix) netip.Addr {
 func checkRoute(r Route, addresses []netip.Prefix) error {
 	if !r.Destination.IsValid() || r.Destination != r.Destination.Masked() || !r.Via.IsValid() ||
 		r.Destination.Addr().Is4() != r.Via.Is4() {
-		return invalid(BadRoute, "route %v via %v: give a prefix and a next hop of one family, for example 0.0.0.0/0 via 10.77.0.1", r.Destination, r.Via)
+		return fault.Invalidf(fault.BadRoute, "route %v via %v: give a prefix and a next hop of one family, for example 0.0.0.0/0 via 10.77.0.1", r.Destination, r.Via)
 	}
 	if !slices.ContainsFunc(addresses, func(p netip.Prefix) bool { return p.Contains(r.Via) }) {
-		return invalid(BadRoute, "route %v: its next hop %v is on none of the network's prefixes", r.Destination, r.Via)
+		return fault.Invalidf(fault.BadRoute, "route %v: its next hop %v is on none of the network's prefixes", r.Destination, r.Via)
 	}
 	return nil
-}
-
-func printable(s string) bool {
-	return utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 }

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -25,9 +27,9 @@ func checkNFSVersions(versions []NFSVersion) error {
 	for _, v := range versions {
 		switch {
 		case !slices.Contains(allNFSVersions, v):
-			return invalid(BadNFSVersion, "NFS version %s: give 3, 4.0, 4.1 or 4.2, or none at all for 4.1 and 4.2", quote(string(v)))
+			return fault.Invalidf(fault.BadNFSVersion, "NFS version %s: give 3, 4.0, 4.1 or 4.2, or none at all for 4.1 and 4.2", word.Quote(string(v)))
 		case seen[v]:
-			return invalid(BadNFSVersion, "NFS version %s is given twice", v)
+			return fault.Invalidf(fault.BadNFSVersion, "NFS version %s is given twice", v)
 		}
 		seen[v] = true
 	}

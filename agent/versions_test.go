@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/ledger"
 )
 
@@ -41,8 +42,8 @@ func TestCheckNFSVersions(t *testing.T) {
 		}
 	}
 	for _, bad := range [][]NFSVersion{{""}, {"4"}, {"4.3"}, {"3", "3"}, {"4.1", "nfs3"}} {
-		var e *Error
-		if err := checkNFSVersions(bad); !errors.As(err, &e) || e.Reason != BadNFSVersion {
+		var e *fault.Error
+		if err := checkNFSVersions(bad); !errors.As(err, &e) || e.Reason != fault.BadNFSVersion {
 			t.Errorf("%v: %v", bad, err)
 		}
 	}
@@ -58,9 +59,9 @@ func TestNFSVersionThatHostLacks(t *testing.T) {
 	old.NFSVersions = []NFSVersion{NFS3, NFS41}
 	lacks := func(err error) {
 		t.Helper()
-		var e *Error
-		if !errors.As(err, &e) || e.Reason != NoNFSVersion || e.Kind != Precondition {
-			t.Errorf("%v, want %s", err, NoNFSVersion)
+		var e *fault.Error
+		if !errors.As(err, &e) || e.Reason != fault.NoNFSVersion || e.Kind != fault.Precondition {
+			t.Errorf("%v, want %s", err, fault.NoNFSVersion)
 		}
 	}
 	_, err := n.PutNetwork(t.Context(), old)

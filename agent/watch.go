@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"strings"
+
+	"github.com/causeway-project/causeway/agent/fault"
 )
 
 // A watcher reads events from a channel of bounded length; one that reads too
@@ -47,7 +49,7 @@ func (a *Agent) Watch(ctx context.Context, send func(Event) error) error {
 				return err
 			}
 		case <-w.overrun:
-			return &Error{Kind: Busy, Reason: WatchOverrun, Message: "the watcher read too slowly and missed changes: watch again"}
+			return &fault.Error{Kind: fault.Busy, Reason: fault.WatchOverrun, Message: "the watcher read too slowly and missed changes: watch again"}
 		case <-ctx.Done():
 			return nil
 		}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/netns"
@@ -209,7 +210,7 @@ func (a *Agent) wanted(ctx context.Context, m member, instances instanceCache) [
 		// An instance that is off has no device, and needs no daemon and no
 		// mount. While libvirt is away nobody knows, and all stays.
 		i, err := instances.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
-		if err == nil && !i.Running || err != nil && err.Reason == InstanceNotFound {
+		if err == nil && !i.Running || err != nil && err.Reason == fault.InstanceNotFound {
 			return nil
 		}
 	}
@@ -401,7 +402,7 @@ func (a *Agent) existingServer(network string) Server {
 func (a *Agent) observeDevice(ctx context.Context, m member, instances instanceCache) (reconcile.Version, bool, error) {
 	i, err := instances.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
 	if err != nil {
-		if err.Reason == InstanceNotFound {
+		if err.Reason == fault.InstanceNotFound {
 			return here, false, nil
 		}
 		return here, false, err
@@ -468,10 +469,10 @@ type instanceCache map[string]instanceAnswer
 
 type instanceAnswer struct {
 	instance Instance
-	err      *Error
+	err      *fault.Error
 }
 
-func (c instanceCache) get(ctx context.Context, is Instances, uuid string) (Instance, *Error) {
+func (c instanceCache) get(ctx context.Context, is Instances, uuid string) (Instance, *fault.Error) {
 	if got, ok := c[uuid]; ok {
 		return got.instance, got.err
 	}

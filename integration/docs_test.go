@@ -15,8 +15,8 @@ func TestTroubleshootingIsComplete(t *testing.T) {
 		files   []string
 		pattern string
 	}{
-		{[]string{"../agent/reasons.go"}, `Reason = "([a-z_]+)"`},
-		{[]string{"../agent/rpc/status.go"}, `agent\.Reason = "([a-z_]+)"`},
+		{[]string{"../agent/fault/reasons.go"}, `Reason = "([a-z_]+)"`},
+		{[]string{"../agent/rpc/status.go"}, `fault\.Reason = "([a-z_]+)"`},
 		{[]string{"../agent/metrics.go"}, `"(causeway_[a-z_]+)"`},
 	} {
 		for _, file := range c.files {

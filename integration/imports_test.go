@@ -20,8 +20,9 @@ var mayImport = map[string][]string{
 	"cmd/causeway-launch": {"agent/process"},
 	"api/node/v1":         {},
 
-	"agent":            {"agent/crashpoint", "agent/ledger", "agent/reconcile", "drivers", "drivers/mounts", "ganesha", "netns"},
+	"agent":            {"agent/crashpoint", "agent/fault", "agent/ledger", "agent/reconcile", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns"},
 	"agent/crashpoint": {},
+	"agent/fault":      {},
 	"agent/ledger":     {"agent/crashpoint"},
 	"agent/process":    {"agent/crashpoint"},
 
@@ -30,7 +31,8 @@ var mayImport = map[string][]string{
 	"agent/process/unit":   {"agent/process", "agent/process/cgroup"},
 
 	"agent/reconcile": {},
-	"agent/rpc":       {"agent", "api/node/v1", "drivers"},
+	"agent/rpc":       {"agent", "agent/fault", "api/node/v1", "drivers"},
+	"agent/word":      {"agent/fault"},
 
 	// These know nothing of each other, nor of the agent; the two leaves
 	// serve them all.

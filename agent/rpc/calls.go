@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/fault"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
 
@@ -143,7 +143,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	_, err := s.answer(ctx, nil, func(ctx context.Context) (any, error) {
 		err := handler(srv, contextStream{ServerStream: ss, ctx: ctx})
 		if errors.Is(context.Cause(ctx), errStopping) {
-			err = &agent.Error{Kind: agent.Unavailable, Reason: ShuttingDown, Message: "the agent stops; watch again"}
+			err = &fault.Error{Kind: fault.Unavailable, Reason: ShuttingDown, Message: "the agent stops; watch again"}
 		}
 		return nil, err
 	})
@@ -187,7 +187,7 @@ func recovered(ctx context.Context, call func(context.Context) (any, error)) (re
 	defer func() {
 		if v := recover(); v != nil {
 			resp = nil
-			err = &agent.Error{Kind: agent.Internal, Reason: InternalError, Message: "panic",
+			err = &fault.Error{Kind: fault.Internal, Reason: InternalError, Message: "panic",
 				Err: fmt.Errorf("%v\n%s", v, debug.Stack())}
 		}
 	}()

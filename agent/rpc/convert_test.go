@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/fault"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -190,7 +191,7 @@ func TestShape(t *testing.T) {
 	long := strings.Repeat("x", maxString+1)
 	for _, c := range []struct {
 		request proto.Message
-		reason  agent.Reason
+		reason  fault.Reason
 		field   string
 	}{
 		{&nodev1.AttachRequest{}, FieldRequired, "attachment"},
@@ -249,8 +250,8 @@ func TestShape(t *testing.T) {
 		if err == nil {
 			err = handle(t, f, c.request)
 		}
-		var e *agent.Error
-		if !errors.As(err, &e) || e.Kind != agent.Invalid || e.Reason != c.reason || e.Metadata["field"] != c.field {
+		var e *fault.Error
+		if !errors.As(err, &e) || e.Kind != fault.Invalid || e.Reason != c.reason || e.Metadata["field"] != c.field {
 			t.Errorf("%T, %s of %s: %v, %+v", c.request, c.reason, c.field, err, e)
 		}
 		if len(f.calls) > 0 {

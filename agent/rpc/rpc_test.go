@@ -22,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/fault"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
 
@@ -122,7 +123,7 @@ func TestAudit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f.err = &agent.Error{Kind: agent.Busy, Reason: "mount_busy", Message: "busy"}
+	f.err = &fault.Error{Kind: fault.Busy, Reason: "mount_busy", Message: "busy"}
 	_ = s.Invoke(ctx, nodev1.Exports_Delete_FullMethodName, &nodev1.DeleteExportRequest{Id: "e\n" + strings.Repeat("x", 100)}, &nodev1.DeleteExportResponse{})
 	s.stop()
 
@@ -180,8 +181,8 @@ func TestSecretsDoNotComeBack(t *testing.T) {
 	if resp.GetAttachment().GetConnection().GetSecret() != nil {
 		t.Error("the secret came back")
 	}
-	for _, kind := range []agent.Kind{agent.Precondition, agent.Internal} {
-		f.err = &agent.Error{Kind: kind, Reason: "backend_refused", Message: "no",
+	for _, kind := range []fault.Kind{fault.Precondition, fault.Internal} {
+		f.err = &fault.Error{Kind: kind, Reason: "backend_refused", Message: "no",
 			Metadata: map[string]string{"said": "key hunter2"}, Err: errors.New("mount -o secret=hunter2 failed")}
 		_, err = attach()
 		if text := err.Error() + info(err).String(); strings.Contains(text, "hunter2") || info(err).GetReason() != "backend_refused" {
@@ -279,7 +280,7 @@ func TestWatch(t *testing.T) {
 }
 
 func TestWatchOverrun(t *testing.T) {
-	f := &fake{err: &agent.Error{Kind: agent.Busy, Reason: "watch_overrun", Message: "too slow"}}
+	f := &fake{err: &fault.Error{Kind: fault.Busy, Reason: "watch_overrun", Message: "too slow"}}
 	s := serveFake(t, Options{Agent: f})
 	stream, err := nodev1.NewNodeClient(s).Watch(t.Context(), &nodev1.WatchRequest{})
 	if err != nil {

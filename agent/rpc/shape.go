@@ -9,7 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/fault"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
 
@@ -87,19 +87,19 @@ func checkValue(fd protoreflect.FieldDescriptor, v protoreflect.Value, field str
 }
 
 func tooLong(field string, limit int, unit string) error {
-	return &agent.Error{Kind: agent.Invalid, Reason: FieldTooLong,
+	return &fault.Error{Kind: fault.Invalid, Reason: FieldTooLong,
 		Message:  fmt.Sprintf("%s is longer than %d %s; shorten it", field, limit, unit),
 		Metadata: map[string]string{"field": field, "limit": fmt.Sprint(limit)}}
 }
 
 func required(field string) error {
-	return &agent.Error{Kind: agent.Invalid, Reason: FieldRequired,
+	return &fault.Error{Kind: fault.Invalid, Reason: FieldRequired,
 		Message:  field + " is missing; set it",
 		Metadata: map[string]string{"field": field}}
 }
 
 func malformed(field, format string, args ...any) error {
-	return &agent.Error{Kind: agent.Invalid, Reason: FieldMalformed,
+	return &fault.Error{Kind: fault.Invalid, Reason: FieldMalformed,
 		Message:  field + ": " + fmt.Sprintf(format, args...),
 		Metadata: map[string]string{"field": field}}
 }

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/fault"
 )
 
 // Domain of every ErrorInfo.
@@ -18,40 +18,40 @@ const Domain = "node.causeway"
 
 // Reasons that this package gives itself. All others are the agent's.
 const (
-	CallerNotAllowed agent.Reason = "caller_not_allowed"
-	FieldRequired    agent.Reason = "field_required"  // metadata: field
-	FieldTooLong     agent.Reason = "field_too_long"  // metadata: field, limit
-	FieldMalformed   agent.Reason = "field_malformed" // metadata: field
-	DeadlineExceeded agent.Reason = "deadline"        // as the agent's own
-	Canceled         agent.Reason = "canceled"
-	ShuttingDown     agent.Reason = "shutting_down"
-	InternalError    agent.Reason = "internal"
+	CallerNotAllowed fault.Reason = "caller_not_allowed"
+	FieldRequired    fault.Reason = "field_required"  // metadata: field
+	FieldTooLong     fault.Reason = "field_too_long"  // metadata: field, limit
+	FieldMalformed   fault.Reason = "field_malformed" // metadata: field
+	DeadlineExceeded fault.Reason = "deadline"        // as the agent's own
+	Canceled         fault.Reason = "canceled"
+	ShuttingDown     fault.Reason = "shutting_down"
+	InternalError    fault.Reason = "internal"
 )
 
 const maxMessage = 2 << 10 // bytes: the status travels in an HTTP/2 header
 
 // code is the table of the node API's error codes.
-func code(k agent.Kind) codes.Code {
+func code(k fault.Kind) codes.Code {
 	switch k {
-	case agent.Invalid:
+	case fault.Invalid:
 		return codes.InvalidArgument
-	case agent.NotFound:
+	case fault.NotFound:
 		return codes.NotFound
-	case agent.Conflict:
+	case fault.Conflict:
 		return codes.AlreadyExists
-	case agent.Precondition:
+	case fault.Precondition:
 		return codes.FailedPrecondition
-	case agent.Busy:
+	case fault.Busy:
 		return codes.Aborted
-	case agent.Unavailable:
+	case fault.Unavailable:
 		return codes.Unavailable
-	case agent.Exhausted:
+	case fault.Exhausted:
 		return codes.ResourceExhausted
-	case agent.Deadline:
+	case fault.Deadline:
 		return codes.DeadlineExceeded
-	case agent.Denied:
+	case fault.Denied:
 		return codes.PermissionDenied
-	case agent.Internal:
+	case fault.Internal:
 		return codes.Internal
 	}
 	return codes.Internal
@@ -60,7 +60,7 @@ func code(k agent.Kind) codes.Code {
 // A failure is an error on its way to the caller.
 type failure struct {
 	code     codes.Code
-	reason   agent.Reason
+	reason   fault.Reason
 	message  string
 	metadata map[string]string
 }
@@ -69,8 +69,8 @@ type failure struct {
 // internal error's text stays here: the caller gets the request's name to look
 // for it in the log.
 func explain(ctx context.Context, err error) failure {
-	var e *agent.Error
-	if errors.As(err, &e) && e.Kind != agent.Internal {
+	var e *fault.Error
+	if errors.As(err, &e) && e.Kind != fault.Internal {
 		return failure{code: code(e.Kind), reason: e.Reason, message: e.Error(), metadata: e.Metadata}
 	}
 	switch {

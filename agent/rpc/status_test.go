@@ -15,17 +15,17 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/fault"
 )
 
 // kinds reads the kinds from the source, so that a new one cannot be missed.
-func kinds(t *testing.T) []agent.Kind {
+func kinds(t *testing.T) []fault.Kind {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "../errors.go", nil, 0)
+	file, err := parser.ParseFile(token.NewFileSet(), "../fault/fault.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all []agent.Kind
+	var all []fault.Kind
 	ast.Inspect(file, func(n ast.Node) bool {
 		v, ok := n.(*ast.ValueSpec)
 		if !ok {
@@ -36,7 +36,7 @@ func kinds(t *testing.T) []agent.Kind {
 			if err != nil {
 				t.Fatal(err)
 			}
-			all = append(all, agent.Kind(word))
+			all = append(all, fault.Kind(word))
 		}
 		return true
 	})
@@ -44,23 +44,23 @@ func kinds(t *testing.T) []agent.Kind {
 }
 
 func TestEveryKindHasItsCode(t *testing.T) {
-	want := map[agent.Kind]codes.Code{
-		agent.Invalid:      codes.InvalidArgument,
-		agent.NotFound:     codes.NotFound,
-		agent.Conflict:     codes.AlreadyExists,
-		agent.Precondition: codes.FailedPrecondition,
-		agent.Busy:         codes.Aborted,
-		agent.Unavailable:  codes.Unavailable,
-		agent.Exhausted:    codes.ResourceExhausted,
-		agent.Deadline:     codes.DeadlineExceeded,
-		agent.Denied:       codes.PermissionDenied,
-		agent.Internal:     codes.Internal,
+	want := map[fault.Kind]codes.Code{
+		fault.Invalid:      codes.InvalidArgument,
+		fault.NotFound:     codes.NotFound,
+		fault.Conflict:     codes.AlreadyExists,
+		fault.Precondition: codes.FailedPrecondition,
+		fault.Busy:         codes.Aborted,
+		fault.Unavailable:  codes.Unavailable,
+		fault.Exhausted:    codes.ResourceExhausted,
+		fault.Deadline:     codes.DeadlineExceeded,
+		fault.Denied:       codes.PermissionDenied,
+		fault.Internal:     codes.Internal,
 	}
 	all := kinds(t)
 	if len(all) != len(want) {
 		t.Errorf("the agent has %d kinds, this test %d", len(all), len(want))
 	}
-	seen := map[codes.Code]agent.Kind{}
+	seen := map[codes.Code]fault.Kind{}
 	for _, k := range all {
 		got := code(k)
 		if got != want[k] {
@@ -77,21 +77,21 @@ func TestEveryKindHasItsCode(t *testing.T) {
 }
 
 func TestExplain(t *testing.T) {
-	ours := &agent.Error{Kind: agent.Precondition, Reason: "instance_off", Message: "instance vm1 is off; start it",
+	ours := &fault.Error{Kind: fault.Precondition, Reason: "instance_off", Message: "instance vm1 is off; start it",
 		Metadata: map[string]string{"instance": "vm1"}}
 	for name, c := range map[string]struct {
 		err     error
 		code    codes.Code
-		reason  agent.Reason
+		reason  fault.Reason
 		message string
 	}{
 		"ours":               {ours, codes.FailedPrecondition, "instance_off", "instance vm1 is off; start it"},
 		"ours, wrapped":      {fmt.Errorf("attach: %w", ours), codes.FailedPrecondition, "instance_off", "instance vm1 is off; start it"},
-		"ours with a cause":  {&agent.Error{Kind: agent.Unavailable, Reason: "x", Message: "m", Err: errors.New("why")}, codes.Unavailable, "x", "why: m"},
+		"ours with a cause":  {&fault.Error{Kind: fault.Unavailable, Reason: "x", Message: "m", Err: errors.New("why")}, codes.Unavailable, "x", "why: m"},
 		"deadline":           {context.DeadlineExceeded, codes.DeadlineExceeded, "deadline", "the call's time ran out"},
 		"deadline, wrapped":  {fmt.Errorf("wait: %w", context.DeadlineExceeded), codes.DeadlineExceeded, "deadline", "the call's time ran out"},
-		"deadline, internal": {&agent.Error{Kind: agent.Internal, Err: context.DeadlineExceeded}, codes.DeadlineExceeded, "deadline", "the call's time ran out"},
-		"agent's deadline":   {&agent.Error{Kind: agent.Deadline, Reason: "waiting", Message: "waits for the guest", Err: context.DeadlineExceeded}, codes.DeadlineExceeded, "waiting", "context deadline exceeded: waits for the guest"},
+		"deadline, internal": {&fault.Error{Kind: fault.Internal, Err: context.DeadlineExceeded}, codes.DeadlineExceeded, "deadline", "the call's time ran out"},
+		"agent's deadline":   {&fault.Error{Kind: fault.Deadline, Reason: "waiting", Message: "waits for the guest", Err: context.DeadlineExceeded}, codes.DeadlineExceeded, "waiting", "context deadline exceeded: waits for the guest"},
 		"canceled":           {context.Canceled, codes.Canceled, "canceled", "the call was given up"},
 		"a status":           {status.Error(codes.NotFound, "unknown service"), codes.NotFound, "", "unknown service"},
 		"a stranger":         {errors.New("/etc/shadow: no"), codes.Internal, "internal", "internal error, a bug"},

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/virtiofs"
 )
@@ -95,25 +96,25 @@ func (i instances) GuestUnmount(ctx context.Context, g agent.GuestMount) error {
 func libvirtError(err error) error {
 	for _, c := range []struct {
 		is      error
-		kind    agent.Kind
-		reason  agent.Reason
+		kind    fault.Kind
+		reason  fault.Reason
 		message string
 	}{
-		{virtiofs.ErrUnavailable, agent.Unavailable, agent.LibvirtUnavailable, "libvirt does not answer: it will be tried again"},
-		{virtiofs.ErrNoInstance, agent.NotFound, agent.InstanceNotFound, "there is no such instance: check its name with virsh list --all"},
-		{virtiofs.ErrInstanceOff, agent.Precondition, agent.InstanceOff, "the instance is not running: start it"},
-		{virtiofs.ErrNoSharedMemory, agent.Precondition, agent.NoSharedMemory, "the instance has no shared memory, which virtiofs needs: give its domain a NUMA cell with memAccess='shared' and restart it"},
-		{virtiofs.ErrBadTag, agent.Invalid, agent.BadTag, "the tag cannot be used: choose another"},
-		{virtiofs.ErrTagTaken, agent.Precondition, agent.TagTaken, "the tag is taken in the instance: choose another"},
-		{virtiofs.ErrNoPort, agent.Precondition, agent.NoFreePort, "the instance has no free PCIe root port: detach something, or give its domain more and restart it"},
-		{virtiofs.ErrNoListener, agent.Unavailable, agent.DaemonEnded, "the virtiofsd ended before the instance took it: it will be tried again"},
-		{virtiofs.ErrGuestBusy, agent.Precondition, agent.GuestBusy, "the guest does not let go of the device: end what uses it there, then repeat the call"},
-		{virtiofs.ErrGuestAgent, agent.Precondition, agent.GuestAgentAbsent, "no guest agent answers: start qemu-guest-agent in the guest, or mount the tag there by hand"},
-		{virtiofs.ErrGuestRefused, agent.Precondition, agent.GuestRefused, "the guest could not do it"},
-		{virtiofs.ErrNoVirtiofsd, agent.Precondition, agent.NoVirtiofsd, "this host has no virtiofsd: install it"},
+		{virtiofs.ErrUnavailable, fault.Unavailable, fault.LibvirtUnavailable, "libvirt does not answer: it will be tried again"},
+		{virtiofs.ErrNoInstance, fault.NotFound, fault.InstanceNotFound, "there is no such instance: check its name with virsh list --all"},
+		{virtiofs.ErrInstanceOff, fault.Precondition, fault.InstanceOff, "the instance is not running: start it"},
+		{virtiofs.ErrNoSharedMemory, fault.Precondition, fault.NoSharedMemory, "the instance has no shared memory, which virtiofs needs: give its domain a NUMA cell with memAccess='shared' and restart it"},
+		{virtiofs.ErrBadTag, fault.Invalid, fault.BadTag, "the tag cannot be used: choose another"},
+		{virtiofs.ErrTagTaken, fault.Precondition, fault.TagTaken, "the tag is taken in the instance: choose another"},
+		{virtiofs.ErrNoPort, fault.Precondition, fault.NoFreePort, "the instance has no free PCIe root port: detach something, or give its domain more and restart it"},
+		{virtiofs.ErrNoListener, fault.Unavailable, fault.DaemonEnded, "the virtiofsd ended before the instance took it: it will be tried again"},
+		{virtiofs.ErrGuestBusy, fault.Precondition, fault.GuestBusy, "the guest does not let go of the device: end what uses it there, then repeat the call"},
+		{virtiofs.ErrGuestAgent, fault.Precondition, fault.GuestAgentAbsent, "no guest agent answers: start qemu-guest-agent in the guest, or mount the tag there by hand"},
+		{virtiofs.ErrGuestRefused, fault.Precondition, fault.GuestRefused, "the guest could not do it"},
+		{virtiofs.ErrNoVirtiofsd, fault.Precondition, fault.NoVirtiofsd, "this host has no virtiofsd: install it"},
 	} {
 		if errors.Is(err, c.is) {
-			return &agent.Error{Kind: c.kind, Reason: c.reason, Message: c.message, Err: err}
+			return &fault.Error{Kind: c.kind, Reason: c.reason, Message: c.message, Err: err}
 		}
 	}
 	return err
@@ -122,8 +123,8 @@ func libvirtError(err error) error {
 // noLibvirt is an agent for gateways alone.
 type noLibvirt struct{}
 
-var errNoLibvirt = &agent.Error{
-	Kind: agent.Precondition, Reason: agent.LibvirtUnavailable,
+var errNoLibvirt = &fault.Error{
+	Kind: fault.Precondition, Reason: fault.LibvirtUnavailable,
 	Message: "this agent serves no instances: set libvirt.enabled to true in its configuration",
 }
 

@@ -1,7 +1,10 @@
-package agent
+// Package fault is what the agent's errors are: a kind, which says what a caller
+// should do, and a reason, which programs and docs/troubleshooting.md know.
+package fault
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -54,4 +57,24 @@ func AsError(err error) *Error {
 		return e
 	}
 	return &Error{Kind: Internal, Reason: "internal", Message: "internal error", Err: err}
+}
+
+// Permanent tells an error that only the caller or an operator can change from
+// one that trying again may.
+func (e *Error) Permanent() bool {
+	switch e.Kind {
+	case Invalid, NotFound, Conflict, Precondition, Denied:
+		return true
+	}
+	return false
+}
+
+// Invalidf is an error of a request that can never be.
+func Invalidf(reason Reason, format string, args ...any) *Error {
+	return &Error{Kind: Invalid, Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// Preconditionf is an error of the world, which has to change first.
+func Preconditionf(reason Reason, format string, args ...any) *Error {
+	return &Error{Kind: Precondition, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
