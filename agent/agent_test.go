@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
@@ -31,9 +32,9 @@ func blue() Network {
 }
 
 func docs() Export {
-	return Export{ID: "docs", Network: "blue", Connection: share("docs"), Rules: []Rule{
-		{Client: prefix("10.77.0.0/24"), Level: LevelRO, Squash: SquashRoot, AnonUID: Anonymous, AnonGID: Anonymous},
-		{Client: prefix("10.77.0.5/32"), Level: LevelRW, Squash: SquashNone, AnonUID: Anonymous, AnonGID: Anonymous},
+	return Export{ID: "docs", Network: "blue", Connection: share("docs"), Rules: []access.Rule{
+		{Client: prefix("10.77.0.0/24"), Level: access.LevelRO, Squash: access.SquashRoot, AnonUID: access.Anonymous, AnonGID: access.Anonymous},
+		{Client: prefix("10.77.0.5/32"), Level: access.LevelRW, Squash: access.SquashNone, AnonUID: access.Anonymous, AnonGID: access.Anonymous},
 	}}
 }
 
@@ -261,7 +262,7 @@ func TestRefusals(t *testing.T) {
 			return err
 		}
 	}
-	rule := func(change func(*Rule)) func() error {
+	rule := func(change func(*access.Rule)) func() error {
 		return export(func(e *Export) { e.Rules = slices.Clone(e.Rules); change(&e.Rules[0]) })
 	}
 	address := func(s string) func() error {
@@ -299,12 +300,12 @@ func TestRefusals(t *testing.T) {
 		{"pseudo path is the root", export(func(e *Export) { e.Pseudo = "/" }), fault.Invalid, fault.BadPseudo},
 		{"pseudo path climbs", export(func(e *Export) { e.Pseudo = "/a/../b" }), fault.Invalid, fault.BadPseudo},
 		{"export with another source", export(func(e *Export) { e.ID = "docs"; e.Pseudo = "/docs" }), fault.Conflict, fault.OtherSettings},
-		{"rule without client", rule(func(r *Rule) { r.Client = netip.Prefix{} }), fault.Invalid, fault.BadRule},
-		{"rule with host bits", rule(func(r *Rule) { r.Client = prefix("10.77.0.9/24") }), fault.Invalid, fault.BadRule},
-		{"rule of an IPv6 prefix that Ganesha misreads", rule(func(r *Rule) { r.Client = prefix("fd77::10/124") }), fault.Invalid, fault.BadRule},
-		{"rule without level", rule(func(r *Rule) { r.Level = "" }), fault.Invalid, fault.BadRule},
-		{"rule of unknown squash", rule(func(r *Rule) { r.Squash = "some" }), fault.Invalid, fault.BadRule},
-		{"two rules for one client", rule(func(r *Rule) { r.Client = prefix("10.77.0.5/32") }), fault.Invalid, fault.RuleConflict},
+		{"rule without client", rule(func(r *access.Rule) { r.Client = netip.Prefix{} }), fault.Invalid, fault.BadRule},
+		{"rule with host bits", rule(func(r *access.Rule) { r.Client = prefix("10.77.0.9/24") }), fault.Invalid, fault.BadRule},
+		{"rule of an IPv6 prefix that Ganesha misreads", rule(func(r *access.Rule) { r.Client = prefix("fd77::10/124") }), fault.Invalid, fault.BadRule},
+		{"rule without level", rule(func(r *access.Rule) { r.Level = "" }), fault.Invalid, fault.BadRule},
+		{"rule of unknown squash", rule(func(r *access.Rule) { r.Squash = "some" }), fault.Invalid, fault.BadRule},
+		{"two rules for one client", rule(func(r *access.Rule) { r.Client = prefix("10.77.0.5/32") }), fault.Invalid, fault.RuleConflict},
 		{"bridge missing", network(func(n *Network) { n.Plug = bridgePlug("br-none") }), fault.Precondition, fault.NoBridge},
 		{"bridge name that climbs", network(func(n *Network) { n.Plug = bridgePlug("../x") }), fault.Invalid, fault.BadBridge},
 		{"address on the same bridge", network(func(n *Network) { n.Plug = bridgePlug("br-blue") }), fault.Precondition, fault.AddressTaken},

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
@@ -75,13 +76,13 @@ func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, err
 		case is.ReadOnly != e.ReadOnly:
 			return nil, otherSettings(key, "read-only setting")
 		}
-		rules, err := replaceRules(is.Rules, e.Rules, time.Now())
+		rules, err := access.Replace(is.Rules, e.Rules, time.Now())
 		if err != nil {
 			return nil, err
 		}
 		return old.withRules(rules), nil
 	}
-	rules, err := replaceRules(nil, e.Rules, time.Now())
+	rules, err := access.Replace(nil, e.Rules, time.Now())
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/netns"
@@ -213,7 +214,7 @@ type routeIntent struct {
 type exportIntent struct {
 	Network    string           `json:"network"`
 	Connection connectionIntent `json:"connection"`
-	Rules      []ruleIntent     `json:"rules"`
+	Rules      []access.Intent  `json:"rules"`
 	Pseudo     string           `json:"pseudo"`
 	ReadOnly   bool             `json:"read_only,omitempty"`
 
@@ -350,7 +351,7 @@ func decode(lr ledger.Record) (*record, error) {
 		return nil, fmt.Errorf("generation %d is below 1", r.Generation)
 	}
 	if r.Export != nil {
-		nameRules(r.Export.Rules)
+		access.Name(r.Export.Rules)
 	}
 	return &r, nil
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/word"
@@ -17,17 +18,17 @@ import (
 // PutRule adds one access rule to an export, or replaces the one with its id,
 // and returns when clients see it so. Callers that put rules of their own at
 // the same time lose nothing of each other's.
-func (a *Agent) PutRule(ctx context.Context, export string, r Rule) (Rule, error) {
-	if err := checkRule(r); err != nil {
-		return Rule{}, err
+func (a *Agent) PutRule(ctx context.Context, export string, r access.Rule) (access.Rule, error) {
+	if err := access.Check(r); err != nil {
+		return access.Rule{}, err
 	}
 	var id string
-	err := a.editRules(ctx, export, func(rules []ruleIntent, now time.Time) (next []ruleIntent, err error) {
-		next, id, err = putRule(rules, r, now)
+	err := a.editRules(ctx, export, func(rules []access.Intent, now time.Time) (next []access.Intent, err error) {
+		next, id, err = access.Put(rules, r, now)
 		return next, err
 	})
 	if err != nil {
-		return Rule{}, err
+		return access.Rule{}, err
 	}
 	return a.Rule(ctx, export, id)
 }
@@ -38,13 +39,13 @@ func (a *Agent) DeleteRule(ctx context.Context, export, id string) error {
 	if err := word.CheckGivenID("access rule", id); err != nil {
 		return err
 	}
-	return a.editRules(ctx, export, func(rules []ruleIntent, _ time.Time) ([]ruleIntent, error) {
-		return slices.DeleteFunc(slices.Clone(rules), func(r ruleIntent) bool { return r.ID == id }), nil
+	return a.editRules(ctx, export, func(rules []access.Intent, _ time.Time) ([]access.Intent, error) {
+		return slices.DeleteFunc(slices.Clone(rules), func(r access.Intent) bool { return r.ID == id }), nil
 	})
 }
 
 // editRules changes the rules of an export that is there, and waits.
-func (a *Agent) editRules(ctx context.Context, export string, change func([]ruleIntent, time.Time) ([]ruleIntent, error)) error {
+func (a *Agent) editRules(ctx context.Context, export string, change func([]access.Intent, time.Time) ([]access.Intent, error)) error {
 	if err := a.ready(); err != nil {
 		return err
 	}
@@ -71,8 +72,8 @@ func (a *Agent) editRules(ctx context.Context, export string, change func([]rule
 }
 
 // withRules is r with other rules, or r itself where they are the same.
-func (r *record) withRules(rules []ruleIntent) *record {
-	if slices.EqualFunc(orderRules(r.Export.Rules), orderRules(rules), ruleIntent.equal) {
+func (r *record) withRules(rules []access.Intent) *record {
+	if slices.EqualFunc(access.Order(r.Export.Rules), access.Order(rules), access.Intent.Equal) {
 		return r
 	}
 	next := r.next()
@@ -83,22 +84,22 @@ func (r *record) withRules(rules []ruleIntent) *record {
 }
 
 // Rule returns one of an export's.
-func (a *Agent) Rule(ctx context.Context, export, id string) (Rule, error) {
+func (a *Agent) Rule(ctx context.Context, export, id string) (access.Rule, error) {
 	rules, err := a.Rules(ctx, export)
 	if err != nil {
-		return Rule{}, err
+		return access.Rule{}, err
 	}
 	for _, r := range rules {
 		if r.ID == id {
 			return r, nil
 		}
 	}
-	return Rule{}, &fault.Error{Kind: fault.NotFound, Reason: fault.UnknownRule, Metadata: map[string]string{"id": export, "rule": id},
+	return access.Rule{}, &fault.Error{Kind: fault.NotFound, Reason: fault.UnknownRule, Metadata: map[string]string{"id": export, "rule": id},
 		Message: fmt.Sprintf("export %s has no access rule %s: list them to see which there are", export, word.Quote(id))}
 }
 
 // Rules lists an export's, in the order in which they match.
-func (a *Agent) Rules(ctx context.Context, export string) ([]Rule, error) {
+func (a *Agent) Rules(ctx context.Context, export string) ([]access.Rule, error) {
 	e, err := a.Export(ctx, export)
 	return e.Rules, err
 }
@@ -146,40 +147,40 @@ type refusedRule struct {
 }
 
 // rulesLocked lists an export's rules and how far each has come.
-func (o *object) rulesLocked(now time.Time) []Rule {
-	var rules []Rule
-	for _, i := range listed(o.rec.Export.Rules, now) {
-		r := i.rule()
+func (o *object) rulesLocked(now time.Time) []access.Rule {
+	var rules []access.Rule
+	for _, i := range access.Listed(o.rec.Export.Rules, now) {
+		r := i.Rule()
 		r.State, r.Reason, r.Message = o.ruleStateLocked(i, now)
 		rules = append(rules, r)
 	}
 	return rules
 }
 
-func (o *object) ruleStateLocked(i ruleIntent, now time.Time) (RuleState, fault.Reason, string) {
+func (o *object) ruleStateLocked(i access.Intent, now time.Time) (access.State, fault.Reason, string) {
 	served := o.rec.Export.served(i)
 	refused, no := o.rules.refused[i.ID]
 	active, yes := o.rules.active[i.ID]
 	switch {
 	case o.rec.Removing:
-		return RuleDenying, o.status.Reason, o.status.Message
-	case i.expired(now) && yes:
-		return RuleDenying, fault.RuleExpired, "it has expired and is being taken out of the gateway"
-	case i.expired(now):
-		return RuleDenying, fault.RuleExpired, "it has expired: put it again with a later time, or delete it"
+		return access.Denying, o.status.Reason, o.status.Message
+	case i.Expired(now) && yes:
+		return access.Denying, fault.RuleExpired, "it has expired and is being taken out of the gateway"
+	case i.Expired(now):
+		return access.Denying, fault.RuleExpired, "it has expired: put it again with a later time, or delete it"
 	case no && refused.rule == served:
-		return RuleError, fault.RuleRefused, refused.why
+		return access.Refused, fault.RuleRefused, refused.why
 	case yes && active == served:
-		return RuleActive, "", ""
+		return access.Active, "", ""
 	case o.status.Phase == Working:
-		return RuleApplying, "", ""
+		return access.Applying, "", ""
 	}
-	return RuleQueued, o.status.Reason, o.status.Message
+	return access.Queued, o.status.Reason, o.status.Message
 }
 
 // served is a rule as the gateway should have it.
-func (e *exportIntent) served(i ruleIntent) ganesha.Rule {
-	r := i.of()
+func (e *exportIntent) served(i access.Intent) ganesha.Rule {
+	r := i.Ganesha()
 	if e.ReadOnly {
 		// Not by a read-only mount: Ganesha reaches all exports of one file
 		// system through one mount of it.
@@ -191,7 +192,7 @@ func (e *exportIntent) served(i ruleIntent) ganesha.Rule {
 // servedRules lists what the gateway should have at a time.
 func (e *exportIntent) servedRules(now time.Time) []ganesha.Rule {
 	var rules []ganesha.Rule
-	for _, i := range inForce(e.Rules, now) {
+	for _, i := range access.InForce(e.Rules, now) {
 		rules = append(rules, e.served(i))
 	}
 	return rules
@@ -210,7 +211,7 @@ func (a *Agent) rulesSeen(m member, sight ganesha.Sight) {
 	// Its record may be another by now: who reads the book compares.
 	was := o.rules
 	o.rules.active, o.rules.refused = nil, nil
-	rules := inForce(m.rec.Export.Rules, m.at)
+	rules := access.InForce(m.rec.Export.Rules, m.at)
 	if sight.Match == ganesha.Differs && was.active != nil && was.holds(m.rec.Export, rules) {
 		a.log.Warn("rules of an export were changed by somebody else and are set anew", "export", m.key.id)
 		a.metrics.ruleDrift.Inc()
@@ -232,14 +233,14 @@ func (a *Agent) rulesSeen(m member, sight ganesha.Sight) {
 		}
 	}
 	for _, i := range m.rec.Export.Rules {
-		if _, had := was.active[i.ID]; had && i.expired(m.at) {
+		if _, had := was.active[i.ID]; had && i.Expired(m.at) {
 			a.log.Info("access rule expired and is out of the gateway", "export", m.key.id, "rule", i.ID)
 		}
 	}
 }
 
 // holds says whether a book has exactly these rules of an export.
-func (b ruleBook) holds(e *exportIntent, rules []ruleIntent) bool {
+func (b ruleBook) holds(e *exportIntent, rules []access.Intent) bool {
 	if len(b.active)+len(b.refused) != len(rules) {
 		return false
 	}
@@ -298,7 +299,7 @@ func (a *Agent) nextExpiryLocked(g *group, now time.Time) time.Time {
 		if o == nil || o.rec == nil || o.rec.Export == nil || o.rec.Removing {
 			continue
 		}
-		if t := nextExpiry(o.rec.Export.Rules, now); !t.IsZero() && (next.IsZero() || t.Before(next)) {
+		if t := access.NextExpiry(o.rec.Export.Rules, now); !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
 	}
@@ -314,7 +315,7 @@ func (a *Agent) expireLocked(g *group, ms []member, now time.Time) {
 		if m.rec.Export == nil {
 			continue
 		}
-		expires := nextExpiry(m.rec.Export.Rules, since)
+		expires := access.NextExpiry(m.rec.Export.Rules, since)
 		if expires.IsZero() || expires.After(now) {
 			continue
 		}
@@ -334,7 +335,7 @@ func (a *Agent) overdue(now time.Time) map[string]bool {
 		if o.rec == nil || o.rec.Export == nil {
 			continue
 		}
-		if slices.ContainsFunc(o.rec.Export.Rules, func(r ruleIntent) bool { return r.expired(now) }) {
+		if slices.ContainsFunc(o.rec.Export.Rules, func(r access.Intent) bool { return r.Expired(now) }) {
 			groups[o.rec.group(key.id)] = true
 			groups[networkGroup(o.rec.Export.Network)] = true
 		}

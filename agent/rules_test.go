@@ -17,13 +17,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
 // lets is a rule that squashes root, as most do.
-func lets(client string, level Level) Rule {
-	return Rule{Client: prefix(client), Level: level, Squash: SquashRoot, AnonUID: Anonymous, AnonGID: Anonymous}
+func lets(client string, level access.Level) access.Rule {
+	return access.Rule{Client: prefix(client), Level: level, Squash: access.SquashRoot, AnonUID: access.Anonymous, AnonGID: access.Anonymous}
 }
 
 // docsUp boots an agent with the export docs, without rules.
@@ -64,25 +65,6 @@ func (a *node) states(t *testing.T) string {
 		all = append(all, strings.TrimSpace(fmt.Sprint(r.ID, " ", r.State, " ", r.Reason)))
 	}
 	return strings.Join(all, ", ")
-}
-
-func TestRuleOrder(t *testing.T) {
-	now := time.Now()
-	rule := func(id, client string, priority int32, age time.Duration) ruleIntent {
-		return ruleIntent{ID: id, Client: prefix(client), Priority: priority, CreatedAt: now.Add(-age)}
-	}
-	want := []ruleIntent{
-		rule("first", "0.0.0.0/0", -1, 0),
-		rule("narrow", "10.0.0.1/32", 0, 0),
-		rule("old", "10.2.0.0/16", 0, time.Hour),
-		rule("young", "10.1.0.0/16", 0, time.Minute),
-		rule("wide", "10.0.0.0/8", 0, time.Hour),
-		rule("last", "10.0.0.1/32", 1, time.Hour),
-	}
-	mixed := []ruleIntent{want[5], want[3], want[0], want[4], want[1], want[2]}
-	if diff := cmp.Diff(fmt.Sprint(want), fmt.Sprint(orderRules(mixed))); diff != "" {
-		t.Errorf("order (-want +got):\n%s", diff)
-	}
 }
 
 // TestRecordsWithoutIDs: the records of an agent that knew no ids are read,
@@ -147,7 +129,7 @@ func TestPutRule(t *testing.T) {
 	h := newHost(t)
 	a := docsUp(t, h, shortDir(t))
 	ctx := t.Context()
-	put := func(r Rule) Rule {
+	put := func(r access.Rule) access.Rule {
 		t.Helper()
 		got, err := a.PutRule(ctx, "docs", r)
 		if err != nil {
@@ -155,12 +137,12 @@ func TestPutRule(t *testing.T) {
 		}
 		return got
 	}
-	net := lets("10.77.0.0/24", LevelRO)
+	net := lets("10.77.0.0/24", access.LevelRO)
 	chosen := put(net)
-	if again := put(net); again.ID != chosen.ID || !again.CreatedAt.Equal(chosen.CreatedAt) || again.State != RuleActive {
+	if again := put(net); again.ID != chosen.ID || !again.CreatedAt.Equal(chosen.CreatedAt) || again.State != access.Active {
 		t.Errorf("put again is %+v, first it was %+v", again, chosen)
 	}
-	one := lets("10.77.0.5/32", LevelRW)
+	one := lets("10.77.0.5/32", access.LevelRW)
 	one.ID, one.Metadata = "one", map[string]string{"ticket": "7"}
 	made := put(one)
 	if got, want := h.served(), "10.77.0.5/32 rw, 10.77.0.0/24 ro"; got != want {
@@ -171,7 +153,7 @@ func TestPutRule(t *testing.T) {
 	if got := put(one); !got.CreatedAt.Equal(made.CreatedAt) || !maps.Equal(got.Metadata, one.Metadata) {
 		t.Errorf("with other metadata: %+v, was %+v", got, made)
 	}
-	one.Level = LevelRO
+	one.Level = access.LevelRO
 	if got := put(one); !got.CreatedAt.After(made.CreatedAt) {
 		t.Errorf("with another level: %+v, was %+v", got, made)
 	}
@@ -183,7 +165,7 @@ func TestPutRule(t *testing.T) {
 
 	// The set: what stays the same keeps id and age.
 	e := docs()
-	e.Rules = []Rule{net, lets("fd77::/64", LevelRW)}
+	e.Rules = []access.Rule{net, lets("fd77::/64", access.LevelRW)}
 	set, err := a.PutExport(ctx, e)
 	if err != nil {
 		t.Fatal(err)
@@ -213,18 +195,18 @@ func TestRuleConflicts(t *testing.T) {
 	h := newHost(t)
 	a := docsUp(t, h, shortDir(t))
 	ctx := t.Context()
-	named := func(id, client string, change func(*Rule)) Rule {
-		r := lets(client, LevelRO)
+	named := func(id, client string, change func(*access.Rule)) access.Rule {
+		r := lets(client, access.LevelRO)
 		r.ID = id
 		change(&r)
 		return r
 	}
-	as := func(*Rule) {}
+	as := func(*access.Rule) {}
 	if _, err := a.PutRule(ctx, "docs", named("have", "10.77.0.0/24", as)); err != nil {
 		t.Fatal(err)
 	}
-	rw := func(r *Rule) { r.Level = LevelRW }
-	wide := lets("0.0.0.0/0", LevelRO)
+	rw := func(r *access.Rule) { r.Level = access.LevelRW }
+	wide := lets("0.0.0.0/0", access.LevelRO)
 	bulky := map[string]string{}
 	for i := range 17 {
 		bulky[fmt.Sprint("k", i)] = "v"
@@ -232,31 +214,31 @@ func TestRuleConflicts(t *testing.T) {
 	before := h.String()
 	for _, c := range []struct {
 		name   string
-		rule   Rule
+		rule   access.Rule
 		reason fault.Reason
 		has    string
 	}{
 		{"another level", named("new", "10.77.0.0/24", rw), fault.RuleConflict, "have and new"},
-		{"another squash", named("new", "10.77.0.0/24", func(r *Rule) { r.Squash = SquashAll }), fault.RuleConflict, "contradict"},
+		{"another squash", named("new", "10.77.0.0/24", func(r *access.Rule) { r.Squash = access.SquashAll }), fault.RuleConflict, "contradict"},
 		{"the same", named("new", "10.77.0.0/24", as), fault.RuleConflict, "say the same"},
 		{"another level, unnamed", named("", "10.77.0.0/24", rw), fault.RuleConflict, "have and r-"},
 		{"everyone", wide, fault.RuleForEveryone, "allow_everyone"},
-		{"expired", named("new", "10.1.0.0/16", func(r *Rule) { r.ExpiresAt = time.Now().Add(-time.Second) }), fault.RuleExpired, "later time"},
-		{"have, expired", named("have", "10.77.0.0/24", func(r *Rule) { r.ExpiresAt = time.Now().Add(-time.Second) }), fault.RuleExpired, "later time"},
-		{"nobody squashed", named("new", "10.1.0.0/16", func(r *Rule) { r.Squash, r.AnonUID = SquashNone, 7 }), fault.BadRule, "squash root or all"},
+		{"expired", named("new", "10.1.0.0/16", func(r *access.Rule) { r.ExpiresAt = time.Now().Add(-time.Second) }), fault.RuleExpired, "later time"},
+		{"have, expired", named("have", "10.77.0.0/24", func(r *access.Rule) { r.ExpiresAt = time.Now().Add(-time.Second) }), fault.RuleExpired, "later time"},
+		{"nobody squashed", named("new", "10.1.0.0/16", func(r *access.Rule) { r.Squash, r.AnonUID = access.SquashNone, 7 }), fault.BadRule, "squash root or all"},
 		{"no client has it", named("new", "0.0.0.0/32", as), fault.BadRule, "no client"},
-		{"kerberos", named("new", "10.1.0.0/16", func(r *Rule) { r.Sec = []Sec{SecSys, SecKrb5i} }), fault.NoKerberos, "use sys"},
-		{"flavour", named("new", "10.1.0.0/16", func(r *Rule) { r.Sec = []Sec{"lipkey"} }), fault.BadRule, "krb5p"},
+		{"kerberos", named("new", "10.1.0.0/16", func(r *access.Rule) { r.Sec = []access.Sec{access.SecSys, access.SecKrb5i} }), fault.NoKerberos, "use sys"},
+		{"flavour", named("new", "10.1.0.0/16", func(r *access.Rule) { r.Sec = []access.Sec{"lipkey"} }), fault.BadRule, "krb5p"},
 		{"id", named("a b", "10.1.0.0/16", as), fault.BadID, "use 1 to 63"},
-		{"key of metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = map[string]string{"a b": ""} }), fault.BadMetadata, "for a key"},
-		{"value of metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = map[string]string{"a": "\n"} }), fault.BadMetadata, "printable"},
-		{"much metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = map[string]string{"a": strings.Repeat("x", 1024)} }), fault.BadMetadata, "at most"},
-		{"many metadata", named("new", "10.1.0.0/16", func(r *Rule) { r.Metadata = bulky }), fault.BadMetadata, "at most"},
+		{"key of metadata", named("new", "10.1.0.0/16", func(r *access.Rule) { r.Metadata = map[string]string{"a b": ""} }), fault.BadMetadata, "for a key"},
+		{"value of metadata", named("new", "10.1.0.0/16", func(r *access.Rule) { r.Metadata = map[string]string{"a": "\n"} }), fault.BadMetadata, "printable"},
+		{"much metadata", named("new", "10.1.0.0/16", func(r *access.Rule) { r.Metadata = map[string]string{"a": strings.Repeat("x", 1024)} }), fault.BadMetadata, "at most"},
+		{"many metadata", named("new", "10.1.0.0/16", func(r *access.Rule) { r.Metadata = bulky }), fault.BadMetadata, "at most"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, one := a.PutRule(ctx, "docs", c.rule)
 			e := docs()
-			e.Rules = []Rule{named("have", "10.77.0.0/24", as), c.rule}
+			e.Rules = []access.Rule{named("have", "10.77.0.0/24", as), c.rule}
 			if c.rule.ID == "have" {
 				e.Rules = e.Rules[1:]
 			}
@@ -273,12 +255,12 @@ func TestRuleConflicts(t *testing.T) {
 		})
 	}
 	e := docs()
-	e.Rules = []Rule{named("twin", "10.1.0.0/16", as), named("twin", "10.2.0.0/16", as)}
+	e.Rules = []access.Rule{named("twin", "10.1.0.0/16", as), named("twin", "10.2.0.0/16", as)}
 	if _, err := a.PutExport(ctx, e); fault.AsError(err).Reason != fault.RuleConflict {
 		t.Errorf("one id twice: %v", err)
 	}
 	for name, err := range map[string]error{
-		"put into nothing":      second(a.PutRule(ctx, "none", lets("10.1.0.0/16", LevelRO))),
+		"put into nothing":      second(a.PutRule(ctx, "none", lets("10.1.0.0/16", access.LevelRO))),
 		"delete from nothing":   a.DeleteRule(ctx, "none", "x"),
 		"recover nothing":       second(a.RecoverRules(ctx, "none")),
 		"list of nothing":       second(a.Rules(ctx, "none")),
@@ -301,16 +283,16 @@ func TestTooManyRules(t *testing.T) {
 	a := docsUp(t, h, shortDir(t))
 	e := docs()
 	e.Rules = nil
-	for i := range mostRules {
-		e.Rules = append(e.Rules, lets(fmt.Sprintf("10.%d.%d.0/24", i/250, i%250), LevelRW))
+	for i := range access.Most {
+		e.Rules = append(e.Rules, lets(fmt.Sprintf("10.%d.%d.0/24", i/250, i%250), access.LevelRW))
 	}
 	if _, err := a.PutExport(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.PutRule(t.Context(), "docs", lets("10.77.0.0/24", LevelRO)); fault.AsError(err).Reason != fault.TooManyRules {
+	if _, err := a.PutRule(t.Context(), "docs", lets("10.77.0.0/24", access.LevelRO)); fault.AsError(err).Reason != fault.TooManyRules {
 		t.Errorf("one more: %v", err)
 	}
-	e.Rules = append(e.Rules, lets("10.77.0.0/24", LevelRO))
+	e.Rules = append(e.Rules, lets("10.77.0.0/24", access.LevelRO))
 	if _, err := a.PutExport(t.Context(), e); fault.AsError(err).Reason != fault.TooManyRules {
 		t.Errorf("all at once: %v", err)
 	}
@@ -323,7 +305,7 @@ func TestRulesAtOnce(t *testing.T) {
 	h, dir := newHost(t), shortDir(t)
 	a := docsUp(t, h, dir)
 	for _, r := range []string{"10.1.0.0/16", "10.2.0.0/16"} {
-		rule := lets(r, LevelRO)
+		rule := lets(r, access.LevelRO)
 		rule.ID = "gone-" + strings.ReplaceAll(r, "/", "-")
 		if _, err := a.PutRule(t.Context(), "docs", rule); err != nil {
 			t.Fatal(err)
@@ -336,7 +318,7 @@ func TestRulesAtOnce(t *testing.T) {
 			if i < 2 {
 				err = a.DeleteRule(t.Context(), "docs", fmt.Sprintf("gone-10.%d.0.0-16", i+1))
 			} else {
-				_, err = a.PutRule(t.Context(), "docs", lets(fmt.Sprintf("10.77.%d.0/24", i), LevelRW))
+				_, err = a.PutRule(t.Context(), "docs", lets(fmt.Sprintf("10.77.%d.0/24", i), access.LevelRW))
 			}
 			if err != nil {
 				t.Error(err)
@@ -360,7 +342,7 @@ func TestRuleExpires(t *testing.T) {
 	ctx := t.Context()
 	put := func(id, client string, left time.Duration) {
 		t.Helper()
-		r := lets(client, LevelRW)
+		r := lets(client, access.LevelRW)
 		r.ID = id
 		if left > 0 {
 			r.ExpiresAt = time.Now().Add(left)
@@ -424,7 +406,7 @@ func TestExpiryDoesNotWait(t *testing.T) {
 	o := a.objects[objectKey{kindExport, "docs"}]
 	g := a.groups[o.rec.group("docs")]
 	k := keysOf("docs", o.rec)[2]
-	rec := o.rec.withRules([]ruleIntent{{ID: "x", Client: prefix("10.0.0.0/8"), ExpiresAt: now.Add(-time.Second)}})
+	rec := o.rec.withRules([]access.Intent{{ID: "x", Client: prefix("10.0.0.0/8"), ExpiresAt: now.Add(-time.Second)}})
 	g.fails[k] = &failure{next: now.Add(time.Hour)}
 	g.passed = now.Add(-time.Minute)
 	a.expireLocked(g, []member{{key: o.key, rec: rec, at: now}}, now)
@@ -446,10 +428,10 @@ func TestRefusedRule(t *testing.T) {
 	h.refuses = map[netip.Prefix]bool{prefix("10.66.0.0/16"): true}
 	a := docsUp(t, h, dir)
 	ctx := t.Context()
-	bad := lets("10.66.0.0/16", LevelRW)
+	bad := lets("10.66.0.0/16", access.LevelRW)
 	bad.ID = "bad"
 	e := docs()
-	e.Rules = []Rule{bad, lets("10.77.0.0/24", LevelRW)}
+	e.Rules = []access.Rule{bad, lets("10.77.0.0/24", access.LevelRW)}
 	e.Rules[1].ID = "good"
 	check := func() {
 		t.Helper()
@@ -485,7 +467,7 @@ func TestRulesDrift(t *testing.T) {
 	h := newHost(t)
 	a := docsUp(t, h, shortDir(t))
 	ctx := t.Context()
-	if _, err := a.PutRule(ctx, "docs", lets("10.77.0.0/24", LevelRO)); err != nil {
+	if _, err := a.PutRule(ctx, "docs", lets("10.77.0.0/24", access.LevelRO)); err != nil {
 		t.Fatal(err)
 	}
 	want := h.served()
@@ -524,32 +506,32 @@ func TestRulesDrift(t *testing.T) {
 
 func TestRuleState(t *testing.T) {
 	now := time.Now()
-	r := ruleIntent{ID: "r", Client: prefix("10.0.0.0/8"), Level: LevelRW, Squash: SquashRoot}
+	r := access.Intent{ID: "r", Client: prefix("10.0.0.0/8"), Level: access.LevelRW, Squash: access.SquashRoot}
 	old := r
-	old.Level = LevelRO
+	old.Level = access.LevelRO
 	gone := r
 	gone.ExpiresAt = now
 	waits := Status{Phase: Pending, Reason: fault.GatewayDown}
-	has := func(r ruleIntent) ruleBook { return ruleBook{active: map[string]ganesha.Rule{"r": r.of()}} }
-	no := ruleBook{refused: map[string]refusedRule{"r": {r.of(), "why"}}}
+	has := func(r access.Intent) ruleBook { return ruleBook{active: map[string]ganesha.Rule{"r": r.Ganesha()}} }
+	no := ruleBook{refused: map[string]refusedRule{"r": {r.Ganesha(), "why"}}}
 	for name, c := range map[string]struct {
-		rule     ruleIntent
+		rule     access.Intent
 		status   Status
 		book     ruleBook
 		removing bool
-		want     RuleState
+		want     access.State
 		reason   fault.Reason
 	}{
-		"on its way":           {r, Status{Phase: Working}, ruleBook{}, false, RuleApplying, ""},
-		"on its way to less":   {old, Status{Phase: Working}, has(r), false, RuleApplying, ""},
-		"no gateway":           {r, waits, ruleBook{}, false, RuleQueued, fault.GatewayDown},
-		"in force":             {r, Status{Phase: Ready}, has(r), false, RuleActive, ""},
-		"in force, others not": {r, Status{Phase: Working}, has(r), false, RuleActive, ""},
-		"refused":              {r, Status{Phase: Degraded}, no, false, RuleError, fault.RuleRefused},
-		"mended":               {old, Status{Phase: Working}, no, false, RuleApplying, ""},
-		"expired":              {gone, Status{Phase: Ready}, ruleBook{}, false, RuleDenying, fault.RuleExpired},
-		"expired, still there": {gone, Status{Phase: Working}, has(gone), false, RuleDenying, fault.RuleExpired},
-		"export goes":          {r, Status{Phase: Removing}, has(r), true, RuleDenying, ""},
+		"on its way":           {r, Status{Phase: Working}, ruleBook{}, false, access.Applying, ""},
+		"on its way to less":   {old, Status{Phase: Working}, has(r), false, access.Applying, ""},
+		"no gateway":           {r, waits, ruleBook{}, false, access.Queued, fault.GatewayDown},
+		"in force":             {r, Status{Phase: Ready}, has(r), false, access.Active, ""},
+		"in force, others not": {r, Status{Phase: Working}, has(r), false, access.Active, ""},
+		"refused":              {r, Status{Phase: Degraded}, no, false, access.Refused, fault.RuleRefused},
+		"mended":               {old, Status{Phase: Working}, no, false, access.Applying, ""},
+		"expired":              {gone, Status{Phase: Ready}, ruleBook{}, false, access.Denying, fault.RuleExpired},
+		"expired, still there": {gone, Status{Phase: Working}, has(gone), false, access.Denying, fault.RuleExpired},
+		"export goes":          {r, Status{Phase: Removing}, has(r), true, access.Denying, ""},
 	} {
 		o := &object{rec: &record{Removing: c.removing, Export: &exportIntent{}}, status: c.status, rules: c.book}
 		if got, reason, _ := o.ruleStateLocked(c.rule, now); got != c.want || reason != c.reason {

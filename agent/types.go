@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -132,7 +133,7 @@ type Export struct {
 	ID         string
 	Network    string
 	Connection drivers.Connection
-	Rules      []Rule
+	Rules      []access.Rule
 	Pseudo     string
 	ReadOnly   bool
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/word"
 )
@@ -52,7 +53,7 @@ func (a *Agent) checkExport(e Export) error {
 	if len(e.Pseudo) > 1000 || !pseudoPattern.MatchString(e.Pseudo) || path.Clean(e.Pseudo) != e.Pseudo {
 		return fault.Invalidf(fault.BadPseudo, "pseudo path %s: give a clean absolute path of A-Z a-z 0-9 . _ @ + -, for example /docs", word.Quote(e.Pseudo))
 	}
-	if err := checkRules(e.Rules); err != nil {
+	if err := access.CheckAll(e.Rules); err != nil {
 		return err
 	}
 	return a.checkConnection(e.Connection.Kind, func(d driver) error { return d.Validate(e.Connection) })

@@ -20,7 +20,8 @@ var mayImport = map[string][]string{
 	"cmd/causeway-launch": {"agent/process"},
 	"api/node/v1":         {},
 
-	"agent":            {"agent/crashpoint", "agent/fault", "agent/ledger", "agent/reconcile", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns"},
+	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/ledger", "agent/reconcile", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns"},
+	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
 	"agent/crashpoint": {},
 	"agent/fault":      {},
 	"agent/ledger":     {"agent/crashpoint"},
@@ -31,7 +32,7 @@ var mayImport = map[string][]string{
 	"agent/process/unit":   {"agent/process", "agent/process/cgroup"},
 
 	"agent/reconcile": {},
-	"agent/rpc":       {"agent", "agent/fault", "api/node/v1", "drivers"},
+	"agent/rpc":       {"agent", "agent/access", "agent/fault", "api/node/v1", "drivers"},
 	"agent/word":      {"agent/fault"},
 
 	// These know nothing of each other, nor of the agent; the two leaves

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/drivers"
@@ -100,13 +101,13 @@ func TestTranslateExport(t *testing.T) {
 	}
 	compare(t, "to the agent", agent.Export{
 		ID: "e", Network: "n", Connection: drivers.Connection{Kind: "local", Source: "docs"}, Pseudo: "/d", ReadOnly: true,
-		Rules: []agent.Rule{
-			{Client: netip.MustParsePrefix("10.0.0.7/32"), Level: agent.LevelRO, Squash: agent.SquashRoot, AnonUID: 65534, AnonGID: 65534},
-			{Client: netip.MustParsePrefix("10.0.0.0/24"), Level: agent.LevelRW, Squash: agent.SquashAll, AnonUID: 0, AnonGID: 5},
-			{Client: netip.MustParsePrefix("fd77::/64"), Level: agent.LevelRW, Squash: agent.SquashNone, AnonUID: 65534, AnonGID: 65534},
-			{Client: netip.MustParsePrefix("fd77::1/128"), Level: agent.LevelRW, Squash: agent.SquashRootID, AnonUID: 65534, AnonGID: 65534},
-			{ID: "r", Client: netip.MustParsePrefix("::/0"), Everyone: true, Level: agent.LevelRO, Squash: agent.SquashRoot, AnonUID: 65534, AnonGID: 65534,
-				Sec: []agent.Sec{agent.SecSys, agent.SecKrb5p}, Priority: -7, ExpiresAt: time.Unix(1e9, 5).UTC(), Metadata: map[string]string{"ticket": "7"}},
+		Rules: []access.Rule{
+			{Client: netip.MustParsePrefix("10.0.0.7/32"), Level: access.LevelRO, Squash: access.SquashRoot, AnonUID: 65534, AnonGID: 65534},
+			{Client: netip.MustParsePrefix("10.0.0.0/24"), Level: access.LevelRW, Squash: access.SquashAll, AnonUID: 0, AnonGID: 5},
+			{Client: netip.MustParsePrefix("fd77::/64"), Level: access.LevelRW, Squash: access.SquashNone, AnonUID: 65534, AnonGID: 65534},
+			{Client: netip.MustParsePrefix("fd77::1/128"), Level: access.LevelRW, Squash: access.SquashRootID, AnonUID: 65534, AnonGID: 65534},
+			{ID: "r", Client: netip.MustParsePrefix("::/0"), Everyone: true, Level: access.LevelRO, Squash: access.SquashRoot, AnonUID: 65534, AnonGID: 65534,
+				Sec: []access.Sec{access.SecSys, access.SecKrb5p}, Priority: -7, ExpiresAt: time.Unix(1e9, 5).UTC(), Metadata: map[string]string{"ticket": "7"}},
 		},
 	}, got)
 

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/access"
 )
 
 // fake keeps what it was given and answers what it was told to.
@@ -108,7 +109,7 @@ func (f *fake) Exports(ctx context.Context, _ string) ([]agent.Export, error) {
 	return []agent.Export{f.export}, f.called(ctx, "Exports")
 }
 
-func (f *fake) PutRule(ctx context.Context, export string, r agent.Rule) (agent.Rule, error) {
+func (f *fake) PutRule(ctx context.Context, export string, r access.Rule) (access.Rule, error) {
 	return r, f.called(ctx, "PutRule "+export)
 }
 
@@ -116,11 +117,11 @@ func (f *fake) DeleteRule(ctx context.Context, export, id string) error {
 	return f.called(ctx, "DeleteRule "+export+" "+id)
 }
 
-func (f *fake) Rule(ctx context.Context, export, id string) (agent.Rule, error) {
-	return agent.Rule{ID: id}, f.called(ctx, "Rule "+export+" "+id)
+func (f *fake) Rule(ctx context.Context, export, id string) (access.Rule, error) {
+	return access.Rule{ID: id}, f.called(ctx, "Rule "+export+" "+id)
 }
 
-func (f *fake) Rules(ctx context.Context, export string) ([]agent.Rule, error) {
+func (f *fake) Rules(ctx context.Context, export string) ([]access.Rule, error) {
 	return f.export.Rules, f.called(ctx, "Rules "+export)
 }
 

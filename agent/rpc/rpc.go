@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/access"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
 
@@ -51,10 +52,10 @@ type Exports interface {
 	DeleteExport(ctx context.Context, id string) error
 	Export(ctx context.Context, id string) (agent.Export, error)
 	Exports(ctx context.Context, network string) ([]agent.Export, error)
-	PutRule(ctx context.Context, export string, r agent.Rule) (agent.Rule, error)
+	PutRule(ctx context.Context, export string, r access.Rule) (access.Rule, error)
 	DeleteRule(ctx context.Context, export, id string) error
-	Rule(ctx context.Context, export, id string) (agent.Rule, error)
-	Rules(ctx context.Context, export string) ([]agent.Rule, error)
+	Rule(ctx context.Context, export, id string) (access.Rule, error)
+	Rules(ctx context.Context, export string) ([]access.Rule, error)
 	RecoverRules(ctx context.Context, export string) (agent.Export, error)
 }
 

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"net/netip"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/access"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
 
@@ -70,40 +70,40 @@ func (s exports) RecoverRules(ctx context.Context, r *nodev1.RecoverRulesRequest
 	return &nodev1.RecoverRulesResponse{Export: exportTo(got)}, nil
 }
 
-func ruleFrom(r *nodev1.AccessRule, field string) (agent.Rule, error) {
+func ruleFrom(r *nodev1.AccessRule, field string) (access.Rule, error) {
 	if r.GetClient() == "" {
-		return agent.Rule{}, required(field + ".client")
+		return access.Rule{}, required(field + ".client")
 	}
 	client, err := prefix(r.GetClient())
 	if err != nil {
-		return agent.Rule{}, malformed(field+".client",
+		return access.Rule{}, malformed(field+".client",
 			"%q is neither an address nor a prefix; write it like 10.77.0.7 or 10.77.0.0/24", r.GetClient())
 	}
-	rule := agent.Rule{
-		ID: r.GetId(), Client: client, Everyone: r.GetAllowEveryone(), AnonUID: agent.Anonymous, AnonGID: agent.Anonymous,
+	rule := access.Rule{
+		ID: r.GetId(), Client: client, Everyone: r.GetAllowEveryone(), AnonUID: access.Anonymous, AnonGID: access.Anonymous,
 		Priority: r.GetPriority(), Metadata: r.GetMetadata(),
 	}
 	switch r.GetLevel() {
 	case nodev1.Level_LEVEL_RO:
-		rule.Level = agent.LevelRO
+		rule.Level = access.LevelRO
 	case nodev1.Level_LEVEL_RW:
-		rule.Level = agent.LevelRW
+		rule.Level = access.LevelRW
 	case nodev1.Level_LEVEL_UNSPECIFIED:
-		return agent.Rule{}, required(field + ".level")
+		return access.Rule{}, required(field + ".level")
 	default:
-		return agent.Rule{}, malformed(field+".level", "%d is no level; use LEVEL_RO or LEVEL_RW", r.GetLevel())
+		return access.Rule{}, malformed(field+".level", "%d is no level; use LEVEL_RO or LEVEL_RW", r.GetLevel())
 	}
 	switch r.GetSquash() {
 	case nodev1.Squash_SQUASH_UNSPECIFIED, nodev1.Squash_SQUASH_ROOT:
-		rule.Squash = agent.SquashRoot
+		rule.Squash = access.SquashRoot
 	case nodev1.Squash_SQUASH_NONE:
-		rule.Squash = agent.SquashNone
+		rule.Squash = access.SquashNone
 	case nodev1.Squash_SQUASH_ROOT_ID:
-		rule.Squash = agent.SquashRootID
+		rule.Squash = access.SquashRootID
 	case nodev1.Squash_SQUASH_ALL:
-		rule.Squash = agent.SquashAll
+		rule.Squash = access.SquashAll
 	default:
-		return agent.Rule{}, malformed(field+".squash", "%d is no squash; use one of the enum Squash", r.GetSquash())
+		return access.Rule{}, malformed(field+".squash", "%d is no squash; use one of the enum Squash", r.GetSquash())
 	}
 	if r.AnonymousUid != nil {
 		rule.AnonUID = r.GetAnonymousUid()
@@ -113,28 +113,28 @@ func ruleFrom(r *nodev1.AccessRule, field string) (agent.Rule, error) {
 	}
 	if r.ExpiresAt != nil {
 		if err := r.ExpiresAt.CheckValid(); err != nil || r.ExpiresAt.AsTime().IsZero() { // which would be never
-			return agent.Rule{}, malformed(field+".expires_at", "it is no time from the year 1 to 9999; correct it")
+			return access.Rule{}, malformed(field+".expires_at", "it is no time from the year 1 to 9999; correct it")
 		}
 		rule.ExpiresAt = r.ExpiresAt.AsTime()
 	}
 	for _, s := range r.GetSec() {
 		word, known := secs[s]
 		if !known {
-			return agent.Rule{}, malformed(field+".sec", "%d is no security flavour; use one of the enum Sec", s)
+			return access.Rule{}, malformed(field+".sec", "%d is no security flavour; use one of the enum Sec", s)
 		}
 		rule.Sec = append(rule.Sec, word)
 	}
 	return rule, nil
 }
 
-var secs = map[nodev1.Sec]agent.Sec{
-	nodev1.Sec_SEC_SYS: agent.SecSys, nodev1.Sec_SEC_KRB5: agent.SecKrb5, nodev1.Sec_SEC_KRB5I: agent.SecKrb5i, nodev1.Sec_SEC_KRB5P: agent.SecKrb5p,
+var secs = map[nodev1.Sec]access.Sec{
+	nodev1.Sec_SEC_SYS: access.SecSys, nodev1.Sec_SEC_KRB5: access.SecKrb5, nodev1.Sec_SEC_KRB5I: access.SecKrb5i, nodev1.Sec_SEC_KRB5P: access.SecKrb5p,
 }
 
-var ruleStates = map[agent.RuleState]nodev1.RuleState{
-	agent.RuleQueued: nodev1.RuleState_RULE_STATE_QUEUED, agent.RuleApplying: nodev1.RuleState_RULE_STATE_APPLYING,
-	agent.RuleActive: nodev1.RuleState_RULE_STATE_ACTIVE, agent.RuleDenying: nodev1.RuleState_RULE_STATE_DENYING,
-	agent.RuleError: nodev1.RuleState_RULE_STATE_ERROR,
+var ruleStates = map[access.State]nodev1.RuleState{
+	access.Queued: nodev1.RuleState_RULE_STATE_QUEUED, access.Applying: nodev1.RuleState_RULE_STATE_APPLYING,
+	access.Active: nodev1.RuleState_RULE_STATE_ACTIVE, access.Denying: nodev1.RuleState_RULE_STATE_DENYING,
+	access.Refused: nodev1.RuleState_RULE_STATE_ERROR,
 }
 
 // prefix takes an address as the prefix of its full length.
@@ -152,13 +152,13 @@ func prefix(s string) (netip.Prefix, error) {
 	return a.Prefix(a.BitLen())
 }
 
-func ruleTo(r agent.Rule) *nodev1.AccessRule {
+func ruleTo(r access.Rule) *nodev1.AccessRule {
 	to := &nodev1.AccessRule{
 		Client: r.Client.String(), Id: r.ID, Priority: r.Priority, AllowEveryone: r.Everyone,
 		ExpiresAt: timeTo(r.ExpiresAt), CreatedAt: timeTo(r.CreatedAt),
 		State: ruleStates[r.State], Reason: string(r.Reason), Message: text(r.Message),
 	}
-	if r.Squash != agent.SquashNone {
+	if r.Squash != access.SquashNone {
 		to.AnonymousUid, to.AnonymousGid = &r.AnonUID, &r.AnonGID
 	}
 	if len(r.Metadata) > 0 {
@@ -175,19 +175,19 @@ func ruleTo(r agent.Rule) *nodev1.AccessRule {
 		}
 	}
 	switch r.Level {
-	case agent.LevelRO:
+	case access.LevelRO:
 		to.Level = nodev1.Level_LEVEL_RO
-	case agent.LevelRW:
+	case access.LevelRW:
 		to.Level = nodev1.Level_LEVEL_RW
 	}
 	switch r.Squash {
-	case agent.SquashNone:
+	case access.SquashNone:
 		to.Squash = nodev1.Squash_SQUASH_NONE
-	case agent.SquashRoot:
+	case access.SquashRoot:
 		to.Squash = nodev1.Squash_SQUASH_ROOT
-	case agent.SquashRootID:
+	case access.SquashRootID:
 		to.Squash = nodev1.Squash_SQUASH_ROOT_ID
-	case agent.SquashAll:
+	case access.SquashAll:
 		to.Squash = nodev1.Squash_SQUASH_ALL
 	}
 	return to
