@@ -16,6 +16,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/ledger"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -25,21 +26,21 @@ type driver = drivers.Bound
 
 // Options of an Agent.
 type Options struct {
-	StateDir      string                        // required: survives a reboot
-	RunDir        string                        // required: on the host's /run; at most 29 bytes, for the sockets below it
-	Drivers       *drivers.Registry             // required
-	Mounts        Mounts                        // required
-	Namespaces    Namespaces                    // required
-	Instances     Instances                     // required
-	Daemons       Daemons                       // required
-	Servers       func(ServerPlace) Server      // required: makes the handle of a gateway, and does nothing else
-	CheckVersions func(ganesha.Versions) error  // whether this host can serve them: ganesha.ErrVersion; nil is yes to all
-	Checks        []func(context.Context) Check // of Preflight
-	Subsystems    func() []Subsystem            // what the parts say of themselves; may be nil
-	Resync        time.Duration                 // between full looks at each group; 60 s by default
-	Probe         time.Duration                 // between questions to each gateway whether it serves; 2 s by default
-	CallTimeout   time.Duration                 // of a call without a deadline; 60 s by default
-	Hostname      string                        // required
+	StateDir      string                              // required: survives a reboot
+	RunDir        string                              // required: on the host's /run; at most 29 bytes, for the sockets below it
+	Drivers       *drivers.Registry                   // required
+	Mounts        Mounts                              // required
+	Namespaces    Namespaces                          // required
+	Instances     Instances                           // required
+	Daemons       Daemons                             // required
+	Servers       func(ServerPlace) Server            // required: makes the handle of a gateway, and does nothing else
+	CheckVersions func(ganesha.Versions) error        // whether this host can serve them: ganesha.ErrVersion; nil is yes to all
+	Checks        []func(context.Context) model.Check // of Preflight
+	Subsystems    func() []model.Subsystem            // what the parts say of themselves; may be nil
+	Resync        time.Duration                       // between full looks at each group; 60 s by default
+	Probe         time.Duration                       // between questions to each gateway whether it serves; 2 s by default
+	CallTimeout   time.Duration                       // of a call without a deadline; 60 s by default
+	Hostname      string                              // required
 	Version       string
 	Logger        *slog.Logger // required
 }
@@ -96,12 +97,12 @@ type object struct {
 	pending   *record      // what the write under way will make it
 	writing   bool         // the ledger is being changed: others wait
 	failure   *fault.Error // why status is not better, where a step failed
-	status    Status
-	drift     Drift
+	status    model.Status
+	drift     model.Drift
 	drifting  bool // found other than wanted, and not yet found well again
 	wasReady  bool // it has been ready in this agent's life, so a failure is not the caller's request
-	guest     GuestState
-	gateway   Gateway
+	guest     model.GuestState
+	gateway   model.Gateway
 	serving   serving         // of the gateway
 	quickEnds int             // of the gateway, in a row
 	unsteady  *fault.Error    // it has ended too often of late, or reached a limit
@@ -140,7 +141,7 @@ func New(o Options) (*Agent, error) {
 			return nil, fmt.Errorf("make directory: %w", err)
 		}
 	}
-	l, records, damaged, err := ledger.Open(a.at.ledger(), kindAttachment, kindNetwork, kindExport)
+	l, records, damaged, err := ledger.Open(a.at.ledger(), model.KindAttachment, model.KindNetwork, model.KindExport)
 	if err != nil {
 		return nil, err
 	}
@@ -164,9 +165,9 @@ func New(o Options) (*Agent, error) {
 }
 
 func newObject(key objectKey, r *record) *object {
-	o := &object{key: key, rec: r, changed: make(chan struct{}), guest: GuestUnknown}
+	o := &object{key: key, rec: r, changed: make(chan struct{}), guest: model.GuestUnknown}
 	if r != nil {
-		o.status = Status{Generation: r.Generation, Phase: Working, Since: time.Now()}
+		o.status = model.Status{Generation: r.Generation, Phase: model.Working, Since: time.Now()}
 	}
 	return o
 }
@@ -181,7 +182,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	// Networks first, so that the shares' first look meets adopted gateways.
 	// One that takes longer, or cannot be had, does not hold up the others.
-	networks := a.join(func(k objectKey) bool { return k.kind == kindNetwork })
+	networks := a.join(func(k objectKey) bool { return k.kind == model.KindNetwork })
 	patience, cancel := context.WithTimeout(ctx, adoptionPatience)
 	defer cancel()
 	overdue := a.overdue(time.Now())
@@ -198,7 +199,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	shares := a.join(func(k objectKey) bool { return k.kind != kindNetwork })
+	shares := a.join(func(k objectKey) bool { return k.kind != model.KindNetwork })
 	for _, g := range append(networks, shares...) {
 		seen := g.looked
 		if overdue[g.key] {
@@ -265,7 +266,7 @@ func (a *Agent) InstanceChanged(e InstanceEvent) {
 		}
 		if e.Rebooted || e.UUID == "" {
 			// Where libvirt was away nobody saw whether the guest started anew.
-			o.guest = GuestUnknown
+			o.guest = model.GuestUnknown
 			a.wakeLocked(o.rec.group(o.key.id), lookAgain)
 			a.retryLocked(o)
 			continue
@@ -301,7 +302,7 @@ func (a *Agent) lookAtNetworks() (n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key, o := range a.objects {
-		if key.kind == kindNetwork && o.rec != nil {
+		if key.kind == model.KindNetwork && o.rec != nil {
 			n++
 			a.wakeLocked(networkGroup(key.id), lookAgain)
 			if o.failure != nil && slices.Contains([]fault.Reason{fault.NoBridge, fault.NoDevice, fault.NoNamespace}, o.failure.Reason) {
@@ -376,7 +377,7 @@ func (a *Agent) within(ctx context.Context) (context.Context, context.CancelFunc
 }
 
 // callEnded is what a caller hears whose context ended first.
-func callEnded(ctx context.Context, key objectKey, s Status) *fault.Error {
+func callEnded(ctx context.Context, key objectKey, s model.Status) *fault.Error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return &fault.Error{Kind: fault.Deadline, Reason: fault.CallTimeout, Message: "the call was cancelled: the intent stands, repeat the call to wait for it", Err: ctx.Err()}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -27,24 +28,24 @@ func share(source string) drivers.Connection {
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
-func blue() Network {
-	return Network{ID: "blue", Plug: bridgePlug("br-blue"), Addresses: []netip.Prefix{prefix("10.77.0.2/24"), prefix("fd77::2/64")}}
+func blue() model.Network {
+	return model.Network{ID: "blue", Plug: bridgePlug("br-blue"), Addresses: []netip.Prefix{prefix("10.77.0.2/24"), prefix("fd77::2/64")}}
 }
 
-func docs() Export {
-	return Export{ID: "docs", Network: "blue", Connection: share("docs"), Rules: []access.Rule{
+func docs() model.Export {
+	return model.Export{ID: "docs", Network: "blue", Connection: share("docs"), Rules: []access.Rule{
 		{Client: prefix("10.77.0.0/24"), Level: access.LevelRO, Squash: access.SquashRoot, AnonUID: access.Anonymous, AnonGID: access.Anonymous},
 		{Client: prefix("10.77.0.5/32"), Level: access.LevelRW, Squash: access.SquashNone, AnonUID: access.Anonymous, AnonGID: access.Anonymous},
 	}}
 }
 
-func docsVM1() Attachment {
-	return Attachment{ID: "docs-vm1", Instance: "vm1", Connection: share("docs"), Tag: "docs", MountAt: "/mnt/docs"}
+func docsVM1() model.Attachment {
+	return model.Attachment{ID: "docs-vm1", Instance: "vm1", Connection: share("docs"), Tag: "docs", MountAt: "/mnt/docs"}
 }
 
 // life is every verb once, in an order that works.
 func life(ctx context.Context, a *Agent) []func() error {
-	put := func(e Export) error { _, err := a.PutExport(ctx, e); return err }
+	put := func(e model.Export) error { _, err := a.PutExport(ctx, e); return err }
 	return []func() error{
 		func() error { _, err := a.PutNetwork(ctx, blue()); return err },
 		func() error { return put(docs()) },
@@ -203,10 +204,10 @@ func TestRestartTouchesNothing(t *testing.T) {
 	h.log = nil
 	a = h.boot(dir)
 	at, err := a.Attach(t.Context(), docsVM1())
-	if err != nil || at.Status.Phase != Ready || at.Guest != GuestMounted {
+	if err != nil || at.Status.Phase != model.Ready || at.Guest != model.GuestMounted {
 		t.Errorf("attachment is %+v, %v", at.Status, err)
 	}
-	if e, err := a.PutExport(t.Context(), docs()); err != nil || e.Status.Phase != Ready {
+	if e, err := a.PutExport(t.Context(), docs()); err != nil || e.Status.Phase != model.Ready {
 		t.Errorf("export is %+v, %v", e.Status, err)
 	}
 	// The guest's mount cannot be seen from here; mounting again is harmless.
@@ -238,35 +239,35 @@ func TestRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	attach := func(change func(*Attachment)) func() error {
+	attach := func(change func(*model.Attachment)) func() error {
 		return func() error {
-			at := Attachment{ID: "new", Instance: "vm1", Connection: share("music"), Tag: "music"}
+			at := model.Attachment{ID: "new", Instance: "vm1", Connection: share("music"), Tag: "music"}
 			change(&at)
 			_, err := a.Attach(ctx, at)
 			return err
 		}
 	}
-	export := func(change func(*Export)) func() error {
+	export := func(change func(*model.Export)) func() error {
 		return func() error {
-			e := Export{ID: "new", Network: "blue", Connection: share("music"), Rules: docs().Rules}
+			e := model.Export{ID: "new", Network: "blue", Connection: share("music"), Rules: docs().Rules}
 			change(&e)
 			_, err := a.PutExport(ctx, e)
 			return err
 		}
 	}
-	network := func(change func(*Network)) func() error {
+	network := func(change func(*model.Network)) func() error {
 		return func() error {
-			n := Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.2/24")}}
+			n := model.Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.2/24")}}
 			change(&n)
 			_, err := a.PutNetwork(ctx, n)
 			return err
 		}
 	}
 	rule := func(change func(*access.Rule)) func() error {
-		return export(func(e *Export) { e.Rules = slices.Clone(e.Rules); change(&e.Rules[0]) })
+		return export(func(e *model.Export) { e.Rules = slices.Clone(e.Rules); change(&e.Rules[0]) })
 	}
 	address := func(s string) func() error {
-		return network(func(n *Network) { n.Addresses = []netip.Prefix{prefix(s)} })
+		return network(func(n *model.Network) { n.Addresses = []netip.Prefix{prefix(s)} })
 	}
 	type refusal struct {
 		name   string
@@ -275,62 +276,62 @@ func TestRefusals(t *testing.T) {
 		reason fault.Reason
 	}
 	cases := []refusal{
-		{"unknown instance", attach(func(at *Attachment) { at.Instance = "nobody" }), fault.NotFound, fault.InstanceNotFound},
-		{"instance off", attach(func(at *Attachment) { at.Instance = "off" }), fault.Precondition, fault.InstanceOff},
-		{"no shared memory", attach(func(at *Attachment) { at.Instance = "plain" }), fault.Precondition, fault.NoSharedMemory},
-		{"instance with a newline", attach(func(at *Attachment) { at.Instance = "vm1\nvm2" }), fault.Invalid, fault.BadInstance},
-		{"tag taken", attach(func(at *Attachment) { at.Tag = "docs" }), fault.Precondition, fault.TagTaken},
-		{"tag empty", attach(func(at *Attachment) { at.Tag = "" }), fault.Invalid, fault.BadTag},
-		{"tag of 37 bytes", attach(func(at *Attachment) { at.Tag = strings.Repeat("x", 37) }), fault.Invalid, fault.BadTag},
-		{"tag not printable", attach(func(at *Attachment) { at.Tag = "a\x07" }), fault.Invalid, fault.BadTag},
-		{"tag in another script", attach(func(at *Attachment) { at.Tag = "документ" }), fault.Invalid, fault.BadTag},
-		{"tag of a block device", attach(func(at *Attachment) { at.Tag = "UUID=x" }), fault.Invalid, fault.BadTag},
-		{"relative mount path", attach(func(at *Attachment) { at.MountAt = "mnt" }), fault.Invalid, fault.BadMountPath},
-		{"mount path that climbs", attach(func(at *Attachment) { at.MountAt = "/mnt/../etc" }), fault.Invalid, fault.BadMountPath},
-		{"source missing", attach(func(at *Attachment) { at.Connection.Source = "none" }), fault.NotFound, fault.ShareNotFound},
-		{"source outside", attach(func(at *Attachment) { at.Connection.Source = "../x" }), fault.Invalid, fault.BadSource},
-		{"unknown driver", attach(func(at *Attachment) { at.Connection.Kind = "nfs9" }), fault.Invalid, fault.UnknownDriver},
-		{"other settings", attach(func(at *Attachment) { at.ID = "docs-vm1" }), fault.Conflict, fault.OtherSettings},
-		{"other instance", attach(func(at *Attachment) { *at = docsVM1(); at.Instance = "vm2" }), fault.Conflict, fault.OtherSettings},
-		{"bad source of an export", export(func(e *Export) { e.Connection.Source = "none" }), fault.NotFound, fault.ShareNotFound},
-		{"network unknown", export(func(e *Export) { e.Network = "green" }), fault.NotFound, fault.UnknownNetwork},
-		{"pseudo path taken", export(func(e *Export) { e.Pseudo = "/docs" }), fault.Precondition, fault.PseudoTaken},
-		{"pseudo path inside", export(func(e *Export) { e.Pseudo = "/docs/more" }), fault.Precondition, fault.PseudoTaken},
-		{"pseudo path quoting out", export(func(e *Export) { e.Pseudo = `/a"; } EXPORT {` }), fault.Invalid, fault.BadPseudo},
-		{"pseudo path is the root", export(func(e *Export) { e.Pseudo = "/" }), fault.Invalid, fault.BadPseudo},
-		{"pseudo path climbs", export(func(e *Export) { e.Pseudo = "/a/../b" }), fault.Invalid, fault.BadPseudo},
-		{"export with another source", export(func(e *Export) { e.ID = "docs"; e.Pseudo = "/docs" }), fault.Conflict, fault.OtherSettings},
+		{"unknown instance", attach(func(at *model.Attachment) { at.Instance = "nobody" }), fault.NotFound, fault.InstanceNotFound},
+		{"instance off", attach(func(at *model.Attachment) { at.Instance = "off" }), fault.Precondition, fault.InstanceOff},
+		{"no shared memory", attach(func(at *model.Attachment) { at.Instance = "plain" }), fault.Precondition, fault.NoSharedMemory},
+		{"instance with a newline", attach(func(at *model.Attachment) { at.Instance = "vm1\nvm2" }), fault.Invalid, fault.BadInstance},
+		{"tag taken", attach(func(at *model.Attachment) { at.Tag = "docs" }), fault.Precondition, fault.TagTaken},
+		{"tag empty", attach(func(at *model.Attachment) { at.Tag = "" }), fault.Invalid, fault.BadTag},
+		{"tag of 37 bytes", attach(func(at *model.Attachment) { at.Tag = strings.Repeat("x", 37) }), fault.Invalid, fault.BadTag},
+		{"tag not printable", attach(func(at *model.Attachment) { at.Tag = "a\x07" }), fault.Invalid, fault.BadTag},
+		{"tag in another script", attach(func(at *model.Attachment) { at.Tag = "документ" }), fault.Invalid, fault.BadTag},
+		{"tag of a block device", attach(func(at *model.Attachment) { at.Tag = "UUID=x" }), fault.Invalid, fault.BadTag},
+		{"relative mount path", attach(func(at *model.Attachment) { at.MountAt = "mnt" }), fault.Invalid, fault.BadMountPath},
+		{"mount path that climbs", attach(func(at *model.Attachment) { at.MountAt = "/mnt/../etc" }), fault.Invalid, fault.BadMountPath},
+		{"source missing", attach(func(at *model.Attachment) { at.Connection.Source = "none" }), fault.NotFound, fault.ShareNotFound},
+		{"source outside", attach(func(at *model.Attachment) { at.Connection.Source = "../x" }), fault.Invalid, fault.BadSource},
+		{"unknown driver", attach(func(at *model.Attachment) { at.Connection.Kind = "nfs9" }), fault.Invalid, fault.UnknownDriver},
+		{"other settings", attach(func(at *model.Attachment) { at.ID = "docs-vm1" }), fault.Conflict, fault.OtherSettings},
+		{"other instance", attach(func(at *model.Attachment) { *at = docsVM1(); at.Instance = "vm2" }), fault.Conflict, fault.OtherSettings},
+		{"bad source of an export", export(func(e *model.Export) { e.Connection.Source = "none" }), fault.NotFound, fault.ShareNotFound},
+		{"network unknown", export(func(e *model.Export) { e.Network = "green" }), fault.NotFound, fault.UnknownNetwork},
+		{"pseudo path taken", export(func(e *model.Export) { e.Pseudo = "/docs" }), fault.Precondition, fault.PseudoTaken},
+		{"pseudo path inside", export(func(e *model.Export) { e.Pseudo = "/docs/more" }), fault.Precondition, fault.PseudoTaken},
+		{"pseudo path quoting out", export(func(e *model.Export) { e.Pseudo = `/a"; } EXPORT {` }), fault.Invalid, fault.BadPseudo},
+		{"pseudo path is the root", export(func(e *model.Export) { e.Pseudo = "/" }), fault.Invalid, fault.BadPseudo},
+		{"pseudo path climbs", export(func(e *model.Export) { e.Pseudo = "/a/../b" }), fault.Invalid, fault.BadPseudo},
+		{"export with another source", export(func(e *model.Export) { e.ID = "docs"; e.Pseudo = "/docs" }), fault.Conflict, fault.OtherSettings},
 		{"rule without client", rule(func(r *access.Rule) { r.Client = netip.Prefix{} }), fault.Invalid, fault.BadRule},
 		{"rule with host bits", rule(func(r *access.Rule) { r.Client = prefix("10.77.0.9/24") }), fault.Invalid, fault.BadRule},
 		{"rule of an IPv6 prefix that Ganesha misreads", rule(func(r *access.Rule) { r.Client = prefix("fd77::10/124") }), fault.Invalid, fault.BadRule},
 		{"rule without level", rule(func(r *access.Rule) { r.Level = "" }), fault.Invalid, fault.BadRule},
 		{"rule of unknown squash", rule(func(r *access.Rule) { r.Squash = "some" }), fault.Invalid, fault.BadRule},
 		{"two rules for one client", rule(func(r *access.Rule) { r.Client = prefix("10.77.0.5/32") }), fault.Invalid, fault.RuleConflict},
-		{"bridge missing", network(func(n *Network) { n.Plug = bridgePlug("br-none") }), fault.Precondition, fault.NoBridge},
-		{"bridge name that climbs", network(func(n *Network) { n.Plug = bridgePlug("../x") }), fault.Invalid, fault.BadBridge},
-		{"address on the same bridge", network(func(n *Network) { n.Plug = bridgePlug("br-blue") }), fault.Precondition, fault.AddressTaken},
+		{"bridge missing", network(func(n *model.Network) { n.Plug = bridgePlug("br-none") }), fault.Precondition, fault.NoBridge},
+		{"bridge name that climbs", network(func(n *model.Network) { n.Plug = bridgePlug("../x") }), fault.Invalid, fault.BadBridge},
+		{"address on the same bridge", network(func(n *model.Network) { n.Plug = bridgePlug("br-blue") }), fault.Precondition, fault.AddressTaken},
 		{"address of a machine on the network", address("10.77.0.66/24"), fault.Precondition, fault.AddressInUse},
-		{"no address", network(func(n *Network) { n.Addresses = nil }), fault.Invalid, fault.BadAddress},
-		{"address twice", network(func(n *Network) { n.Addresses = append(n.Addresses, n.Addresses[0]) }), fault.Invalid, fault.BadAddress},
+		{"no address", network(func(n *model.Network) { n.Addresses = nil }), fault.Invalid, fault.BadAddress},
+		{"address twice", network(func(n *model.Network) { n.Addresses = append(n.Addresses, n.Addresses[0]) }), fault.Invalid, fault.BadAddress},
 		{"prefix length 0", address("10.77.0.2/0"), fault.Invalid, fault.BadAddress},
 		{"the network's own address", address("10.77.0.0/24"), fault.Invalid, fault.BadAddress},
 		{"the broadcast address", address("10.77.0.255/24"), fault.Invalid, fault.BadAddress},
 		{"multicast", address("224.0.0.1/24"), fault.Invalid, fault.BadAddress},
 		{"loopback", address("::1/128"), fault.Invalid, fault.BadAddress},
-		{"route off the link", network(func(n *Network) {
-			n.Routes = []Route{{prefix("0.0.0.0/0"), netip.MustParseAddr("10.78.0.1")}}
+		{"route off the link", network(func(n *model.Network) {
+			n.Routes = []model.Route{{Destination: prefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.78.0.1")}}
 		}), fault.Invalid, fault.BadRoute},
-		{"small MTU", network(func(n *Network) { n.MTU = 1279 }), fault.Invalid, fault.BadMTU},
-		{"multicast MAC", network(func(n *Network) { n.MAC = "01:00:00:00:00:01" }), fault.Invalid, fault.BadMAC},
-		{"network with other settings", network(func(n *Network) { n.ID = "blue" }), fault.Conflict, fault.OtherSettings},
+		{"small MTU", network(func(n *model.Network) { n.MTU = 1279 }), fault.Invalid, fault.BadMTU},
+		{"multicast MAC", network(func(n *model.Network) { n.MAC = "01:00:00:00:00:01" }), fault.Invalid, fault.BadMAC},
+		{"network with other settings", network(func(n *model.Network) { n.ID = "blue" }), fault.Conflict, fault.OtherSettings},
 		{"network in use", func() error { return a.DeleteNetwork(ctx, "blue") }, fault.Precondition, fault.NetworkInUse},
 		{"get of nothing", func() error { _, err := a.Export(ctx, "none"); return err }, fault.NotFound, fault.UnknownID},
 	}
 	for _, id := range []string{"", `"`, "a;b", "a\nb", "{}", "..", "a..b", "../x", "a/b", "a\x00b", strings.Repeat("x", 64), strings.Repeat("x", 10000), "имя", "-a", " a"} {
 		cases = append(cases,
-			refusal{"attachment " + word.Quote(id), attach(func(at *Attachment) { at.ID = id }), fault.Invalid, fault.BadID},
-			refusal{"export " + word.Quote(id), export(func(e *Export) { e.ID = id; e.Pseudo = "/x" }), fault.Invalid, fault.BadID},
-			refusal{"network " + word.Quote(id), network(func(n *Network) { n.ID = id }), fault.Invalid, fault.BadID})
+			refusal{"attachment " + word.Quote(id), attach(func(at *model.Attachment) { at.ID = id }), fault.Invalid, fault.BadID},
+			refusal{"export " + word.Quote(id), export(func(e *model.Export) { e.ID = id; e.Pseudo = "/x" }), fault.Invalid, fault.BadID},
+			refusal{"network " + word.Quote(id), network(func(n *model.Network) { n.ID = id }), fault.Invalid, fault.BadID})
 	}
 	before, ledger := h.String(), ledgerFiles(dir)
 	for _, c := range cases {
@@ -428,7 +429,7 @@ func TestGuestBusy(t *testing.T) {
 	h.mu.Unlock()
 	reasonOf(t, a.Detach(t.Context(), "docs-vm1"), fault.Precondition, fault.GuestBusy)
 	at, err := a.Attachment(t.Context(), "docs-vm1")
-	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != fault.GuestBusy {
+	if err != nil || at.Status.Phase != model.Degraded || at.Status.Reason != fault.GuestBusy {
 		t.Errorf("status %+v, %v", at.Status, err)
 	}
 	// Another instance gets the share all the same.
@@ -469,7 +470,7 @@ func TestInstanceGoesOffAndComesBack(t *testing.T) {
 	eventually(t, "all released", func() bool { return h.String() == "" })
 	eventually(t, "pending", func() bool {
 		at, _ := a.Attachment(t.Context(), "docs-vm1")
-		return at.Status.Phase == Pending && at.Status.Reason == fault.InstanceOff
+		return at.Status.Phase == model.Pending && at.Status.Reason == fault.InstanceOff
 	})
 	power(true)
 	eventually(t, "attached again", func() bool { return h.String() == before })
@@ -497,7 +498,7 @@ func TestLibvirtAway(t *testing.T) {
 		t.Error(err)
 	}
 	at, err := a.Attachment(t.Context(), "docs-vm1")
-	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != fault.LibvirtUnavailable {
+	if err != nil || at.Status.Phase != model.Degraded || at.Status.Reason != fault.LibvirtUnavailable {
 		t.Errorf("status %+v, %v", at.Status, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -517,7 +518,7 @@ func TestGuestWithoutAgent(t *testing.T) {
 	h.agentless = true
 	a := h.boot(shortDir(t))
 	at, err := a.Attach(t.Context(), docsVM1())
-	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != fault.GuestAgentAbsent || at.Guest != GuestDeviceOnly {
+	if err != nil || at.Status.Phase != model.Degraded || at.Status.Reason != fault.GuestAgentAbsent || at.Guest != model.GuestDeviceOnly {
 		t.Errorf("attachment is %+v %s, %v: want the device, and to be told of the mount", at.Status, at.Guest, err)
 	}
 }
@@ -529,11 +530,11 @@ func TestDrift(t *testing.T) {
 	if err != nil || made.Drift.Count != 0 {
 		t.Fatalf("%+v, %v: what is made has not drifted", made.Drift, err)
 	}
-	told := make(chan Drift, 100)
+	told := make(chan model.Drift, 100)
 	watching, stop := context.WithCancel(t.Context())
 	watched := make(chan error)
 	go func() {
-		watched <- a.Watch(watching, func(e Event) error {
+		watched <- a.Watch(watching, func(e model.Event) error {
 			if e.Network != nil {
 				told <- e.Network.Drift
 			}
@@ -552,7 +553,7 @@ func TestDrift(t *testing.T) {
 	}
 	eventually(t, "ready", func() bool {
 		n, err := a.Network(t.Context(), "blue")
-		return err == nil && n.Status.Phase == Ready && n.Drift.Count == 1
+		return err == nil && n.Status.Phase == model.Ready && n.Drift.Count == 1
 	})
 	n := blue()
 	n.MTU = 9000
@@ -579,7 +580,7 @@ func TestShareDeletedUnderAnAttachment(t *testing.T) {
 	delete(h.shares, "docs")
 	h.mu.Unlock()
 	at, err := a.RepairAttachment(t.Context(), "docs-vm1")
-	if err != nil || at.Status.Phase != Degraded || at.Status.Reason != fault.ShareGone {
+	if err != nil || at.Status.Phase != model.Degraded || at.Status.Reason != fault.ShareGone {
 		t.Errorf("status %+v, %v", at.Status, err)
 	}
 	if err := a.Detach(t.Context(), "docs-vm1"); err != nil || h.String() != "" {
@@ -612,14 +613,14 @@ func TestShareDeletedUnderAnExport(t *testing.T) {
 	delete(h.shares, "docs")
 	h.mu.Unlock()
 	look()
-	status := func() Status {
+	status := func() model.Status {
 		e, err := a.Export(t.Context(), "docs")
 		if err != nil {
 			t.Fatal(err)
 		}
 		return e.Status
 	}
-	eventually(t, "degraded", func() bool { return status().Phase == Degraded && status().Reason == fault.ShareGone })
+	eventually(t, "degraded", func() bool { return status().Phase == model.Degraded && status().Reason == fault.ShareGone })
 	if now := h.String(); now != before {
 		t.Errorf("the host has\n%s\nand had\n%s", now, before)
 	}
@@ -627,7 +628,7 @@ func TestShareDeletedUnderAnExport(t *testing.T) {
 	h.shares["docs"] = true
 	h.mu.Unlock()
 	look()
-	eventually(t, "ready", func() bool { return status().Phase == Ready })
+	eventually(t, "ready", func() bool { return status().Phase == model.Ready })
 	h.mu.Lock()
 	gone := h.gone[mount]
 	h.mu.Unlock()
@@ -669,7 +670,7 @@ func TestDamagedRecordOwnsWhatItMayOwn(t *testing.T) {
 	a := h.boot(dir)
 	other := docsVM1()
 	other.ID, other.Instance = "docs-vm2", "vm2"
-	for _, at := range []Attachment{docsVM1(), other} {
+	for _, at := range []model.Attachment{docsVM1(), other} {
 		if _, err := a.Attach(t.Context(), at); err != nil {
 			t.Fatal(err)
 		}
@@ -727,7 +728,7 @@ func TestFiftyAtOnce(t *testing.T) {
 				}
 				return
 			}
-			at := Attachment{ID: fmt.Sprint("a", i), Instance: "vm1", Connection: share(fmt.Sprint("s", i%7)), Tag: fmt.Sprint("t", i), ReadOnly: i%3 == 0}
+			at := model.Attachment{ID: fmt.Sprint("a", i), Instance: "vm1", Connection: share(fmt.Sprint("s", i%7)), Tag: fmt.Sprint("t", i), ReadOnly: i%3 == 0}
 			if _, err := a.Attach(ctx, at); err != nil {
 				t.Errorf("attach %d: %v", i, err)
 			}
@@ -767,7 +768,7 @@ func TestStepWithoutEffect(t *testing.T) {
 	_, err := a.PutExport(ctx, docs())
 	reasonOf(t, err, fault.Deadline, fault.CallTimeout)
 	e, err := a.Export(t.Context(), "docs")
-	if err != nil || e.Status.Phase != Failed || e.Status.Reason != fault.StepFailed {
+	if err != nil || e.Status.Phase != model.Failed || e.Status.Reason != fault.StepFailed {
 		t.Errorf("status %+v, %v", e.Status, err)
 	}
 	h.mu.Lock()
@@ -807,15 +808,15 @@ func TestWatch(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	events := make(chan Event, 100)
+	events := make(chan model.Event, 100)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := a.Watch(ctx, func(e Event) error { events <- e; return nil }); err != nil {
+		if err := a.Watch(ctx, func(e model.Event) error { events <- e; return nil }); err != nil {
 			t.Error(err)
 		}
 	})
 	first, synced := <-events, <-events
-	if first.Network == nil || first.Network.Status.Phase != Ready || !synced.Synced {
+	if first.Network == nil || first.Network.Status.Phase != model.Ready || !synced.Synced {
 		t.Fatalf("began with %+v, %+v", first, synced)
 	}
 	if _, err := a.PutExport(t.Context(), docs()); err != nil {
@@ -824,7 +825,7 @@ func TestWatch(t *testing.T) {
 	if err := a.DeleteExport(t.Context(), "docs"); err != nil {
 		t.Fatal(err)
 	}
-	var phases []Phase
+	var phases []model.Phase
 	for e := range events {
 		if e.Export == nil {
 			continue
@@ -833,7 +834,7 @@ func TestWatch(t *testing.T) {
 			break
 		}
 	}
-	for _, p := range []Phase{Working, Ready, Removing} {
+	for _, p := range []model.Phase{model.Working, model.Ready, model.Removing} {
 		if !slices.Contains(phases, p) {
 			t.Errorf("phases %v lack %s", phases, p)
 		}
@@ -848,7 +849,7 @@ func TestSlowWatcherIsEnded(t *testing.T) {
 	block := make(chan struct{})
 	ended := make(chan error)
 	go func() {
-		ended <- a.Watch(t.Context(), func(Event) error { <-block; return nil })
+		ended <- a.Watch(t.Context(), func(model.Event) error { <-block; return nil })
 	}()
 	for i := range watchBuffer {
 		n := blue()

@@ -7,33 +7,38 @@ import (
 	"strings"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/word"
+	"github.com/causeway-project/causeway/drivers"
 )
 
 // Attach brings a share to a running instance, and returns when the instance
 // has it. The same call again joins, confirms or retries the first.
-func (a *Agent) Attach(ctx context.Context, at Attachment) (Attachment, error) {
-	if err := a.checkAttachment(at); err != nil {
-		return Attachment{}, err
+func (a *Agent) Attach(ctx context.Context, at model.Attachment) (model.Attachment, error) {
+	if err := at.Validate(); err != nil {
+		return model.Attachment{}, err
+	}
+	if err := a.checkConnection(at.Connection); err != nil {
+		return model.Attachment{}, err
 	}
 	if err := a.ready(); err != nil {
-		return Attachment{}, err
+		return model.Attachment{}, err
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{kindAttachment, at.ID}
+	key := objectKey{model.KindAttachment, at.ID}
 	instance, err := a.preflightAttachment(ctx, key, at)
 	if err != nil {
-		return Attachment{}, err
+		return model.Attachment{}, err
 	}
 	created, err := a.edit(ctx, key, at.Connection.Secret, func(old *record) (*record, error) {
 		return a.attachmentRecord(key, old, at, instance)
 	})
 	if err != nil {
-		return Attachment{}, err
+		return model.Attachment{}, err
 	}
 	if err := a.await(ctx, key, created); err != nil {
-		return Attachment{}, err
+		return model.Attachment{}, err
 	}
 	return a.Attachment(ctx, at.ID)
 }
@@ -41,7 +46,7 @@ func (a *Agent) Attach(ctx context.Context, at Attachment) (Attachment, error) {
 // preflightAttachment refuses what the host can tell is wrong before anything
 // is written. An attachment that is there already needs no preflight: its
 // instance may well be off by now.
-func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at Attachment) (Instance, error) {
+func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at model.Attachment) (Instance, error) {
 	a.mu.Lock()
 	o := a.objects[key]
 	known := o != nil && o.rec != nil && !o.rec.Removing && (at.Instance == o.rec.Attachment.Instance || at.Instance == o.rec.Attachment.InstanceUUID)
@@ -76,7 +81,7 @@ func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at Attac
 	})
 }
 
-func tagTaken(at Attachment) *fault.Error {
+func tagTaken(at model.Attachment) *fault.Error {
 	return &fault.Error{Kind: fault.Precondition, Reason: fault.TagTaken, Metadata: map[string]string{"tag": at.Tag},
 		Message: fmt.Sprintf("tag %q is taken in instance %s: choose another", at.Tag, word.Quote(at.Instance))}
 }
@@ -92,7 +97,23 @@ func (a *Agent) probe(ctx context.Context, kind string, probe func(driver) error
 	return ctx.Err()
 }
 
-func (a *Agent) attachmentRecord(key objectKey, old *record, at Attachment, i Instance) (*record, error) {
+// checkConnection refuses what no driver of this agent can reach.
+func (a *Agent) checkConnection(c drivers.Connection) error {
+	d, ok := a.o.Drivers.Get(c.Kind)
+	if !ok {
+		var kinds []string
+		for _, d := range a.o.Drivers.Descriptions() {
+			kinds = append(kinds, d.Kind)
+		}
+		return fault.Invalidf(fault.UnknownDriver, "backend kind %s: this agent has %s", word.Quote(c.Kind), strings.Join(kinds, ", "))
+	}
+	if err := d.Validate(c); err != nil {
+		return classify(err)
+	}
+	return nil
+}
+
+func (a *Agent) attachmentRecord(key objectKey, old *record, at model.Attachment, i Instance) (*record, error) {
 	c := intentOf(at.Connection)
 	if old != nil {
 		is := old.Attachment
@@ -126,7 +147,7 @@ func (a *Agent) attachmentRecord(key objectKey, old *record, at Attachment, i In
 // Detach takes a share away from its instance: GuestBusy while the guest does
 // not let go. An unknown id is success.
 func (a *Agent) Detach(ctx context.Context, id string) error {
-	return a.removeByID(ctx, objectKey{kindAttachment, id}, func(*record) error { return nil })
+	return a.removeByID(ctx, objectKey{model.KindAttachment, id}, func(*record) error { return nil })
 }
 
 func (a *Agent) removeByID(ctx context.Context, key objectKey, allowed func(*record) error) error {
@@ -142,44 +163,44 @@ func (a *Agent) removeByID(ctx context.Context, key objectKey, allowed func(*rec
 }
 
 // RepairAttachment looks at an attachment now, without waiting for a back-off.
-func (a *Agent) RepairAttachment(ctx context.Context, id string) (Attachment, error) {
+func (a *Agent) RepairAttachment(ctx context.Context, id string) (model.Attachment, error) {
 	if err := a.ready(); err != nil {
-		return Attachment{}, err
+		return model.Attachment{}, err
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{kindAttachment, id}
+	key := objectKey{model.KindAttachment, id}
 	a.mu.Lock()
 	o := a.objects[key]
 	if o == nil || o.rec == nil {
 		a.mu.Unlock()
-		return Attachment{}, unknownID(key.kind, id)
+		return model.Attachment{}, unknownID(key.kind, id)
 	}
-	o.status.Phase = Working
+	o.status.Phase = model.Working
 	a.retryLocked(o)
 	a.mu.Unlock()
 	if err := a.await(ctx, key, false); err != nil {
-		return Attachment{}, err
+		return model.Attachment{}, err
 	}
 	return a.Attachment(ctx, id)
 }
 
 // Attachment returns one.
-func (a *Agent) Attachment(_ context.Context, id string) (Attachment, error) {
+func (a *Agent) Attachment(_ context.Context, id string) (model.Attachment, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{kindAttachment, id}]
+	o := a.objects[objectKey{model.KindAttachment, id}]
 	if o == nil || o.rec == nil {
-		return Attachment{}, unknownID(kindAttachment, id)
+		return model.Attachment{}, unknownID(model.KindAttachment, id)
 	}
 	return o.attachment(), nil
 }
 
 // Attachments lists those of an instance, by name or UUID, or all, by id.
-func (a *Agent) Attachments(_ context.Context, instance string) ([]Attachment, error) {
+func (a *Agent) Attachments(_ context.Context, instance string) ([]model.Attachment, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var list []Attachment
+	var list []model.Attachment
 	for _, o := range a.objects {
 		if o.rec == nil || o.rec.Attachment == nil {
 			continue
@@ -188,22 +209,22 @@ func (a *Agent) Attachments(_ context.Context, instance string) ([]Attachment, e
 			list = append(list, o.attachment())
 		}
 	}
-	slices.SortFunc(list, func(x, y Attachment) int { return strings.Compare(x.ID, y.ID) })
+	slices.SortFunc(list, func(x, y model.Attachment) int { return strings.Compare(x.ID, y.ID) })
 	return list, nil
 }
 
-func (o *object) attachment() Attachment {
+func (o *object) attachment() model.Attachment {
 	at := o.rec.Attachment
-	return Attachment{
+	return model.Attachment{
 		ID: o.key.id, Instance: at.Instance, Connection: at.Connection.connection(), Tag: at.Tag, ReadOnly: at.ReadOnly,
 		MountAt: at.MountAt, InstanceUUID: at.InstanceUUID, Guest: o.guestState(), Status: o.status,
 	}
 }
 
 // guestState: a device without a wish to mount it is just that.
-func (o *object) guestState() GuestState {
-	if o.guest == GuestUnknown && o.rec.Attachment.MountAt == "" && o.status.Phase == Ready {
-		return GuestDeviceOnly
+func (o *object) guestState() model.GuestState {
+	if o.guest == model.GuestUnknown && o.rec.Attachment.MountAt == "" && o.status.Phase == model.Ready {
+		return model.GuestDeviceOnly
 	}
 	return o.guest
 }

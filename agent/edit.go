@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -26,7 +27,7 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 		}
 		a.mu.Lock()
 		if ctx.Err() != nil {
-			return false, callEnded(ctx, key, Status{Phase: Working})
+			return false, callEnded(ctx, key, model.Status{Phase: model.Working})
 		}
 		o = a.objects[key]
 	}
@@ -69,9 +70,9 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 	}
 	o.rec = next
 	o.failure = nil
-	o.status = Status{Generation: next.Generation, ObservedGeneration: o.status.ObservedGeneration, Phase: Working, Since: time.Now()}
+	o.status = model.Status{Generation: next.Generation, ObservedGeneration: o.status.ObservedGeneration, Phase: model.Working, Since: time.Now()}
 	if next.Removing {
-		o.status.Phase = Removing
+		o.status.Phase = model.Removing
 	}
 	a.tellLocked(o, false)
 	a.joinLocked(o)
@@ -122,9 +123,9 @@ func (a *Agent) retryLocked(o *object) {
 	}
 	if o.failure != nil {
 		o.failure = nil
-		o.status.Phase = Working
+		o.status.Phase = model.Working
 		if o.rec.Removing {
-			o.status.Phase = Removing
+			o.status.Phase = model.Removing
 		}
 	}
 	failed := false
@@ -138,7 +139,7 @@ func (a *Agent) retryLocked(o *object) {
 			failed = true
 		}
 	}
-	if failed || o.status.Phase != Ready {
+	if failed || o.status.Phase != model.Ready {
 		a.wakeLocked(key, lookAgain)
 		return
 	}
@@ -178,7 +179,7 @@ func (a *Agent) await(ctx context.Context, key objectKey, created bool) error {
 		switch {
 		case removing:
 			return beingRemoved(key)
-		case s.Phase == Ready, s.Phase == Degraded && s.ObservedGeneration == s.Generation:
+		case s.Phase == model.Ready, s.Phase == model.Degraded && s.ObservedGeneration == s.Generation:
 			return nil
 		case failure != nil && failure.Permanent():
 			if fresh {

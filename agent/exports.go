@@ -12,25 +12,29 @@ import (
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
 // PutExport publishes a share through a network's gateway, or replaces the
 // access rules of an export that is there, and returns when clients see it so.
-func (a *Agent) PutExport(ctx context.Context, e Export) (Export, error) {
+func (a *Agent) PutExport(ctx context.Context, e model.Export) (model.Export, error) {
 	if e.Pseudo == "" {
 		e.Pseudo = "/" + e.ID
 	}
-	if err := a.checkExport(e); err != nil {
-		return Export{}, err
+	if err := e.Validate(); err != nil {
+		return model.Export{}, err
+	}
+	if err := a.checkConnection(e.Connection); err != nil {
+		return model.Export{}, err
 	}
 	if err := a.ready(); err != nil {
-		return Export{}, err
+		return model.Export{}, err
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{kindExport, e.ID}
+	key := objectKey{model.KindExport, e.ID}
 	if !a.known(key) {
 		err := a.probe(ctx, e.Connection.Kind, func(d driver) error {
 			if d.Prober == nil {
@@ -39,17 +43,17 @@ func (a *Agent) PutExport(ctx context.Context, e Export) (Export, error) {
 			return d.Prober.Probe(ctx, e.Connection)
 		})
 		if err != nil {
-			return Export{}, err
+			return model.Export{}, err
 		}
 	}
 	created, err := a.edit(ctx, key, e.Connection.Secret, func(old *record) (*record, error) {
 		return a.exportRecord(key, old, e)
 	})
 	if err != nil {
-		return Export{}, err
+		return model.Export{}, err
 	}
 	if err := a.await(ctx, key, created); err != nil {
-		return Export{}, err
+		return model.Export{}, err
 	}
 	return a.Export(ctx, e.ID)
 }
@@ -60,7 +64,7 @@ func (a *Agent) known(key objectKey) bool {
 	return a.objects[key] != nil
 }
 
-func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, error) {
+func (a *Agent) exportRecord(key objectKey, old *record, e model.Export) (*record, error) {
 	c := intentOf(e.Connection)
 	if old != nil {
 		is := old.Export
@@ -86,7 +90,7 @@ func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, err
 	if err != nil {
 		return nil, err
 	}
-	network := a.objects[objectKey{kindNetwork, e.Network}]
+	network := a.objects[objectKey{model.KindNetwork, e.Network}]
 	if network == nil {
 		return nil, &fault.Error{
 			Kind: fault.NotFound, Reason: fault.UnknownNetwork, Metadata: map[string]string{"network": e.Network},
@@ -115,7 +119,7 @@ func (a *Agent) exportRecord(key objectKey, old *record, e Export) (*record, err
 // freeExportID gives the smallest free id of a gateway. While an export's
 // record cannot be read nobody knows which is free.
 func (a *Agent) freeExportID(network string) (uint16, error) {
-	if damaged := a.damagedOf(kindExport); len(damaged) > 0 {
+	if damaged := a.damagedOf(model.KindExport); len(damaged) > 0 {
 		return 0, &fault.Error{
 			Kind: fault.Precondition, Reason: fault.RecordDamaged,
 			Message: fmt.Sprintf("ledger files of exports are damaged (%s), so no export id is safe to give out: restore or remove them, and restart the agent", strings.Join(damaged, ", ")),
@@ -129,25 +133,25 @@ func (a *Agent) freeExportID(network string) (uint16, error) {
 
 // DeleteExport withdraws an export. An unknown id is success.
 func (a *Agent) DeleteExport(ctx context.Context, id string) error {
-	return a.removeByID(ctx, objectKey{kindExport, id}, func(*record) error { return nil })
+	return a.removeByID(ctx, objectKey{model.KindExport, id}, func(*record) error { return nil })
 }
 
 // Export returns one.
-func (a *Agent) Export(_ context.Context, id string) (Export, error) {
+func (a *Agent) Export(_ context.Context, id string) (model.Export, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{kindExport, id}]
+	o := a.objects[objectKey{model.KindExport, id}]
 	if o == nil || o.rec == nil {
-		return Export{}, unknownID(kindExport, id)
+		return model.Export{}, unknownID(model.KindExport, id)
 	}
 	return a.exportLocked(o), nil
 }
 
 // Exports lists those of a network, or all, by id.
-func (a *Agent) Exports(_ context.Context, network string) ([]Export, error) {
+func (a *Agent) Exports(_ context.Context, network string) ([]model.Export, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var list []Export
+	var list []model.Export
 	for _, of := range a.exports {
 		for _, o := range of.objects {
 			if o.rec != nil && (network == "" || o.rec.Export.Network == network) {
@@ -155,18 +159,18 @@ func (a *Agent) Exports(_ context.Context, network string) ([]Export, error) {
 			}
 		}
 	}
-	slices.SortFunc(list, func(x, y Export) int { return strings.Compare(x.ID, y.ID) })
+	slices.SortFunc(list, func(x, y model.Export) int { return strings.Compare(x.ID, y.ID) })
 	return list, nil
 }
 
-func (a *Agent) exportLocked(o *object) Export {
+func (a *Agent) exportLocked(o *object) model.Export {
 	r := o.rec.Export
-	e := Export{
+	e := model.Export{
 		ID: o.key.id, Network: r.Network, Connection: r.Connection.connection(), Pseudo: r.Pseudo,
 		ReadOnly: r.ReadOnly, ExportID: r.ExportID, Status: o.status,
 	}
 	e.Rules = o.rulesLocked(time.Now())
-	if n := a.objects[objectKey{kindNetwork, r.Network}]; n != nil && n.rec != nil {
+	if n := a.objects[objectKey{model.KindNetwork, r.Network}]; n != nil && n.rec != nil {
 		for _, p := range n.rec.Network.Addresses {
 			e.Locations = append(e.Locations, location(p.Addr(), r.Pseudo))
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 )
 
 // TestLibvirtGoesInTheMiddle: what waits for libvirt neither asks it as fast
@@ -38,7 +39,7 @@ func TestLibvirtGoesInTheMiddle(t *testing.T) {
 	}
 	eventually(t, "attached", func() bool {
 		at, err := a.Attachment(t.Context(), "docs-vm1")
-		return err == nil && at.Status.Phase == Ready
+		return err == nil && at.Status.Phase == model.Ready
 	})
 }
 
@@ -122,7 +123,7 @@ func TestRefusedNetworkWithExport(t *testing.T) {
 		})
 	}
 	a = h.boot(shortDir(t))
-	_, err := a.PutNetwork(t.Context(), Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.66/24")}})
+	_, err := a.PutNetwork(t.Context(), model.Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.66/24")}})
 	reasonOf(t, err, fault.Precondition, fault.AddressInUse)
 	cancel()
 	early.Wait()
@@ -151,13 +152,13 @@ func TestDeleteDuringTry(t *testing.T) {
 				deleting.Go(func() { deleted = a.DeleteNetwork(t.Context(), "red") })
 				eventually(t, "being removed", func() bool {
 					n, err := a.Network(t.Context(), "red")
-					return err == nil && n.Status.Phase == Removing
+					return err == nil && n.Status.Phase == model.Removing
 				})
 			})
 		}
 	}
 	a = h.boot(shortDir(t))
-	_, err := a.PutNetwork(t.Context(), Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.66/24")}})
+	_, err := a.PutNetwork(t.Context(), model.Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.66/24")}})
 	deleting.Wait()
 	if err == nil || deleted != nil {
 		t.Errorf("put %v, delete %v", err, deleted)
@@ -223,7 +224,7 @@ func TestEventsKeepTheBackOff(t *testing.T) {
 	eventually(t, "repaired", func() bool {
 		at, err := a.Attachment(t.Context(), "docs-vm1")
 		n, err2 := a.Network(t.Context(), "blue")
-		return err == nil && err2 == nil && at.Status.Phase == Ready && n.Status.Phase == Ready
+		return err == nil && err2 == nil && at.Status.Phase == model.Ready && n.Status.Phase == model.Ready
 	})
 }
 
@@ -246,7 +247,7 @@ func TestBridgeComes(t *testing.T) {
 	h.bridges["br-blue"] = true
 	h.mu.Unlock()
 	a.NetworksChanged()
-	eventually(t, "ready", func() bool { n, _ := a.Network(t.Context(), "blue"); return n.Status.Phase == Ready })
+	eventually(t, "ready", func() bool { n, _ := a.Network(t.Context(), "blue"); return n.Status.Phase == model.Ready })
 }
 
 // TestRecordThatStays: the caller hears why an object does not go, and it goes

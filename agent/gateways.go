@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -26,7 +27,7 @@ const (
 func (a *Agent) gatewayStarts(network string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if o := a.objects[objectKey{kindNetwork, network}]; o != nil {
+	if o := a.objects[objectKey{model.KindNetwork, network}]; o != nil {
 		o.serving = unseen
 	}
 }
@@ -36,7 +37,7 @@ func (a *Agent) gatewayStarts(network string) {
 func (a *Agent) gatewayServes(network string, st ganesha.Status) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{kindNetwork, network}]
+	o := a.objects[objectKey{model.KindNetwork, network}]
 	if o == nil {
 		return
 	}
@@ -56,7 +57,7 @@ func (a *Agent) gatewayServes(network string, st ganesha.Status) {
 func (a *Agent) gatewayDown(network, why string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{kindNetwork, network}]
+	o := a.objects[objectKey{model.KindNetwork, network}]
 	if o == nil || o.serving == down {
 		return
 	}
@@ -85,7 +86,7 @@ type limited struct {
 func (a *Agent) gatewayLimited(network string, st ganesha.Status) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{kindNetwork, network}]
+	o := a.objects[objectKey{model.KindNetwork, network}]
 	if o == nil {
 		return
 	}
@@ -146,7 +147,7 @@ func gatewayKey(network string) reconcile.Key {
 func (a *Agent) gatewayStops(network string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if o := a.objects[objectKey{kindNetwork, network}]; o != nil {
+	if o := a.objects[objectKey{model.KindNetwork, network}]; o != nil {
 		o.serving = unseen
 		o.gateway.Running, o.gateway.PID = false, 0
 		a.gatewayChangedLocked(o)
@@ -166,7 +167,7 @@ func (a *Agent) gatewayChangedLocked(o *object) {
 // gatewayErrorLocked says why an export waits for its network's gateway.
 func (a *Agent) gatewayErrorLocked(network string) *fault.Error {
 	e := &fault.Error{Kind: fault.Unavailable, Reason: fault.GatewayDown, Message: fmt.Sprintf("waits for the gateway of network %s", network)}
-	if o := a.objects[objectKey{kindNetwork, network}]; o != nil && o.failure != nil {
+	if o := a.objects[objectKey{model.KindNetwork, network}]; o != nil && o.failure != nil {
 		// Not its cause, which ends with lines of Ganesha's log: a thousand exports
 		// would repeat them.
 		e.Message += ": " + o.failure.Message

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/netns"
 )
@@ -360,7 +361,7 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 		f = f.again(keptError(err))
 		g.kept[m.key] = f
 		o.failure = f.err
-		o.status = o.status.because(f.err, f.attempts)
+		o.status = o.status.Because(f.err, f.attempts)
 		return false
 	}
 	delete(g.kept, m.key)
@@ -376,7 +377,7 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 	delete(a.objects, m.key)
 	a.exports.drop(o, m.rec)
 	delete(g.members, m.key)
-	if m.key.kind == kindNetwork {
+	if m.key.kind == model.KindNetwork {
 		delete(a.servers, m.key.id)
 	}
 	a.log.Info("object removed", m.key.kind, m.key.id)
@@ -432,7 +433,7 @@ func (a *Agent) targetOf(k reconcile.Key) string {
 	case reconcile.Mount:
 		return a.at.mount(k.Name)
 	case reconcile.View:
-		o := a.objects[objectKey{kindExport, k.Name}]
+		o := a.objects[objectKey{model.KindExport, k.Name}]
 		if o == nil || o.rec == nil {
 			return ""
 		}

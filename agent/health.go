@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -30,7 +31,7 @@ const probeDeadline = 5 * time.Second
 func (a *Agent) watchHealth(network string, s Server, done <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{kindNetwork, network}]
+	o := a.objects[objectKey{model.KindNetwork, network}]
 	if o == nil || done == nil || o.probed == done {
 		return
 	}
@@ -73,7 +74,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{kindNetwork, network}]
+	o := a.objects[objectKey{model.KindNetwork, network}]
 	if o == nil || o.probed != done || a.run.Err() != nil {
 		return
 	}
@@ -117,7 +118,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 func (a *Agent) isStuck(network string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{kindNetwork, network}]
+	o := a.objects[objectKey{model.KindNetwork, network}]
 	return o != nil && o.stuck
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 )
 
 // published boots an agent with one share that is exported.
@@ -33,7 +34,7 @@ func phases(t *testing.T, a *node, network string) func() string {
 	synced, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = a.Watch(ctx, func(e Event) error {
+		_ = a.Watch(ctx, func(e model.Event) error {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -57,7 +58,7 @@ func phases(t *testing.T, a *node, network string) func() string {
 	}
 }
 
-func phaseOf(t *testing.T, a *node, network string) Status {
+func phaseOf(t *testing.T, a *node, network string) model.Status {
 	t.Helper()
 	n, err := a.Network(t.Context(), network)
 	if err != nil {
@@ -78,7 +79,7 @@ func TestGatewayHangs(t *testing.T) {
 	h.mu.Unlock()
 	eventually(t, "one restart counted", func() bool {
 		n, err := a.Network(t.Context(), "blue")
-		return err == nil && n.Gateway.Restarts == 1 && n.Gateway.Running && n.Status.Phase == Ready
+		return err == nil && n.Gateway.Restarts == 1 && n.Gateway.Running && n.Status.Phase == model.Ready
 	})
 	eventually(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
 	eventually(t, "told", func() bool { return strings.Contains(heard(), "degraded gateway_stuck, ready") })
@@ -98,12 +99,12 @@ func TestGatewayBlocked(t *testing.T) {
 	h.mu.Unlock()
 	eventually(t, "degraded", func() bool {
 		s := phaseOf(t, a, "blue")
-		return s.Phase == Degraded && s.Reason == fault.GatewayBlocked
+		return s.Phase == model.Degraded && s.Reason == fault.GatewayBlocked
 	})
 	h.mu.Lock()
 	g.hung, g.blocked = false, false
 	h.mu.Unlock()
-	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
+	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
 	eventually(t, "serving still", func() bool { return seen(h, dir) == worlds[1] })
 	n, err := a.Network(t.Context(), "blue")
 	if err != nil || n.Gateway.Restarts != 0 {
@@ -144,19 +145,19 @@ func TestGatewayKeepsEnding(t *testing.T) {
 		})
 	}
 	eventually(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
-	eventually(t, "degraded", func() bool { return phaseOf(t, a, "blue").Phase == Degraded })
+	eventually(t, "degraded", func() bool { return phaseOf(t, a, "blue").Phase == model.Degraded })
 	if s := phaseOf(t, a, "blue"); s.Reason != fault.GatewayCrashes || !strings.Contains(s.Message, "it fell over") {
 		t.Errorf("the network is %+v, want degraded with the log's end", s)
 	}
 	a.mu.Lock()
-	o := a.objects[objectKey{kindNetwork, "blue"}]
+	o := a.objects[objectKey{model.KindNetwork, "blue"}]
 	o.gateway.StartedAt = time.Now().Add(-2 * steadyAfter)
 	a.mu.Unlock()
-	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
+	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
 	// The next end is the first again: it is started at once.
 	g.kill()
 	eventually(t, "started again", func() bool { return seen(h, dir) == worlds[1] })
-	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
+	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
 }
 
 // TestGatewayReachesLimits: that is the reason, whether it ends or goes on, and
@@ -172,16 +173,16 @@ func TestGatewayReachesLimits(t *testing.T) {
 	}
 	calm := func() {
 		a.mu.Lock()
-		o := a.objects[objectKey{kindNetwork, "blue"}]
+		o := a.objects[objectKey{model.KindNetwork, "blue"}]
 		o.gateway.StartedAt, o.limited.at = time.Now().Add(-2*steadyAfter), time.Now().Add(-2*steadyAfter)
 		a.mu.Unlock()
-		eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
+		eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
 	}
 	reason := func(want fault.Reason) {
 		t.Helper()
 		eventually(t, string(want), func() bool {
 			s := phaseOf(t, a, "blue")
-			return s.Phase == Degraded && s.Reason == want
+			return s.Phase == model.Degraded && s.Reason == want
 		})
 	}
 	count(0, 3)
@@ -209,7 +210,7 @@ func TestGatewayReachesLimits(t *testing.T) {
 	// Another agent does not blame what runs for what was before it.
 	a.stop()
 	a = h.boot(dir)
-	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == Ready })
+	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
 	if got := testutil.ToFloat64(a.metrics.limits.WithLabelValues("memory")); got != 0 {
 		t.Errorf("the next agent counts %v", got)
 	}

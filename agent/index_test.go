@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
 func indexed(id, network, pseudo string, number uint16) (*object, *record) {
 	r := &record{Generation: 1, Export: &exportIntent{Network: network, Pseudo: pseudo, ExportID: number}}
-	return newObject(objectKey{kindExport, id}, r), r
+	return newObject(objectKey{model.KindExport, id}, r), r
 }
 
 // TestExportIndex compares the index with a list that is searched, over many
@@ -94,7 +95,7 @@ func TestExportIDsRunOut(t *testing.T) {
 		t.Errorf("one too many: %v", err)
 	}
 	a.mu.Lock()
-	left := a.objects[objectKey{kindExport, docs().ID}]
+	left := a.objects[objectKey{model.KindExport, docs().ID}]
 	a.exports.drop(one, one.rec)
 	a.mu.Unlock()
 	if left != nil {
@@ -123,7 +124,7 @@ func TestExportIDReused(t *testing.T) {
 		}
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		return got.ExportID, a.objects[objectKey{kindExport, id}].rec.Export.FSID
+		return got.ExportID, a.objects[objectKey{model.KindExport, id}].rec.Export.FSID
 	}
 	put("a")
 	number, fsid := put("b")

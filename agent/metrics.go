@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 )
 
@@ -90,8 +91,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.a.mu.Lock()
 	defer m.a.mu.Unlock()
 	counts := map[[2]string]int{}
-	for _, kind := range []string{kindAttachment, kindNetwork, kindExport} {
-		for _, p := range []Phase{Pending, Working, Ready, Degraded, Removing, Failed} {
+	for _, kind := range []string{model.KindAttachment, model.KindNetwork, model.KindExport} {
+		for _, p := range []model.Phase{model.Pending, model.Working, model.Ready, model.Degraded, model.Removing, model.Failed} {
 			counts[[2]string{kind, string(p)}] = 0
 		}
 	}

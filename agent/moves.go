@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -19,25 +20,25 @@ import (
 // seen, unless 0, is the generation that the caller decided upon: if the
 // network has another one meanwhile nothing is changed. A change that the
 // network refuses (AddressInUse) is taken back before UpdateNetwork returns.
-func (a *Agent) UpdateNetwork(ctx context.Context, n Network, seen int64) (Network, error) {
-	if err := checkNetwork(n); err != nil {
-		return Network{}, err
+func (a *Agent) UpdateNetwork(ctx context.Context, n model.Network, seen int64) (model.Network, error) {
+	if err := n.Validate(); err != nil {
+		return model.Network{}, err
 	}
 	if err := a.ready(); err != nil {
-		return Network{}, err
+		return model.Network{}, err
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{kindNetwork, n.ID}
+	key := objectKey{model.KindNetwork, n.ID}
 	want := a.networkIntent(n)
 	if !a.known(key) {
-		return Network{}, unknownID(kindNetwork, n.ID)
+		return model.Network{}, unknownID(model.KindNetwork, n.ID)
 	}
 	if err := a.checkServed(want); err != nil {
-		return Network{}, err
+		return model.Network{}, err
 	}
 	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key: key, rec: &record{Network: want}})); err != nil {
-		return Network{}, classify(err)
+		return model.Network{}, classify(err)
 	}
 	var before, after *record
 	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
@@ -48,7 +49,7 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n Network, seen int64) (Netwo
 		return next, err
 	})
 	if err != nil {
-		return Network{}, err
+		return model.Network{}, err
 	}
 	a.tellExports(n.ID)
 	err = a.await(ctx, key, false)
@@ -56,7 +57,7 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n Network, seen int64) (Netwo
 		a.takeBack(ctx, key, before, after)
 	}
 	if err != nil {
-		return Network{}, err
+		return model.Network{}, err
 	}
 	return a.Network(ctx, n.ID)
 }
@@ -64,13 +65,13 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n Network, seen int64) (Netwo
 func (a *Agent) updatedNetwork(key objectKey, old *record, want networkIntent, seen int64) (*record, error) {
 	switch {
 	case old == nil:
-		return nil, unknownID(kindNetwork, key.id)
+		return nil, unknownID(model.KindNetwork, key.id)
 	case old.Removing:
 		return nil, beingRemoved(key)
 	}
 	if old.Network.MAC == "" && want.MAC == old.Network.LinkMAC {
 		want.MAC = "" // the one that the agent chose, and told
-		if want.kind() == PlugNone {
+		if want.kind() == model.PlugNone {
 			want.LinkMAC = "" // its owner's
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 )
 
 // plugged says how the network blue is on the host, and whether its gateway
@@ -43,8 +44,8 @@ func (h *host) plugged() string {
 	return words
 }
 
-func blueAt(bridge string, addresses ...string) Network {
-	n := Network{ID: "blue", Plug: bridgePlug(bridge)}
+func blueAt(bridge string, addresses ...string) model.Network {
+	n := model.Network{ID: "blue", Plug: bridgePlug(bridge)}
 	for _, a := range addresses {
 		n.Addresses = append(n.Addresses, prefix(a))
 	}
@@ -77,7 +78,7 @@ func TestUpdateInPlace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s := got.Status; s.Phase != Ready || s.Generation != 2 || s.ObservedGeneration != 2 {
+		if s := got.Status; s.Phase != model.Ready || s.Generation != 2 || s.ObservedGeneration != 2 {
 			t.Errorf("status is %+v", s)
 		}
 	}
@@ -118,7 +119,7 @@ func TestReplug(t *testing.T) {
 	watched := make(chan error, 1)
 	synced := make(chan struct{})
 	go func() {
-		watched <- a.Watch(watching, func(e Event) error {
+		watched <- a.Watch(watching, func(e model.Event) error {
 			if e.Synced {
 				close(synced)
 			}
@@ -159,11 +160,11 @@ func TestReplug(t *testing.T) {
 func TestUpdateRefusals(t *testing.T) {
 	h, a := served(t)
 	ctx := t.Context()
-	red := Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.4/24")}}
+	red := model.Network{ID: "red", Plug: bridgePlug("br-red"), Addresses: []netip.Prefix{prefix("10.77.0.4/24")}}
 	if _, err := a.PutNetwork(ctx, red); err != nil {
 		t.Fatal(err)
 	}
-	redAt := func(address string) Network {
+	redAt := func(address string) model.Network {
 		n := red
 		n.Addresses = []netip.Prefix{prefix(address)}
 		return n
@@ -171,12 +172,12 @@ func TestUpdateRefusals(t *testing.T) {
 	want := h.plugged()
 	for _, c := range []struct {
 		name   string
-		n      Network
+		n      model.Network
 		seen   int64
 		kind   fault.Kind
 		reason fault.Reason
 	}{
-		{"unknown", Network{ID: "green", Plug: bridgePlug("br-red"), Addresses: red.Addresses}, 0, fault.NotFound, fault.UnknownID},
+		{"unknown", model.Network{ID: "green", Plug: bridgePlug("br-red"), Addresses: red.Addresses}, 0, fault.NotFound, fault.UnknownID},
 		{"seen another", blueAt("br-blue", "10.77.0.9/24"), 7, fault.Busy, fault.ChangedMeanwhile},
 		{"no address", blueAt("br-blue"), 0, fault.Invalid, fault.BadAddress},
 		{"bridge missing", blueAt("br-none", "10.77.0.2/24"), 0, fault.Precondition, fault.NoBridge},
@@ -198,7 +199,7 @@ func TestUpdateRefusals(t *testing.T) {
 			}
 			for _, id := range []string{"blue", "red"} {
 				n, err := a.Network(ctx, id)
-				if err != nil || n.Status.Phase != Ready || n.Status.ObservedGeneration != n.Status.Generation {
+				if err != nil || n.Status.Phase != model.Ready || n.Status.ObservedGeneration != n.Status.Generation {
 					t.Errorf("%s is %+v, %v", id, n.Status, err)
 				}
 			}
@@ -208,7 +209,7 @@ func TestUpdateRefusals(t *testing.T) {
 
 // moves is what may happen to a network that serves, and what is then there.
 func moves(ctx context.Context, a *Agent) (verbs []func() error, want []string) {
-	update := func(n Network) func() error {
+	update := func(n model.Network) func() error {
 		return func() error { _, err := a.UpdateNetwork(ctx, n, 0); return err }
 	}
 	return []func() error{
@@ -285,7 +286,7 @@ func TestMoveDiesEverywhere(t *testing.T) {
 		if n, err := a.Network(t.Context(), "blue"); err == nil && i < len(want)-1 {
 			eventually(t, fmt.Sprintf("died at %d in verb %d: %+v", dieAt, i, n.Status), func() bool {
 				n, err := a.Network(t.Context(), "blue")
-				return err == nil && n.Status.Phase == Ready
+				return err == nil && n.Status.Phase == model.Ready
 			})
 		}
 		verbs, _ = moves(t.Context(), a.Agent)
@@ -333,9 +334,9 @@ func TestDeletedOnTheMove(t *testing.T) {
 // TestReplugToProvided: the namespace may have another name.
 func TestReplugToProvided(t *testing.T) {
 	h, a := served(t)
-	provided := Plug{Kind: PlugNone, Namespace: "cni-7", Interface: "eth0"}
+	provided := model.Plug{Kind: model.PlugNone, Namespace: "cni-7", Interface: "eth0"}
 	for _, c := range []struct {
-		plug  Plug
+		plug  model.Plug
 		netns string
 		mac   string
 	}{{provided, "cni-7", ""}, {bridgePlug("br-red"), "cw-blue", linkMAC("blue", "host")}} {
@@ -399,7 +400,7 @@ func TestChangedTo(t *testing.T) {
 	}
 	// The peers of a VXLAN are told to it as it is.
 	tunnel := func(peers ...string) networkIntent {
-		p := Plug{Kind: PlugVXLAN, VXLAN: 42, Device: "eth1", Local: netip.MustParseAddr("192.0.2.1")}
+		p := model.Plug{Kind: model.PlugVXLAN, VXLAN: 42, Device: "eth1", Local: netip.MustParseAddr("192.0.2.1")}
 		for _, a := range peers {
 			p.Peers = append(p.Peers, netip.MustParseAddr(a))
 		}
@@ -434,7 +435,7 @@ func TestOtherSettings(t *testing.T) {
 	a = h.boot(filepath.Dir(a.o.StateDir))
 	eventually(t, "it serves as wanted", func() bool {
 		n, err := a.Network(t.Context(), "blue")
-		return err == nil && n.Status.Phase == Ready && n.Gateway.PID == 44
+		return err == nil && n.Status.Phase == model.Ready && n.Gateway.PID == 44
 	})
 	if want := "br-blue [10.77.0.2/24 fd77::2/64] serves knows 1:/docs"; h.plugged() != want {
 		t.Errorf("blue is %s, want %s", h.plugged(), want)
@@ -448,7 +449,7 @@ func TestOtherSettings(t *testing.T) {
 // first moment, or clients that come to reclaim hear that their files are gone.
 func TestReboot(t *testing.T) {
 	_, a := served(t)
-	if _, err := a.PutExport(t.Context(), Export{ID: "music", Network: "blue", Connection: share("music"), Rules: docs().Rules}); err != nil {
+	if _, err := a.PutExport(t.Context(), model.Export{ID: "music", Network: "blue", Connection: share("music"), Rules: docs().Rules}); err != nil {
 		t.Fatal(err)
 	}
 	a.stop()
@@ -460,7 +461,7 @@ func TestReboot(t *testing.T) {
 		a = h.boot(filepath.Dir(a.o.StateDir))
 		eventually(t, "all is ready", func() bool {
 			for _, id := range []string{"docs", "music"} {
-				if e, err := a.Export(t.Context(), id); err != nil || e.Status.Phase != Ready {
+				if e, err := a.Export(t.Context(), id); err != nil || e.Status.Phase != model.Ready {
 					return false
 				}
 			}
@@ -480,7 +481,7 @@ func TestReboot(t *testing.T) {
 // others from being served.
 func TestRebootWithoutShare(t *testing.T) {
 	_, a := served(t)
-	if _, err := a.PutExport(t.Context(), Export{ID: "music", Network: "blue", Connection: share("music"), Rules: docs().Rules}); err != nil {
+	if _, err := a.PutExport(t.Context(), model.Export{ID: "music", Network: "blue", Connection: share("music"), Rules: docs().Rules}); err != nil {
 		t.Fatal(err)
 	}
 	a.stop()
@@ -492,7 +493,7 @@ func TestRebootWithoutShare(t *testing.T) {
 	a = h.boot(filepath.Dir(a.o.StateDir))
 	eventually(t, "docs is ready", func() bool {
 		e, err := a.Export(t.Context(), "docs")
-		return err == nil && e.Status.Phase == Ready
+		return err == nil && e.Status.Phase == model.Ready
 	})
 	a.stop()
 	if s := h.gateways["blue"]; s.first != 1 {

@@ -8,48 +8,49 @@ import (
 	"strings"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers"
 )
 
 // PutNetwork makes a network on this host, and returns when its namespace is
 // as wanted. Its gateway comes with its first export.
-func (a *Agent) PutNetwork(ctx context.Context, n Network) (Network, error) {
-	if err := checkNetwork(n); err != nil {
-		return Network{}, err
+func (a *Agent) PutNetwork(ctx context.Context, n model.Network) (model.Network, error) {
+	if err := n.Validate(); err != nil {
+		return model.Network{}, err
 	}
 	if err := a.ready(); err != nil {
-		return Network{}, err
+		return model.Network{}, err
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{kindNetwork, n.ID}
+	key := objectKey{model.KindNetwork, n.ID}
 	intent := a.networkIntent(n)
 	if err := a.checkServed(intent); err != nil {
-		return Network{}, err
+		return model.Network{}, err
 	}
 	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key: key, rec: &record{Network: intent}})); err != nil {
-		return Network{}, classify(err)
+		return model.Network{}, classify(err)
 	}
 	created, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
 		return a.networkRecord(key, old, intent)
 	})
 	if err != nil {
-		return Network{}, err
+		return model.Network{}, err
 	}
 	if err := a.await(ctx, key, created); err != nil {
-		return Network{}, err
+		return model.Network{}, err
 	}
 	return a.Network(ctx, n.ID)
 }
 
-func (a *Agent) networkIntent(n Network) *networkIntent {
+func (a *Agent) networkIntent(n model.Network) *networkIntent {
 	intent := &networkIntent{
 		plugIntent: plugIntentOf(n.Plug), Addresses: slices.Clone(n.Addresses), MTU: n.MTU, MAC: strings.ToLower(n.MAC),
 		Namespace: namespaceName(n.ID), HostLink: linkName(n.ID), LinkMAC: strings.ToLower(n.MAC),
 	}
 	intent.NFSVersions = versionsIntent(n.NFSVersions)
 	switch {
-	case n.Plug.Kind == PlugNone:
+	case n.Plug.Kind == model.PlugNone:
 		intent.Namespace = n.Plug.Namespace
 	case n.MAC == "":
 		intent.LinkMAC = linkMAC(n.ID, a.o.Hostname)
@@ -133,13 +134,13 @@ func sameAddress(a, b []netip.Prefix) (netip.Addr, bool) {
 // DeleteNetwork removes a network that no export uses. An unknown id is
 // success.
 func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
-	key := objectKey{kindNetwork, id}
+	key := objectKey{model.KindNetwork, id}
 	return a.removeByID(ctx, key, func(*record) error { return a.unusedLocked(key) })
 }
 
 // unusedLocked refuses a network that exports use. Nothing else is used.
 func (a *Agent) unusedLocked(key objectKey) error {
-	if key.kind != kindNetwork {
+	if key.kind != model.KindNetwork {
 		return nil
 	}
 	var users []string
@@ -158,38 +159,38 @@ func (a *Agent) unusedLocked(key objectKey) error {
 }
 
 // Network returns one.
-func (a *Agent) Network(_ context.Context, id string) (Network, error) {
+func (a *Agent) Network(_ context.Context, id string) (model.Network, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{kindNetwork, id}]
+	o := a.objects[objectKey{model.KindNetwork, id}]
 	if o == nil || o.rec == nil {
-		return Network{}, unknownID(kindNetwork, id)
+		return model.Network{}, unknownID(model.KindNetwork, id)
 	}
 	return a.networkLocked(o), nil
 }
 
 // Networks lists all, by id.
-func (a *Agent) Networks(context.Context) ([]Network, error) {
+func (a *Agent) Networks(context.Context) ([]model.Network, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var list []Network
+	var list []model.Network
 	for _, o := range a.objects {
 		if o.rec != nil && o.rec.Network != nil {
 			list = append(list, a.networkLocked(o))
 		}
 	}
-	slices.SortFunc(list, func(x, y Network) int { return strings.Compare(x.ID, y.ID) })
+	slices.SortFunc(list, func(x, y model.Network) int { return strings.Compare(x.ID, y.ID) })
 	return list, nil
 }
 
-func (a *Agent) networkLocked(o *object) Network {
+func (a *Agent) networkLocked(o *object) model.Network {
 	r := o.rec.Network
-	n := Network{
+	n := model.Network{
 		ID: o.key.id, Plug: r.plug(), Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
 		NFSVersions: r.nfsVersions(), Gateway: o.gateway, Status: o.status, Drift: o.drift,
 	}
 	for _, route := range r.Routes {
-		n.Routes = append(n.Routes, Route(route))
+		n.Routes = append(n.Routes, model.Route(route))
 	}
 	for _, e := range a.exports.of(o.key.id) {
 		if e.rec != nil {
@@ -197,4 +198,15 @@ func (a *Agent) networkLocked(o *object) Network {
 		}
 	}
 	return n
+}
+
+// checkServed says whether this host has what a network's versions need.
+func (a *Agent) checkServed(n *networkIntent) error {
+	if a.o.CheckVersions == nil {
+		return nil
+	}
+	if err := a.o.CheckVersions(n.served()); err != nil {
+		return classify(err)
+	}
+	return nil
 }

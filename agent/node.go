@@ -8,15 +8,16 @@ import (
 	"strings"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 )
 
 // Node says what this host has and does.
-func (a *Agent) Node(ctx context.Context) (Node, error) {
+func (a *Agent) Node(ctx context.Context) (model.Node, error) {
 	subsystems := a.Subsystems(ctx)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	n := Node{
+	n := model.Node{
 		Hostname: a.o.Hostname, Version: a.o.Version, InSync: a.synced, StartedAt: a.start,
 		Drivers: a.o.Drivers.Descriptions(), Mounts: a.mountsLocked(),
 	}
@@ -27,37 +28,37 @@ func (a *Agent) Node(ctx context.Context) (Node, error) {
 	return n, nil
 }
 
-func (a *Agent) ledgerStateLocked() Subsystem {
-	s := Subsystem{Name: "ledger", Verdict: Pass}
+func (a *Agent) ledgerStateLocked() model.Subsystem {
+	s := model.Subsystem{Name: "ledger", Verdict: model.Pass}
 	if len(a.damaged) > 0 {
-		s.Verdict = Warn
+		s.Verdict = model.Warn
 		s.Message = fmt.Sprintf("%d damaged files: restore or remove them, and restart the agent", len(a.damaged))
 	}
 	return s
 }
 
-func (a *Agent) syncStateLocked() Subsystem {
+func (a *Agent) syncStateLocked() model.Subsystem {
 	if a.synced {
-		return Subsystem{Name: "reconciler", Verdict: Pass}
+		return model.Subsystem{Name: "reconciler", Verdict: model.Pass}
 	}
-	return Subsystem{Name: "reconciler", Verdict: Fail, Message: "the host has not been seen once yet"}
+	return model.Subsystem{Name: "reconciler", Verdict: model.Fail, Message: "the host has not been seen once yet"}
 }
 
 // Subsystems says of each part whether it can serve, without the rest of Node.
-func (a *Agent) Subsystems(context.Context) []Subsystem {
-	var parts []Subsystem
+func (a *Agent) Subsystems(context.Context) []model.Subsystem {
+	var parts []model.Subsystem
 	if a.o.Subsystems != nil {
 		parts = a.o.Subsystems()
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return append([]Subsystem{a.ledgerStateLocked(), a.syncStateLocked()}, parts...)
+	return append([]model.Subsystem{a.ledgerStateLocked(), a.syncStateLocked()}, parts...)
 }
 
 // mountsLocked lists the mounts that objects ask for, with the status of the
 // step that makes each.
-func (a *Agent) mountsLocked() []Mount {
-	byName := map[string]*Mount{}
+func (a *Agent) mountsLocked() []model.Mount {
+	byName := map[string]*model.Mount{}
 	for key, o := range a.objects {
 		if o.rec == nil || o.rec.Network != nil {
 			continue
@@ -66,38 +67,38 @@ func (a *Agent) mountsLocked() []Mount {
 		m := byName[name]
 		if m == nil {
 			c := o.rec.connection()
-			m = &Mount{Name: name, Kind: c.Kind, Source: c.Source, Path: a.at.mount(name), ReadOnly: o.rec.mountReadOnly()}
+			m = &model.Mount{Name: name, Kind: c.Kind, Source: c.Source, Path: a.at.mount(name), ReadOnly: o.rec.mountReadOnly()}
 			m.Status = a.mountStatusLocked(reconcile.Key{Kind: reconcile.Mount, Name: name}, a.groups[o.rec.group(key.id)])
 			byName[name] = m
 		}
 		m.Users = append(m.Users, key.String())
 	}
-	var list []Mount
+	var list []model.Mount
 	for _, m := range byName {
 		slices.Sort(m.Users)
 		list = append(list, *m)
 	}
-	slices.SortFunc(list, func(x, y Mount) int { return cmp.Compare(x.Name, y.Name) })
+	slices.SortFunc(list, func(x, y model.Mount) int { return cmp.Compare(x.Name, y.Name) })
 	return list
 }
 
-func (a *Agent) mountStatusLocked(k reconcile.Key, g *group) Status {
+func (a *Agent) mountStatusLocked(k reconcile.Key, g *group) model.Status {
 	switch {
 	case g == nil:
-		return Status{Phase: Pending}
+		return model.Status{Phase: model.Pending}
 	case g.fails[k] != nil:
-		return Status{Phase: Failed}.because(g.fails[k].err, g.fails[k].attempts)
+		return model.Status{Phase: model.Failed}.Because(g.fails[k].err, g.fails[k].attempts)
 	case g.gone[k]:
-		return Status{Phase: Degraded, Reason: fault.ShareGone, Message: "the share was deleted at the backend"}
+		return model.Status{Phase: model.Degraded, Reason: fault.ShareGone, Message: "the share was deleted at the backend"}
 	case g.there[k]:
-		return Status{Phase: Ready}
+		return model.Status{Phase: model.Ready}
 	}
-	return Status{Phase: Pending, Reason: fault.Waiting, Message: "nobody needs it now"}
+	return model.Status{Phase: model.Pending, Reason: fault.Waiting, Message: "nobody needs it now"}
 }
 
 // Preflight checks what this host needs, one verdict a line.
-func (a *Agent) Preflight(ctx context.Context) ([]Check, error) {
-	var checks []Check
+func (a *Agent) Preflight(ctx context.Context) ([]model.Check, error) {
+	var checks []model.Check
 	for _, check := range a.o.Checks {
 		checks = append(checks, check(ctx))
 	}
@@ -106,12 +107,12 @@ func (a *Agent) Preflight(ctx context.Context) ([]Check, error) {
 		for _, ability := range d.Abilities {
 			abilities = append(abilities, string(ability))
 		}
-		checks = append(checks, Check{Name: "driver " + d.Kind, Verdict: Pass, Message: "abilities: " + strings.Join(abilities, ", ")})
+		checks = append(checks, model.Check{Name: "driver " + d.Kind, Verdict: model.Pass, Message: "abilities: " + strings.Join(abilities, ", ")})
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, d := range a.damaged {
-		checks = append(checks, Check{Name: "ledger", Verdict: Warn, Message: d.String(), Fix: "restore or remove " + d.Path + ", then restart the agent"})
+		checks = append(checks, model.Check{Name: "ledger", Verdict: model.Warn, Message: d.String(), Fix: "restore or remove " + d.Path + ", then restart the agent"})
 	}
 	return checks, nil
 }

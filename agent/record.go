@@ -11,18 +11,15 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/ledger"
+	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
+	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/netns"
-)
-
-// The kinds of objects, as the ledger, the logs and metrics name them.
-const (
-	kindAttachment = "attachment"
-	kindNetwork    = "network"
-	kindExport     = "export"
 )
 
 // An objectKey names one object of the ledger.
@@ -61,7 +58,7 @@ type networkIntent struct {
 	MTU       int            `json:"mtu,omitempty"`
 	MAC       string         `json:"mac,omitempty"` // as the caller said
 
-	NFSVersions []NFSVersion `json:"nfs_versions,omitempty"` // see versionsIntent
+	NFSVersions []model.NFSVersion `json:"nfs_versions,omitempty"` // see versionsIntent
 
 	Namespace string `json:"namespace"`
 	HostLink  string `json:"host_link"`
@@ -115,35 +112,35 @@ func (r *record) changedTo(want networkIntent) *record {
 // A plugIntent is a Plug. Records of agents that knew bridges alone have no
 // kind: they say bridge.
 type plugIntent struct {
-	Kind        PlugKind     `json:"plug,omitempty"`
-	Bridge      string       `json:"bridge,omitempty"`
-	Device      string       `json:"device,omitempty"`
-	VLAN        int          `json:"vlan,omitempty"`
-	VXLAN       int          `json:"vxlan,omitempty"`
-	Local       netip.Addr   `json:"local,omitzero"`
-	Peers       []netip.Addr `json:"peers,omitempty"`
-	Port        int          `json:"port,omitempty"`
-	InterfaceID string       `json:"interface_id,omitempty"`
-	Provided    string       `json:"provided,omitempty"` // the namespace, as the caller said
-	Interface   string       `json:"interface,omitempty"`
+	Kind        model.PlugKind `json:"plug,omitempty"`
+	Bridge      string         `json:"bridge,omitempty"`
+	Device      string         `json:"device,omitempty"`
+	VLAN        int            `json:"vlan,omitempty"`
+	VXLAN       int            `json:"vxlan,omitempty"`
+	Local       netip.Addr     `json:"local,omitzero"`
+	Peers       []netip.Addr   `json:"peers,omitempty"`
+	Port        int            `json:"port,omitempty"`
+	InterfaceID string         `json:"interface_id,omitempty"`
+	Provided    string         `json:"provided,omitempty"` // the namespace, as the caller said
+	Interface   string         `json:"interface,omitempty"`
 }
 
-func (p plugIntent) kind() PlugKind {
+func (p plugIntent) kind() model.PlugKind {
 	if p.Kind == "" {
-		return PlugBridge
+		return model.PlugBridge
 	}
 	return p.Kind
 }
 
-func (p plugIntent) plug() Plug {
-	return Plug{
+func (p plugIntent) plug() model.Plug {
+	return model.Plug{
 		Kind: p.kind(), Bridge: p.Bridge, Device: p.Device, VLAN: p.VLAN,
 		VXLAN: p.VXLAN, Local: p.Local, Peers: slices.Clone(p.Peers), Port: p.Port,
 		InterfaceID: p.InterfaceID, Namespace: p.Provided, Interface: p.Interface,
 	}
 }
 
-func plugIntentOf(p Plug) plugIntent {
+func plugIntentOf(p model.Plug) plugIntent {
 	return plugIntent{
 		Kind: p.Kind, Bridge: p.Bridge, Device: p.Device, VLAN: p.VLAN,
 		VXLAN: p.VXLAN, Local: p.Local, Peers: slices.Clone(p.Peers), Port: p.Port,
@@ -162,7 +159,7 @@ func (p plugIntent) equal(o plugIntent) bool {
 // sameMake reports whether one plug can become the other in place, so that the
 // namespace and the gateway in it stay.
 func (p plugIntent) sameMake(o plugIntent) bool {
-	if p.kind() == PlugVXLAN {
+	if p.kind() == model.PlugVXLAN {
 		p.Peers, o.Peers = nil, nil
 	}
 	return p.equal(o)
@@ -172,9 +169,9 @@ func (p plugIntent) sameMake(o plugIntent) bool {
 // wire: there no address can be both's.
 func (p plugIntent) segment() string {
 	switch p.kind() {
-	case PlugVXLAN:
+	case model.PlugVXLAN:
 		return fmt.Sprintf("vxlan %d port %d", p.VXLAN, cmp.Or(p.Port, netns.VXLANPort))
-	case PlugNone:
+	case model.PlugNone:
 		return "namespace " + p.Provided
 	}
 	return fmt.Sprintf("%s %s%s vlan %d", p.kind(), p.Bridge, p.Device, p.VLAN)
@@ -183,7 +180,7 @@ func (p plugIntent) segment() string {
 // single reports whether a host can have a segment once.
 func (p plugIntent) single() bool {
 	switch p.kind() {
-	case PlugVLAN, PlugVXLAN, PlugNone:
+	case model.PlugVLAN, model.PlugVXLAN, model.PlugNone:
 		return true
 	}
 	return false
@@ -192,15 +189,15 @@ func (p plugIntent) single() bool {
 // of says it to the package that makes it.
 func (p plugIntent) of(id string) netns.Plug {
 	switch p.kind() {
-	case PlugVLAN:
+	case model.PlugVLAN:
 		return netns.VLAN{Device: p.Device, ID: p.VLAN}
-	case PlugVXLAN:
+	case model.PlugVXLAN:
 		return netns.VXLAN{ID: p.VXLAN, Device: p.Device, Local: p.Local, Peers: p.Peers, Port: p.Port}
-	case PlugMacvlan:
+	case model.PlugMacvlan:
 		return netns.Macvlan{Device: p.Device}
-	case PlugOVS:
+	case model.PlugOVS:
 		return netns.OVS{Bridge: p.Bridge, InterfaceID: p.InterfaceID, VLAN: p.VLAN}
-	case PlugNone:
+	case model.PlugNone:
 		return netns.Provided{Interface: p.Interface, Owner: id}
 	}
 	return netns.Bridge{Name: p.Bridge, VLAN: p.VLAN}
@@ -254,20 +251,17 @@ func (c connectionIntent) share() string {
 // own: the host, not the guest, keeps them from writing.
 func (c connectionIntent) mountName(readOnly bool) string {
 	if readOnly {
-		return hostPrefix + "-" + c.share() + "-ro"
+		return word.Own + "-" + c.share() + "-ro"
 	}
-	return hostPrefix + "-" + c.share()
+	return word.Own + "-" + c.share()
 }
 
-// hostPrefix begins the names of all that the agent makes on a host.
-const hostPrefix = "cw"
-
-func namespaceName(id string) string { return hostPrefix + "-" + id }
+func namespaceName(id string) string { return word.Own + "-" + id }
 
 // linkName fits the kernel's 15 bytes whatever the id.
 func linkName(id string) string {
 	sum := sha256.Sum256([]byte(id))
-	return hostPrefix + hex.EncodeToString(sum[:6])
+	return word.Own + hex.EncodeToString(sum[:6])
 }
 
 // linkMAC is locally administered, unicast, and the same for an id on every
@@ -340,7 +334,7 @@ func decode(lr ledger.Record) (*record, error) {
 		return nil, err
 	}
 	has := map[string]bool{
-		kindAttachment: r.Attachment != nil, kindNetwork: r.Network != nil, kindExport: r.Export != nil,
+		model.KindAttachment: r.Attachment != nil, model.KindNetwork: r.Network != nil, model.KindExport: r.Export != nil,
 	}
 	for kind, there := range has {
 		if there != (kind == lr.Kind) {
@@ -354,4 +348,51 @@ func decode(lr ledger.Record) (*record, error) {
 		access.Name(r.Export.Rules)
 	}
 	return &r, nil
+}
+
+// versionsIntent is what the ledger holds: sorted, and nothing where a network
+// has what every network has by default.
+func versionsIntent(versions []model.NFSVersion) []model.NFSVersion {
+	versions = slices.Sorted(slices.Values(versions))
+	if slices.Equal(versions, defaultNFSVersions()) {
+		return nil
+	}
+	return versions
+}
+
+func defaultNFSVersions() []model.NFSVersion {
+	var versions []model.NFSVersion
+	for _, v := range ganesha.DefaultVersions() {
+		versions = append(versions, model.NFSVersion(v))
+	}
+	return versions
+}
+
+// nfsVersions are those that the network serves.
+func (n *networkIntent) nfsVersions() []model.NFSVersion {
+	if len(n.NFSVersions) == 0 {
+		return defaultNFSVersions()
+	}
+	return slices.Clone(n.NFSVersions)
+}
+
+// served says it in the terms of the part that serves them.
+func (n *networkIntent) served() ganesha.Versions {
+	var versions ganesha.Versions
+	for _, v := range n.NFSVersions {
+		versions = append(versions, ganesha.Version(v))
+	}
+	return versions
+}
+
+// gatewaySettings names what of a network is rendered into its gateway's
+// configuration: one that was started with another name is started anew, once,
+// and its clients reclaim. What every network has by default is "": gateways of
+// earlier agents have no name, and an upgrade is to restart none.
+func (n *networkIntent) gatewaySettings() string {
+	var words []string
+	for _, v := range n.NFSVersions {
+		words = append(words, "nfs "+string(v))
+	}
+	return strings.Join(words, ", ")
 }

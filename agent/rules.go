@@ -9,6 +9,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
@@ -51,10 +52,10 @@ func (a *Agent) editRules(ctx context.Context, export string, change func([]acce
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{kindExport, export}
+	key := objectKey{model.KindExport, export}
 	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
 		if old == nil {
-			return nil, unknownID(kindExport, export)
+			return nil, unknownID(model.KindExport, export)
 		}
 		if old.Removing {
 			return nil, beingRemoved(key)
@@ -106,30 +107,30 @@ func (a *Agent) Rules(ctx context.Context, export string) ([]access.Rule, error)
 
 // RecoverRules makes the gateway have an export's rules and no other, whatever
 // it has and says that it has, and returns when that was read back.
-func (a *Agent) RecoverRules(ctx context.Context, export string) (Export, error) {
+func (a *Agent) RecoverRules(ctx context.Context, export string) (model.Export, error) {
 	if err := a.ready(); err != nil {
-		return Export{}, err
+		return model.Export{}, err
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{kindExport, export}
+	key := objectKey{model.KindExport, export}
 	a.mu.Lock()
 	o := a.objects[key]
 	if o == nil || o.rec == nil {
 		a.mu.Unlock()
-		return Export{}, unknownID(kindExport, export)
+		return model.Export{}, unknownID(model.KindExport, export)
 	}
 	if o.rec.Removing {
 		a.mu.Unlock()
-		return Export{}, beingRemoved(key)
+		return model.Export{}, beingRemoved(key)
 	}
 	o.rules.recover = true
 	a.retryLocked(o)
-	o.status.Phase = Working
+	o.status.Phase = model.Working
 	a.wakeLocked(o.rec.group(export), lookAgain)
 	a.mu.Unlock()
 	if err := a.await(ctx, key, false); err != nil {
-		return Export{}, err
+		return model.Export{}, err
 	}
 	return a.Export(ctx, export)
 }
@@ -172,7 +173,7 @@ func (o *object) ruleStateLocked(i access.Intent, now time.Time) (access.State, 
 		return access.Refused, fault.RuleRefused, refused.why
 	case yes && active == served:
 		return access.Active, "", ""
-	case o.status.Phase == Working:
+	case o.status.Phase == model.Working:
 		return access.Applying, "", ""
 	}
 	return access.Queued, o.status.Reason, o.status.Message

@@ -19,6 +19,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -104,7 +105,7 @@ func TestRecordsWithoutIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	a = h.boot(dir)
-	if damaged := a.damagedOf(kindExport); len(damaged) > 0 {
+	if damaged := a.damagedOf(model.KindExport); len(damaged) > 0 {
 		t.Fatalf("damaged: %v\n%s", damaged, data)
 	}
 	first := a.states(t)
@@ -403,7 +404,7 @@ func TestExpiryDoesNotWait(t *testing.T) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{kindExport, "docs"}]
+	o := a.objects[objectKey{model.KindExport, "docs"}]
 	g := a.groups[o.rec.group("docs")]
 	k := keysOf("docs", o.rec)[2]
 	rec := o.rec.withRules([]access.Intent{{ID: "x", Client: prefix("10.0.0.0/8"), ExpiresAt: now.Add(-time.Second)}})
@@ -439,7 +440,7 @@ func TestRefusedRule(t *testing.T) {
 			t.Errorf("rules are %s, want %s", got, want)
 		}
 		got, err := a.Export(ctx, "docs")
-		if err != nil || got.Status.Phase != Degraded || got.Status.Reason != fault.RuleRefused || !strings.Contains(got.Status.Message, "bad") {
+		if err != nil || got.Status.Phase != model.Degraded || got.Status.Reason != fault.RuleRefused || !strings.Contains(got.Status.Message, "bad") {
 			t.Errorf("status %+v, %v", got.Status, err)
 		}
 	}
@@ -456,7 +457,7 @@ func TestRefusedRule(t *testing.T) {
 	if err := a.DeleteRule(ctx, "docs", "bad"); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := a.Export(ctx, "docs"); err != nil || got.Status.Phase != Ready {
+	if got, err := a.Export(ctx, "docs"); err != nil || got.Status.Phase != model.Ready {
 		t.Errorf("without it: %+v, %v", got.Status, err)
 	}
 }
@@ -481,7 +482,7 @@ func TestRulesDrift(t *testing.T) {
 	}
 	tamper()
 	e, err := a.RecoverRules(ctx, "docs")
-	if err != nil || h.served() != want || e.Status.Phase != Ready {
+	if err != nil || h.served() != want || e.Status.Phase != model.Ready {
 		t.Errorf("served %s, want %s; %+v, %v", h.served(), want, e.Status, err)
 	}
 	count := func() int {
@@ -496,7 +497,7 @@ func TestRulesDrift(t *testing.T) {
 	drift := testutil.ToFloat64(a.metrics.ruleDrift)
 	tamper()
 	a.mu.Lock()
-	a.wakeLocked(a.objects[objectKey{kindExport, "docs"}].rec.group("docs"), lookAgain)
+	a.wakeLocked(a.objects[objectKey{model.KindExport, "docs"}].rec.group("docs"), lookAgain)
 	a.mu.Unlock()
 	eventually(t, "undone", func() bool { return h.served() == want })
 	if got := testutil.ToFloat64(a.metrics.ruleDrift); got != drift+1 {
@@ -511,27 +512,27 @@ func TestRuleState(t *testing.T) {
 	old.Level = access.LevelRO
 	gone := r
 	gone.ExpiresAt = now
-	waits := Status{Phase: Pending, Reason: fault.GatewayDown}
+	waits := model.Status{Phase: model.Pending, Reason: fault.GatewayDown}
 	has := func(r access.Intent) ruleBook { return ruleBook{active: map[string]ganesha.Rule{"r": r.Ganesha()}} }
 	no := ruleBook{refused: map[string]refusedRule{"r": {r.Ganesha(), "why"}}}
 	for name, c := range map[string]struct {
 		rule     access.Intent
-		status   Status
+		status   model.Status
 		book     ruleBook
 		removing bool
 		want     access.State
 		reason   fault.Reason
 	}{
-		"on its way":           {r, Status{Phase: Working}, ruleBook{}, false, access.Applying, ""},
-		"on its way to less":   {old, Status{Phase: Working}, has(r), false, access.Applying, ""},
+		"on its way":           {r, model.Status{Phase: model.Working}, ruleBook{}, false, access.Applying, ""},
+		"on its way to less":   {old, model.Status{Phase: model.Working}, has(r), false, access.Applying, ""},
 		"no gateway":           {r, waits, ruleBook{}, false, access.Queued, fault.GatewayDown},
-		"in force":             {r, Status{Phase: Ready}, has(r), false, access.Active, ""},
-		"in force, others not": {r, Status{Phase: Working}, has(r), false, access.Active, ""},
-		"refused":              {r, Status{Phase: Degraded}, no, false, access.Refused, fault.RuleRefused},
-		"mended":               {old, Status{Phase: Working}, no, false, access.Applying, ""},
-		"expired":              {gone, Status{Phase: Ready}, ruleBook{}, false, access.Denying, fault.RuleExpired},
-		"expired, still there": {gone, Status{Phase: Working}, has(gone), false, access.Denying, fault.RuleExpired},
-		"export goes":          {r, Status{Phase: Removing}, has(r), true, access.Denying, ""},
+		"in force":             {r, model.Status{Phase: model.Ready}, has(r), false, access.Active, ""},
+		"in force, others not": {r, model.Status{Phase: model.Working}, has(r), false, access.Active, ""},
+		"refused":              {r, model.Status{Phase: model.Degraded}, no, false, access.Refused, fault.RuleRefused},
+		"mended":               {old, model.Status{Phase: model.Working}, no, false, access.Applying, ""},
+		"expired":              {gone, model.Status{Phase: model.Ready}, ruleBook{}, false, access.Denying, fault.RuleExpired},
+		"expired, still there": {gone, model.Status{Phase: model.Working}, has(gone), false, access.Denying, fault.RuleExpired},
+		"export goes":          {r, model.Status{Phase: model.Removing}, has(r), true, access.Denying, ""},
 	} {
 		o := &object{rec: &record{Removing: c.removing, Export: &exportIntent{}}, status: c.status, rules: c.book}
 		if got, reason, _ := o.ruleStateLocked(c.rule, now); got != c.want || reason != c.reason {

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -75,7 +76,7 @@ func (a *Agent) sources(network string) []source {
 	byNetwork := map[string]*source{}
 	for key, o := range a.objects {
 		server := a.servers[key.id].Server
-		if key.kind != kindNetwork || o.serving != up || o.stuck || server == nil || network != "" && key.id != network {
+		if key.kind != model.KindNetwork || o.serving != up || o.stuck || server == nil || network != "" && key.id != network {
 			continue
 		}
 		if o.figures == nil {

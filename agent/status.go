@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/word"
 )
@@ -32,7 +33,7 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 		if o == nil || o.rec != m.rec {
 			continue // changed meanwhile: the next pass tells
 		}
-		if g.look && o.status.Phase == Working {
+		if g.look && o.status.Phase == model.Working {
 			continue // somebody waits for a look that begins after this one
 		}
 		s, failure := a.judgeLocked(g, m, w, plan, instances)
@@ -49,24 +50,24 @@ func settled(k reconcile.Key, w reconcile.World) bool {
 
 // judgeLocked says where an object stands: the first of its things that is not
 // as wanted decides.
-func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcile.Plan, instances instanceCache) (Status, *fault.Error) {
-	s := Status{Generation: m.rec.Generation, Phase: Ready}
+func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcile.Plan, instances instanceCache) (model.Status, *fault.Error) {
+	s := model.Status{Generation: m.rec.Generation, Phase: model.Ready}
 	s.ObservedGeneration = min(a.objects[m.key].status.ObservedGeneration, m.rec.Generation-1)
 	keys := keysOf(m.key.id, m.rec)
 	if m.rec.Removing {
-		s.Phase = Removing
+		s.Phase = model.Removing
 		if f := g.kept[m.key]; f != nil {
-			return s.because(f.err, f.attempts), f.err
+			return s.Because(f.err, f.attempts), f.err
 		}
 		for _, k := range slices.Backward(keys) {
 			if f := g.unknown[k]; f != nil {
-				return s.because(f.err, 0), nil
+				return s.Because(f.err, 0), nil
 			}
 			if f := g.fails[k]; f != nil {
 				if f.err.Reason == fault.GuestBusy {
-					s.Phase = Degraded
+					s.Phase = model.Degraded
 				}
-				return s.because(f.err, f.attempts), f.err
+				return s.Because(f.err, f.attempts), f.err
 			}
 		}
 		return s, nil
@@ -74,13 +75,13 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 	if at := m.rec.Attachment; at != nil {
 		answer := instances[at.InstanceUUID]
 		if answer.err != nil && answer.err.Reason == fault.InstanceNotFound {
-			s.Phase = Pending
-			return s.because(answer.err, 0), nil
+			s.Phase = model.Pending
+			return s.Because(answer.err, 0), nil
 		}
 		if answer.err == nil && !answer.instance.Running {
-			s.Phase = Pending
+			s.Phase = model.Pending
 			e := fault.Preconditionf(fault.InstanceOff, "instance %s is not running: the share is attached when it is started", word.Quote(at.Instance))
-			return s.because(e, 0), e
+			return s.Because(e, 0), e
 		}
 	}
 	for _, k := range keys {
@@ -88,31 +89,31 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 			continue
 		}
 		if f := g.unknown[k]; f != nil {
-			if s.Phase = Pending; a.objects[m.key].wasReady {
-				s.Phase = Degraded
+			if s.Phase = model.Pending; a.objects[m.key].wasReady {
+				s.Phase = model.Degraded
 			}
-			return s.because(f.err, 0), nil
+			return s.Because(f.err, 0), nil
 		}
 		if s, failure, bad := a.judgeKeyLocked(g, k, s, w, plan); bad {
 			if g.gone[keys[0]] {
-				s.Phase = Degraded
-				return s.because(shareGone(m), s.Attempts), shareGone(m)
+				s.Phase = model.Degraded
+				return s.Because(shareGone(m), s.Attempts), shareGone(m)
 			}
 			return s, failure
 		}
 	}
 	s.ObservedGeneration = m.rec.Generation
 	if e := a.objects[m.key].unsteady; e != nil {
-		s.Phase = Degraded // it serves just now
-		return s.because(e, a.objects[m.key].quickEnds), nil
+		s.Phase = model.Degraded // it serves just now
+		return s.Because(e, a.objects[m.key].quickEnds), nil
 	}
 	if e := a.objects[m.key].rules.failure(); e != nil {
-		s.Phase = Degraded
-		return s.because(e, 0), nil
+		s.Phase = model.Degraded
+		return s.Because(e, 0), nil
 	}
 	if g.gone[keys[0]] {
-		s.Phase = Degraded
-		return s.because(shareGone(m), 0), nil
+		s.Phase = model.Degraded
+		return s.Because(shareGone(m), 0), nil
 	}
 	return s, nil
 }
@@ -126,56 +127,50 @@ func shareGone(m member) *fault.Error {
 	return e
 }
 
-func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s Status, w reconcile.World, plan reconcile.Plan) (Status, *fault.Error, bool) {
+func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s model.Status, w reconcile.World, plan reconcile.Plan) (model.Status, *fault.Error, bool) {
 	if settled(k, w) {
 		return s, nil, false
 	}
 	if cause, blocked := plan.Blocked[k]; blocked && cause != k {
 		if f := g.fails[cause]; f != nil {
-			s.Phase = Failed
-			return s.because(f.err, f.attempts), f.err, true
+			s.Phase = model.Failed
+			return s.Because(f.err, f.attempts), f.err, true
 		}
-		s.Phase = Pending
+		s.Phase = model.Pending
 		e := &fault.Error{Reason: fault.Waiting, Message: fmt.Sprintf("waits for %v", cause)}
 		if cause.Kind == reconcile.Gateway {
 			e = a.gatewayErrorLocked(cause.Name)
 		}
-		return s.because(e, 0), nil, true
+		return s.Because(e, 0), nil, true
 	}
 	if f := g.fails[k]; f != nil {
-		s.Phase = Failed
+		s.Phase = model.Failed
 		_, there := w.Is[k]
 		if there || k.Kind == reconcile.GuestMount {
-			s.Phase = Degraded // the share reaches its user all the same
+			s.Phase = model.Degraded // the share reaches its user all the same
 		}
 		if f.err.Reason == fault.GatewayCrashes || f.err.Reason == fault.GatewayStuck || f.err.Reason == fault.GatewayBlocked {
-			s.Phase = Degraded // the network is there, and its exports say that they wait
+			s.Phase = model.Degraded // the network is there, and its exports say that they wait
 		}
 		if k.Kind == reconcile.GuestMount {
 			s.ObservedGeneration = s.Generation
 		}
-		return s.because(f.err, f.attempts), f.err, true
+		return s.Because(f.err, f.attempts), f.err, true
 	}
-	s.Phase = Working
+	s.Phase = model.Working
 	return s, nil, true
-}
-
-// because adds why.
-func (s Status) because(e *fault.Error, attempts int) Status {
-	s.Reason, s.Message, s.Attempts = e.Reason, e.Error(), attempts
-	return s
 }
 
 // setStatusLocked keeps the time of the last real change, logs a transition
 // once, and wakes those who wait.
-func (a *Agent) setStatusLocked(o *object, s Status, failure *fault.Error) {
+func (a *Agent) setStatusLocked(o *object, s model.Status, failure *fault.Error) {
 	o.failure = failure
 	old := o.status
 	s.Since = old.Since
 	if old.Phase != s.Phase || old.Reason != s.Reason || old.Generation != s.Generation {
 		s.Since = time.Now()
 	}
-	if s.Phase == Ready {
+	if s.Phase == model.Ready {
 		o.wasReady = true
 	}
 	if s == old {
@@ -185,9 +180,9 @@ func (a *Agent) setStatusLocked(o *object, s Status, failure *fault.Error) {
 	if old.Phase != s.Phase || old.Reason != s.Reason {
 		attrs := []any{o.key.kind, o.key.id, "phase", string(s.Phase), "reason", string(s.Reason), "gen", s.Generation}
 		switch s.Phase {
-		case Failed, Degraded:
+		case model.Failed, model.Degraded:
 			a.log.Warn("object changed", append(attrs, "message", s.Message)...)
-		case Ready:
+		case model.Ready:
 			a.log.Info("object changed", attrs...)
 		default:
 			a.log.Debug("object changed", attrs...)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/mounts"
@@ -274,7 +275,7 @@ func (a *Agent) viewUnderWay(network string) <-chan struct{} {
 	a.mu.Lock()
 	working := map[string]<-chan struct{}{}
 	for key, o := range a.objects {
-		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network && !o.rec.Removing && o.status.Phase == Working {
+		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network && !o.rec.Removing && o.status.Phase == model.Working {
 			working[key.id] = o.changed
 		}
 	}
@@ -320,7 +321,7 @@ func (a *Agent) dropUnknownExports(ctx context.Context, network string, server S
 	for _, o := range a.exports.of(network) {
 		known[o.intent().Export.ExportID] = true
 	}
-	damaged := len(a.damagedOf(kindExport)) > 0
+	damaged := len(a.damagedOf(model.KindExport)) > 0
 	a.mu.Unlock()
 	for _, id := range ids {
 		if known[id] || damaged {
@@ -360,7 +361,7 @@ func (a *Agent) detach(ctx context.Context, m member) error {
 	if err := a.o.Instances.Detach(ctx, a.deviceOf(m)); err != nil {
 		return err
 	}
-	a.setGuest(m.key, GuestUnknown)
+	a.setGuest(m.key, model.GuestUnknown)
 	if dead && m.rec.Attachment.MountAt != "" {
 		if err := a.o.Instances.GuestUnmount(ctx, guestMountOf(m)); err != nil {
 			a.log.Warn("guest keeps a dead mount", "attachment", m.key.id, "err", err)
@@ -381,10 +382,10 @@ func guestMountOf(m member) GuestMount {
 
 func (a *Agent) guestMount(ctx context.Context, m member) error {
 	if err := a.o.Instances.GuestMount(ctx, guestMountOf(m)); err != nil {
-		a.setGuest(m.key, GuestDeviceOnly)
+		a.setGuest(m.key, model.GuestDeviceOnly)
 		return err
 	}
-	a.setGuest(m.key, GuestMounted)
+	a.setGuest(m.key, model.GuestMounted)
 	return nil
 }
 
@@ -392,7 +393,7 @@ func (a *Agent) guestMount(ctx context.Context, m member) error {
 // asked; its device goes all the same, and the guest's I/O then fails.
 func (a *Agent) guestUnmount(ctx context.Context, m member) error {
 	if !a.daemonRuns(m) {
-		a.setGuest(m.key, GuestDeviceOnly)
+		a.setGuest(m.key, model.GuestDeviceOnly)
 		return nil
 	}
 	err := a.o.Instances.GuestUnmount(ctx, guestMountOf(m))
@@ -403,11 +404,11 @@ func (a *Agent) guestUnmount(ctx context.Context, m member) error {
 	if err != nil {
 		return err
 	}
-	a.setGuest(m.key, GuestDeviceOnly)
+	a.setGuest(m.key, model.GuestDeviceOnly)
 	return nil
 }
 
-func (a *Agent) setGuest(key objectKey, s GuestState) {
+func (a *Agent) setGuest(key objectKey, s model.GuestState) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if o := a.objects[key]; o != nil {

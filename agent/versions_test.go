@@ -8,43 +8,30 @@ import (
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/ledger"
+	"github.com/causeway-project/causeway/agent/model"
 )
 
 func TestNFSVersionsOfRecord(t *testing.T) {
 	for _, test := range []struct {
-		given, stored, told []NFSVersion
+		given, stored, told []model.NFSVersion
 		settings            string
 	}{
-		{nil, nil, []NFSVersion{NFS41, NFS42}, ""},
-		{[]NFSVersion{NFS42, NFS41}, nil, []NFSVersion{NFS41, NFS42}, ""},
-		{[]NFSVersion{NFS42}, []NFSVersion{NFS42}, []NFSVersion{NFS42}, "nfs 4.2"},
-		{[]NFSVersion{NFS41, NFS3}, []NFSVersion{NFS3, NFS41}, []NFSVersion{NFS3, NFS41}, "nfs 3, nfs 4.1"},
+		{nil, nil, []model.NFSVersion{model.NFS41, model.NFS42}, ""},
+		{[]model.NFSVersion{model.NFS42, model.NFS41}, nil, []model.NFSVersion{model.NFS41, model.NFS42}, ""},
+		{[]model.NFSVersion{model.NFS42}, []model.NFSVersion{model.NFS42}, []model.NFSVersion{model.NFS42}, "nfs 4.2"},
+		{[]model.NFSVersion{model.NFS41, model.NFS3}, []model.NFSVersion{model.NFS3, model.NFS41}, []model.NFSVersion{model.NFS3, model.NFS41}, "nfs 3, nfs 4.1"},
 	} {
 		body, err := json.Marshal(&record{Generation: 1, Network: &networkIntent{NFSVersions: versionsIntent(test.given)}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := decode(ledger.Record{Kind: kindNetwork, ID: "n", Body: body})
+		r, err := decode(ledger.Record{Kind: model.KindNetwork, ID: "n", Body: body})
 		if err != nil {
 			t.Fatal(err)
 		}
 		n := r.Network
 		if !slices.Equal(n.NFSVersions, test.stored) || !slices.Equal(n.nfsVersions(), test.told) || n.gatewaySettings() != test.settings {
 			t.Errorf("%v: stored %v, told %v, settings %q", test.given, n.NFSVersions, n.nfsVersions(), n.gatewaySettings())
-		}
-	}
-}
-
-func TestCheckNFSVersions(t *testing.T) {
-	for _, good := range [][]NFSVersion{nil, {NFS3}, {NFS42, NFS3}, allNFSVersions} {
-		if err := checkNFSVersions(good); err != nil {
-			t.Errorf("%v: %v", good, err)
-		}
-	}
-	for _, bad := range [][]NFSVersion{{""}, {"4"}, {"4.3"}, {"3", "3"}, {"4.1", "nfs3"}} {
-		var e *fault.Error
-		if err := checkNFSVersions(bad); !errors.As(err, &e) || e.Reason != fault.BadNFSVersion {
-			t.Errorf("%v: %v", bad, err)
 		}
 	}
 }
@@ -56,7 +43,7 @@ func TestNFSVersionThatHostLacks(t *testing.T) {
 	h.noNFS3 = true
 	n := h.boot(shortDir(t))
 	old := blue()
-	old.NFSVersions = []NFSVersion{NFS3, NFS41}
+	old.NFSVersions = []model.NFSVersion{model.NFS3, model.NFS41}
 	lacks := func(err error) {
 		t.Helper()
 		var e *fault.Error
@@ -75,7 +62,7 @@ func TestNFSVersionThatHostLacks(t *testing.T) {
 	_, err = n.UpdateNetwork(t.Context(), old, 0)
 	lacks(err)
 	got, err := n.Network(t.Context(), "blue")
-	if err != nil || got.Status.Generation != 1 || slices.Contains(got.NFSVersions, NFS3) {
+	if err != nil || got.Status.Generation != 1 || slices.Contains(got.NFSVersions, model.NFS3) {
 		t.Errorf("network is %+v, %v", got, err)
 	}
 }

@@ -6,12 +6,13 @@ import (
 	"strings"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 )
 
 // A watcher reads events from a channel of bounded length; one that reads too
 // slowly is ended rather than slowing the agent down.
 type watcher struct {
-	events  chan Event
+	events  chan model.Event
 	overrun chan struct{}
 }
 
@@ -20,11 +21,11 @@ const watchBuffer = 1024
 // Watch sends every object as it is, then one Synced event, then each change,
 // until ctx ends or send fails. A watcher that reads too slowly gets
 // WatchOverrun and starts anew.
-func (a *Agent) Watch(ctx context.Context, send func(Event) error) error {
-	w := &watcher{events: make(chan Event, watchBuffer), overrun: make(chan struct{})}
+func (a *Agent) Watch(ctx context.Context, send func(model.Event) error) error {
+	w := &watcher{events: make(chan model.Event, watchBuffer), overrun: make(chan struct{})}
 	a.mu.Lock()
 	a.watchers[w] = true
-	var now []Event
+	var now []model.Event
 	for _, o := range a.objects {
 		if o.rec != nil {
 			now = append(now, a.eventLocked(o, false))
@@ -36,8 +37,8 @@ func (a *Agent) Watch(ctx context.Context, send func(Event) error) error {
 		defer a.mu.Unlock()
 		delete(a.watchers, w)
 	}()
-	slices.SortFunc(now, func(x, y Event) int { return strings.Compare(x.name(), y.name()) })
-	for _, e := range append(now, Event{Synced: true}) {
+	slices.SortFunc(now, func(x, y model.Event) int { return strings.Compare(x.Name(), y.Name()) })
+	for _, e := range append(now, model.Event{Synced: true}) {
 		if err := send(e); err != nil {
 			return err
 		}
@@ -56,18 +57,6 @@ func (a *Agent) Watch(ctx context.Context, send func(Event) error) error {
 	}
 }
 
-func (e Event) name() string {
-	switch {
-	case e.Attachment != nil:
-		return kindAttachment + "/" + e.Attachment.ID
-	case e.Network != nil:
-		return kindNetwork + "/" + e.Network.ID
-	case e.Export != nil:
-		return kindExport + "/" + e.Export.ID
-	}
-	return ""
-}
-
 // tellLocked hands a change to every watcher.
 func (a *Agent) tellLocked(o *object, deleted bool) {
 	if len(a.watchers) == 0 || o.rec == nil {
@@ -84,8 +73,8 @@ func (a *Agent) tellLocked(o *object, deleted bool) {
 	}
 }
 
-func (a *Agent) eventLocked(o *object, deleted bool) Event {
-	e := Event{Deleted: deleted}
+func (a *Agent) eventLocked(o *object, deleted bool) model.Event {
+	e := model.Event{Deleted: deleted}
 	switch {
 	case o.rec.Attachment != nil:
 		at := o.attachment()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/netns"
@@ -95,7 +96,7 @@ func (a *Agent) noteDrift(m member, what []string) {
 		return
 	}
 	o.drifting = true
-	o.drift = Drift{Count: o.drift.Count + 1, At: time.Now(), What: what[:min(len(what), mostDrift)]}
+	o.drift = model.Drift{Count: o.drift.Count + 1, At: time.Now(), What: what[:min(len(what), mostDrift)]}
 	a.log.Warn("network drifted and will be repaired", "network", m.key.id, "drift", what)
 	a.metrics.drift.Inc()
 	a.tellLocked(o, false)
@@ -190,7 +191,7 @@ func (a *Agent) leftDir(k reconcile.Key) bool {
 // pinnedLocked says whether a damaged record may own a mount.
 func (a *Agent) pinnedLocked() bool {
 	for _, d := range a.damaged {
-		if d.Kind != kindNetwork {
+		if d.Kind != model.KindNetwork {
 			return true
 		}
 	}
@@ -226,7 +227,7 @@ func (a *Agent) hasExports(network string) bool {
 }
 
 func (a *Agent) hasExportsLocked(network string) bool {
-	if len(a.damagedOf(kindExport)) > 0 {
+	if len(a.damagedOf(model.KindExport)) > 0 {
 		return true
 	}
 	for _, o := range a.exports.of(network) {
@@ -251,7 +252,7 @@ func (a *Agent) damagedOf(kind string) []string {
 func (a *Agent) servingOf(network string) serving {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	key := objectKey{kindNetwork, network}
+	key := objectKey{model.KindNetwork, network}
 	switch o := a.objects[key]; {
 	case o != nil:
 		return o.serving
@@ -433,11 +434,11 @@ func (a *Agent) guestMounted(g *group, m member) bool {
 	}
 	if !device {
 		if g.unknown[key] == nil {
-			o.guest = GuestUnknown // its mount went with the device
+			o.guest = model.GuestUnknown // its mount went with the device
 		}
 		return false
 	}
-	return o.guest == GuestMounted || o.guest == GuestUnknown && m.rec.Removing
+	return o.guest == model.GuestMounted || o.guest == model.GuestUnknown && m.rec.Removing
 }
 
 // networkOf and exportOf say in the terms of the parts what a record wants.

@@ -7,14 +7,14 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/model"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/drivers"
 )
 
-func attachmentFrom(a *nodev1.Attachment) (agent.Attachment, error) {
+func attachmentFrom(a *nodev1.Attachment) (model.Attachment, error) {
 	if a == nil {
-		return agent.Attachment{}, required("attachment")
+		return model.Attachment{}, required("attachment")
 	}
 	err := checkNeeds(
 		need{"attachment.id", a.GetId()},
@@ -24,9 +24,9 @@ func attachmentFrom(a *nodev1.Attachment) (agent.Attachment, error) {
 		need{"attachment.tag", a.GetTag()},
 	)
 	if err != nil {
-		return agent.Attachment{}, err
+		return model.Attachment{}, err
 	}
-	return agent.Attachment{
+	return model.Attachment{
 		ID:         a.GetId(),
 		Instance:   a.GetInstance(),
 		Connection: connectionFrom(a.GetConnection()),
@@ -36,7 +36,7 @@ func attachmentFrom(a *nodev1.Attachment) (agent.Attachment, error) {
 	}, nil
 }
 
-func attachmentTo(a agent.Attachment) *nodev1.Attachment {
+func attachmentTo(a model.Attachment) *nodev1.Attachment {
 	return &nodev1.Attachment{
 		Id:           a.ID,
 		Instance:     text(a.Instance),
@@ -50,49 +50,49 @@ func attachmentTo(a agent.Attachment) *nodev1.Attachment {
 	}
 }
 
-func networkFrom(n *nodev1.Network) (agent.Network, error) {
+func networkFrom(n *nodev1.Network) (model.Network, error) {
 	if n == nil {
-		return agent.Network{}, required("network")
+		return model.Network{}, required("network")
 	}
 	if err := checkNeeds(need{"network.id", n.GetId()}); err != nil {
-		return agent.Network{}, err
+		return model.Network{}, err
 	}
 	plug, err := plugFrom(n)
 	if err != nil {
-		return agent.Network{}, err
+		return model.Network{}, err
 	}
 	if len(n.GetAddresses()) == 0 {
-		return agent.Network{}, required("network.addresses")
+		return model.Network{}, required("network.addresses")
 	}
-	to := agent.Network{ID: n.GetId(), Plug: plug, MTU: int(n.GetMtu()), MAC: n.GetMac()}
+	to := model.Network{ID: n.GetId(), Plug: plug, MTU: int(n.GetMtu()), MAC: n.GetMac()}
 	for i, a := range n.GetAddresses() {
 		p, err := netip.ParsePrefix(a)
 		if err != nil {
-			return agent.Network{}, malformed(fmt.Sprintf("network.addresses[%d]", i),
+			return model.Network{}, malformed(fmt.Sprintf("network.addresses[%d]", i),
 				"%q is not an address with its prefix length; write it like 10.77.0.2/24 or fd77::2/64", a)
 		}
 		to.Addresses = append(to.Addresses, p)
 	}
 	for _, v := range n.GetNfsVersions() {
-		to.NFSVersions = append(to.NFSVersions, agent.NFSVersion(v))
+		to.NFSVersions = append(to.NFSVersions, model.NFSVersion(v))
 	}
 	for i, r := range n.GetRoutes() {
 		field := fmt.Sprintf("network.routes[%d]", i)
 		destination, err := netip.ParsePrefix(r.GetDestination())
 		if err != nil {
-			return agent.Network{}, malformed(field+".destination",
+			return model.Network{}, malformed(field+".destination",
 				"%q is not a prefix; write it like 10.0.0.0/8, or 0.0.0.0/0 for the default route", r.GetDestination())
 		}
 		via, err := netip.ParseAddr(r.GetVia())
 		if err != nil || via.Zone() != "" {
-			return agent.Network{}, malformed(field+".via", "%q is not an address; write it like 10.77.0.1", r.GetVia())
+			return model.Network{}, malformed(field+".via", "%q is not an address; write it like 10.77.0.1", r.GetVia())
 		}
-		to.Routes = append(to.Routes, agent.Route{Destination: destination, Via: via})
+		to.Routes = append(to.Routes, model.Route{Destination: destination, Via: via})
 	}
 	return to, nil
 }
 
-func networkTo(n agent.Network) *nodev1.Network {
+func networkTo(n model.Network) *nodev1.Network {
 	to := &nodev1.Network{
 		Id:     n.ID,
 		Mtu:    int32(n.MTU),
@@ -126,9 +126,9 @@ func networkTo(n agent.Network) *nodev1.Network {
 	return to
 }
 
-func exportFrom(e *nodev1.Export) (agent.Export, error) {
+func exportFrom(e *nodev1.Export) (model.Export, error) {
 	if e == nil {
-		return agent.Export{}, required("export")
+		return model.Export{}, required("export")
 	}
 	err := checkNeeds(
 		need{"export.id", e.GetId()},
@@ -137,9 +137,9 @@ func exportFrom(e *nodev1.Export) (agent.Export, error) {
 		need{"export.connection.source", e.GetConnection().GetSource()},
 	)
 	if err != nil {
-		return agent.Export{}, err
+		return model.Export{}, err
 	}
-	to := agent.Export{
+	to := model.Export{
 		ID:         e.GetId(),
 		Network:    e.GetNetwork(),
 		Connection: connectionFrom(e.GetConnection()),
@@ -149,14 +149,14 @@ func exportFrom(e *nodev1.Export) (agent.Export, error) {
 	for i, r := range e.GetRules() {
 		rule, err := ruleFrom(r, fmt.Sprintf("export.rules[%d]", i))
 		if err != nil {
-			return agent.Export{}, err
+			return model.Export{}, err
 		}
 		to.Rules = append(to.Rules, rule)
 	}
 	return to, nil
 }
 
-func exportTo(e agent.Export) *nodev1.Export {
+func exportTo(e model.Export) *nodev1.Export {
 	return &nodev1.Export{
 		Id:         e.ID,
 		Network:    e.Network,
@@ -191,7 +191,7 @@ func connectionTo(c drivers.Connection) *nodev1.Connection {
 	return to
 }
 
-func statusTo(s agent.Status) *nodev1.Status {
+func statusTo(s model.Status) *nodev1.Status {
 	return &nodev1.Status{
 		Generation:         s.Generation,
 		ObservedGeneration: s.ObservedGeneration,
@@ -203,49 +203,49 @@ func statusTo(s agent.Status) *nodev1.Status {
 	}
 }
 
-func phaseTo(p agent.Phase) nodev1.Phase {
+func phaseTo(p model.Phase) nodev1.Phase {
 	switch p {
-	case agent.Pending:
+	case model.Pending:
 		return nodev1.Phase_PHASE_PENDING
-	case agent.Working:
+	case model.Working:
 		return nodev1.Phase_PHASE_WORKING
-	case agent.Ready:
+	case model.Ready:
 		return nodev1.Phase_PHASE_READY
-	case agent.Degraded:
+	case model.Degraded:
 		return nodev1.Phase_PHASE_DEGRADED
-	case agent.Removing:
+	case model.Removing:
 		return nodev1.Phase_PHASE_REMOVING
-	case agent.Failed:
+	case model.Failed:
 		return nodev1.Phase_PHASE_FAILED
 	}
 	return nodev1.Phase_PHASE_UNSPECIFIED
 }
 
-func guestTo(g agent.GuestState) nodev1.GuestState {
+func guestTo(g model.GuestState) nodev1.GuestState {
 	switch g {
-	case agent.GuestUnknown:
+	case model.GuestUnknown:
 		return nodev1.GuestState_GUEST_STATE_UNKNOWN
-	case agent.GuestDeviceOnly:
+	case model.GuestDeviceOnly:
 		return nodev1.GuestState_GUEST_STATE_DEVICE_ONLY
-	case agent.GuestMounted:
+	case model.GuestMounted:
 		return nodev1.GuestState_GUEST_STATE_MOUNTED
 	}
 	return nodev1.GuestState_GUEST_STATE_UNSPECIFIED
 }
 
-func verdictTo(v agent.Verdict) nodev1.Verdict {
+func verdictTo(v model.Verdict) nodev1.Verdict {
 	switch v {
-	case agent.Pass:
+	case model.Pass:
 		return nodev1.Verdict_VERDICT_PASS
-	case agent.Warn:
+	case model.Warn:
 		return nodev1.Verdict_VERDICT_WARN
-	case agent.Fail:
+	case model.Fail:
 		return nodev1.Verdict_VERDICT_FAIL
 	}
 	return nodev1.Verdict_VERDICT_UNSPECIFIED
 }
 
-func nodeTo(n agent.Node) *nodev1.GetNodeResponse {
+func nodeTo(n model.Node) *nodev1.GetNodeResponse {
 	return &nodev1.GetNodeResponse{
 		Hostname:       text(n.Hostname),
 		Version:        text(n.Version),
@@ -268,7 +268,7 @@ func driverTo(d drivers.Description) *nodev1.Driver {
 	}
 }
 
-func mountTo(m agent.Mount) *nodev1.Mount {
+func mountTo(m model.Mount) *nodev1.Mount {
 	return &nodev1.Mount{
 		Name:        text(m.Name),
 		BackendKind: text(m.Kind),
@@ -280,15 +280,15 @@ func mountTo(m agent.Mount) *nodev1.Mount {
 	}
 }
 
-func subsystemTo(s agent.Subsystem) *nodev1.Subsystem {
+func subsystemTo(s model.Subsystem) *nodev1.Subsystem {
 	return &nodev1.Subsystem{Name: text(s.Name), Verdict: verdictTo(s.Verdict), Message: text(s.Message)}
 }
 
-func checkTo(c agent.Check) *nodev1.Check {
+func checkTo(c model.Check) *nodev1.Check {
 	return &nodev1.Check{Name: text(c.Name), Verdict: verdictTo(c.Verdict), Message: text(c.Message), Fix: text(c.Fix)}
 }
 
-func eventTo(e agent.Event) *nodev1.WatchResponse {
+func eventTo(e model.Event) *nodev1.WatchResponse {
 	to := &nodev1.WatchResponse{Type: nodev1.WatchResponse_TYPE_PUT}
 	switch {
 	case e.Synced:

@@ -12,9 +12,9 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/causeway-project/causeway/agent"
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -42,14 +42,14 @@ func TestTranslateAttachment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := agent.Attachment{
+	want := model.Attachment{
 		ID: "a", Instance: "vm1", Tag: "docs", ReadOnly: true, MountAt: "/mnt",
 		Connection: drivers.Connection{Kind: "local", Source: "docs", Options: map[string]string{"k": "v"}, Secret: drivers.NewSecret([]byte("s"))},
 	}
 	compare(t, "to the agent", want, got)
 
-	want.InstanceUUID, want.Guest = "u", agent.GuestDeviceOnly
-	want.Status = agent.Status{Generation: 2, ObservedGeneration: 1, Phase: agent.Failed, Since: since, Reason: "r", Message: "bad \xff", Attempts: 3}
+	want.InstanceUUID, want.Guest = "u", model.GuestDeviceOnly
+	want.Status = model.Status{Generation: 2, ObservedGeneration: 1, Phase: model.Failed, Since: since, Reason: "r", Message: "bad \xff", Attempts: 3}
 	compare(t, "to the caller", &nodev1.Attachment{
 		Id: "a", Instance: "vm1", Tag: "docs", ReadOnly: true, MountAt: "/mnt",
 		Connection:   &nodev1.Connection{BackendKind: "local", Source: "docs", Options: map[string]string{"k": "v"}},
@@ -70,13 +70,13 @@ func TestTranslateNetwork(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	compare(t, "to the agent", agent.Network{
-		ID: "n", Plug: agent.Plug{Kind: agent.PlugBridge, Bridge: "br0"},
+	compare(t, "to the agent", model.Network{
+		ID: "n", Plug: model.Plug{Kind: model.PlugBridge, Bridge: "br0"},
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.77.0.2/24"), netip.MustParsePrefix("fd77::2/64")},
-		Routes:    []agent.Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.77.0.1")}},
-		MTU:       1400, MAC: "02:00:00:00:00:01", NFSVersions: []agent.NFSVersion{agent.NFS3, agent.NFS42},
+		Routes:    []model.Route{{Destination: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.77.0.1")}},
+		MTU:       1400, MAC: "02:00:00:00:00:01", NFSVersions: []model.NFSVersion{model.NFS3, model.NFS42},
 	}, got)
-	got.Gateway = agent.Gateway{Running: true, PID: 7, Restarts: 2, Exports: 3, Version: "4.3"}
+	got.Gateway = model.Gateway{Running: true, PID: 7, Restarts: 2, Exports: 3, Version: "4.3"}
 	back := proto.CloneOf(in)
 	back.Status = &nodev1.Status{}
 	back.Gateway = &nodev1.Gateway{Running: true, Pid: 7, Restarts: 2, Exports: 3, Version: "4.3"}
@@ -99,7 +99,7 @@ func TestTranslateExport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	compare(t, "to the agent", agent.Export{
+	compare(t, "to the agent", model.Export{
 		ID: "e", Network: "n", Connection: drivers.Connection{Kind: "local", Source: "docs"}, Pseudo: "/d", ReadOnly: true,
 		Rules: []access.Rule{
 			{Client: netip.MustParsePrefix("10.0.0.7/32"), Level: access.LevelRO, Squash: access.SquashRoot, AnonUID: 65534, AnonGID: 65534},
@@ -125,7 +125,7 @@ func TestTranslateExport(t *testing.T) {
 }
 
 func TestEveryEnumIsTranslated(t *testing.T) {
-	phases := []agent.Phase{agent.Pending, agent.Working, agent.Ready, agent.Degraded, agent.Removing, agent.Failed}
+	phases := []model.Phase{model.Pending, model.Working, model.Ready, model.Degraded, model.Removing, model.Failed}
 	for _, p := range phases {
 		if got := phaseTo(p).String(); got != "PHASE_"+strings.ToUpper(string(p)) {
 			t.Errorf("phase %s is %s", p, got)
@@ -134,12 +134,12 @@ func TestEveryEnumIsTranslated(t *testing.T) {
 	if len(phases) != len(nodev1.Phase_name)-1 {
 		t.Error("a phase is missing here")
 	}
-	for _, v := range []agent.Verdict{agent.Pass, agent.Warn, agent.Fail} {
+	for _, v := range []model.Verdict{model.Pass, model.Warn, model.Fail} {
 		if got := verdictTo(v).String(); got != "VERDICT_"+strings.ToUpper(string(v)) {
 			t.Errorf("verdict %s is %s", v, got)
 		}
 	}
-	for _, g := range []agent.GuestState{agent.GuestUnknown, agent.GuestDeviceOnly, agent.GuestMounted} {
+	for _, g := range []model.GuestState{model.GuestUnknown, model.GuestDeviceOnly, model.GuestMounted} {
 		if got := guestTo(g).String(); got != "GUEST_STATE_"+strings.ToUpper(strings.ReplaceAll(string(g), "-", "_")) {
 			t.Errorf("guest state %s is %s", g, got)
 		}
@@ -158,12 +158,12 @@ func TestEveryEnumIsTranslated(t *testing.T) {
 }
 
 func TestNodeIsTranslated(t *testing.T) {
-	got := nodeTo(agent.Node{
+	got := nodeTo(model.Node{
 		Hostname: "h", Version: "v", InSync: true,
 		Drivers:    []drivers.Description{{Kind: "local", Properties: drivers.Properties{StableHandles: true}, Abilities: []drivers.Ability{drivers.CanProbe}}},
-		Mounts:     []agent.Mount{{Name: "m", Kind: "local", Source: "docs", Path: "/run/m", ReadOnly: true, Users: []string{"export/e"}}},
+		Mounts:     []model.Mount{{Name: "m", Kind: "local", Source: "docs", Path: "/run/m", ReadOnly: true, Users: []string{"export/e"}}},
 		Damaged:    []string{"f\xff"},
-		Subsystems: []agent.Subsystem{{Name: "libvirt", Verdict: agent.Warn, Message: "away"}},
+		Subsystems: []model.Subsystem{{Name: "libvirt", Verdict: model.Warn, Message: "away"}},
 	})
 	compare(t, "node", &nodev1.GetNodeResponse{
 		Hostname: "h", Version: "v", InSync: true,

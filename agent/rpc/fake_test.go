@@ -15,8 +15,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/causeway-project/causeway/agent"
 	"github.com/causeway-project/causeway/agent/access"
+	"github.com/causeway-project/causeway/agent/model"
 )
 
 // fake keeps what it was given and answers what it was told to.
@@ -26,11 +26,11 @@ type fake struct {
 	err   error
 	hook  func(context.Context) error // called first, if set
 
-	attachment agent.Attachment
-	network    agent.Network
-	export     agent.Export
+	attachment model.Attachment
+	network    model.Network
+	export     model.Export
 	instance   string
-	events     []agent.Event
+	events     []model.Event
 }
 
 func (f *fake) called(ctx context.Context, name string) error {
@@ -45,7 +45,7 @@ func (f *fake) called(ctx context.Context, name string) error {
 	return f.err
 }
 
-func (f *fake) Attach(ctx context.Context, a agent.Attachment) (agent.Attachment, error) {
+func (f *fake) Attach(ctx context.Context, a model.Attachment) (model.Attachment, error) {
 	err := f.called(ctx, "Attach")
 	f.attachment = a
 	return a, err
@@ -53,27 +53,27 @@ func (f *fake) Attach(ctx context.Context, a agent.Attachment) (agent.Attachment
 
 func (f *fake) Detach(ctx context.Context, id string) error { return f.called(ctx, "Detach "+id) }
 
-func (f *fake) Attachment(ctx context.Context, id string) (agent.Attachment, error) {
+func (f *fake) Attachment(ctx context.Context, id string) (model.Attachment, error) {
 	return f.attachment, f.called(ctx, "Attachment "+id)
 }
 
-func (f *fake) Attachments(ctx context.Context, instance string) ([]agent.Attachment, error) {
+func (f *fake) Attachments(ctx context.Context, instance string) ([]model.Attachment, error) {
 	err := f.called(ctx, "Attachments")
 	f.instance = instance
-	return []agent.Attachment{f.attachment}, err
+	return []model.Attachment{f.attachment}, err
 }
 
-func (f *fake) RepairAttachment(ctx context.Context, id string) (agent.Attachment, error) {
+func (f *fake) RepairAttachment(ctx context.Context, id string) (model.Attachment, error) {
 	return f.attachment, f.called(ctx, "RepairAttachment "+id)
 }
 
-func (f *fake) UpdateNetwork(ctx context.Context, n agent.Network, seen int64) (agent.Network, error) {
+func (f *fake) UpdateNetwork(ctx context.Context, n model.Network, seen int64) (model.Network, error) {
 	err := f.called(ctx, fmt.Sprintf("UpdateNetwork %d", seen))
 	f.network = n
 	return n, err
 }
 
-func (f *fake) PutNetwork(ctx context.Context, n agent.Network) (agent.Network, error) {
+func (f *fake) PutNetwork(ctx context.Context, n model.Network) (model.Network, error) {
 	err := f.called(ctx, "PutNetwork")
 	f.network = n
 	return n, err
@@ -83,15 +83,15 @@ func (f *fake) DeleteNetwork(ctx context.Context, id string) error {
 	return f.called(ctx, "DeleteNetwork "+id)
 }
 
-func (f *fake) Network(ctx context.Context, id string) (agent.Network, error) {
+func (f *fake) Network(ctx context.Context, id string) (model.Network, error) {
 	return f.network, f.called(ctx, "Network "+id)
 }
 
-func (f *fake) Networks(ctx context.Context) ([]agent.Network, error) {
-	return []agent.Network{f.network}, f.called(ctx, "Networks")
+func (f *fake) Networks(ctx context.Context) ([]model.Network, error) {
+	return []model.Network{f.network}, f.called(ctx, "Networks")
 }
 
-func (f *fake) PutExport(ctx context.Context, e agent.Export) (agent.Export, error) {
+func (f *fake) PutExport(ctx context.Context, e model.Export) (model.Export, error) {
 	err := f.called(ctx, "PutExport")
 	f.export = e
 	return e, err
@@ -101,12 +101,12 @@ func (f *fake) DeleteExport(ctx context.Context, id string) error {
 	return f.called(ctx, "DeleteExport "+id)
 }
 
-func (f *fake) Export(ctx context.Context, id string) (agent.Export, error) {
+func (f *fake) Export(ctx context.Context, id string) (model.Export, error) {
 	return f.export, f.called(ctx, "Export "+id)
 }
 
-func (f *fake) Exports(ctx context.Context, _ string) ([]agent.Export, error) {
-	return []agent.Export{f.export}, f.called(ctx, "Exports")
+func (f *fake) Exports(ctx context.Context, _ string) ([]model.Export, error) {
+	return []model.Export{f.export}, f.called(ctx, "Exports")
 }
 
 func (f *fake) PutRule(ctx context.Context, export string, r access.Rule) (access.Rule, error) {
@@ -125,20 +125,20 @@ func (f *fake) Rules(ctx context.Context, export string) ([]access.Rule, error) 
 	return f.export.Rules, f.called(ctx, "Rules "+export)
 }
 
-func (f *fake) RecoverRules(ctx context.Context, export string) (agent.Export, error) {
+func (f *fake) RecoverRules(ctx context.Context, export string) (model.Export, error) {
 	return f.export, f.called(ctx, "RecoverRules "+export)
 }
 
-func (f *fake) Node(ctx context.Context) (agent.Node, error) {
-	return agent.Node{Hostname: "host"}, f.called(ctx, "Node")
+func (f *fake) Node(ctx context.Context) (model.Node, error) {
+	return model.Node{Hostname: "host"}, f.called(ctx, "Node")
 }
 
-func (f *fake) Preflight(ctx context.Context) ([]agent.Check, error) {
-	return []agent.Check{{Name: "libvirt", Verdict: agent.Pass}}, f.called(ctx, "Preflight")
+func (f *fake) Preflight(ctx context.Context) ([]model.Check, error) {
+	return []model.Check{{Name: "libvirt", Verdict: model.Pass}}, f.called(ctx, "Preflight")
 }
 
 // Watch sends its events and stays, as the agent's does.
-func (f *fake) Watch(ctx context.Context, send func(agent.Event) error) error {
+func (f *fake) Watch(ctx context.Context, send func(model.Event) error) error {
 	for _, e := range f.events {
 		if err := send(e); err != nil {
 			return err

@@ -24,39 +24,40 @@ import (
 
 	"github.com/causeway-project/causeway/agent"
 	"github.com/causeway-project/causeway/agent/access"
+	"github.com/causeway-project/causeway/agent/model"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
 
 // Attachments is what the service of that name needs. Every method may be
 // repeated; errors are or wrap *agent.Error, or the context's.
 type Attachments interface {
-	Attach(context.Context, agent.Attachment) (agent.Attachment, error)
+	Attach(context.Context, model.Attachment) (model.Attachment, error)
 	Detach(ctx context.Context, id string) error
-	Attachment(ctx context.Context, id string) (agent.Attachment, error)
-	Attachments(ctx context.Context, instance string) ([]agent.Attachment, error)
-	RepairAttachment(ctx context.Context, id string) (agent.Attachment, error)
+	Attachment(ctx context.Context, id string) (model.Attachment, error)
+	Attachments(ctx context.Context, instance string) ([]model.Attachment, error)
+	RepairAttachment(ctx context.Context, id string) (model.Attachment, error)
 }
 
 // Networks is what the service of that name needs; errors as Attachments'.
 type Networks interface {
-	PutNetwork(context.Context, agent.Network) (agent.Network, error)
-	UpdateNetwork(ctx context.Context, n agent.Network, seen int64) (agent.Network, error)
+	PutNetwork(context.Context, model.Network) (model.Network, error)
+	UpdateNetwork(ctx context.Context, n model.Network, seen int64) (model.Network, error)
 	DeleteNetwork(ctx context.Context, id string) error
-	Network(ctx context.Context, id string) (agent.Network, error)
-	Networks(context.Context) ([]agent.Network, error)
+	Network(ctx context.Context, id string) (model.Network, error)
+	Networks(context.Context) ([]model.Network, error)
 }
 
 // Exports is what the service of that name needs; errors as Attachments'.
 type Exports interface {
-	PutExport(context.Context, agent.Export) (agent.Export, error)
+	PutExport(context.Context, model.Export) (model.Export, error)
 	DeleteExport(ctx context.Context, id string) error
-	Export(ctx context.Context, id string) (agent.Export, error)
-	Exports(ctx context.Context, network string) ([]agent.Export, error)
+	Export(ctx context.Context, id string) (model.Export, error)
+	Exports(ctx context.Context, network string) ([]model.Export, error)
 	PutRule(ctx context.Context, export string, r access.Rule) (access.Rule, error)
 	DeleteRule(ctx context.Context, export, id string) error
 	Rule(ctx context.Context, export, id string) (access.Rule, error)
 	Rules(ctx context.Context, export string) ([]access.Rule, error)
-	RecoverRules(ctx context.Context, export string) (agent.Export, error)
+	RecoverRules(ctx context.Context, export string) (model.Export, error)
 }
 
 // Gateways is what the service of that name needs; errors as Attachments'.
@@ -66,10 +67,10 @@ type Gateways interface {
 
 // Node is what the service of that name needs; errors as Attachments'.
 type Node interface {
-	Node(context.Context) (agent.Node, error)
-	Preflight(context.Context) ([]agent.Check, error)
+	Node(context.Context) (model.Node, error)
+	Preflight(context.Context) ([]model.Check, error)
 	// Watch calls send, never twice at once, until ctx ends or send fails.
-	Watch(ctx context.Context, send func(agent.Event) error) error
+	Watch(ctx context.Context, send func(model.Event) error) error
 }
 
 // An Agent is the whole that a Server serves.

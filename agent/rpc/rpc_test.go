@@ -21,8 +21,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/causeway-project/causeway/agent"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
 
@@ -242,11 +242,11 @@ func TestCallEndsBeforeItsCaller(t *testing.T) {
 }
 
 func TestWatch(t *testing.T) {
-	f := &fake{events: []agent.Event{
-		{Attachment: &agent.Attachment{ID: "a"}},
-		{Network: &agent.Network{ID: "n"}},
+	f := &fake{events: []model.Event{
+		{Attachment: &model.Attachment{ID: "a"}},
+		{Network: &model.Network{ID: "n"}},
 		{Synced: true},
-		{Deleted: true, Export: &agent.Export{ID: "e"}},
+		{Deleted: true, Export: &model.Export{ID: "e"}},
 	}}
 	s := serveFake(t, Options{Agent: f, Drain: time.Hour})
 	stream, err := nodev1.NewNodeClient(s).Watch(t.Context(), &nodev1.WatchRequest{})

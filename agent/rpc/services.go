@@ -5,7 +5,7 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/model"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
 
@@ -192,7 +192,7 @@ func (s node) Preflight(ctx context.Context, _ *nodev1.PreflightRequest) (*nodev
 }
 
 func (s node) Watch(_ *nodev1.WatchRequest, stream grpc.ServerStreamingServer[nodev1.WatchResponse]) error {
-	return s.agent.Watch(stream.Context(), func(e agent.Event) error { return stream.Send(eventTo(e)) })
+	return s.agent.Watch(stream.Context(), func(e model.Event) error { return stream.Send(eventTo(e)) })
 }
 
 func each[A, B any](as []A, f func(A) B) []B {

@@ -12,6 +12,10 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 )
 
+// Own begins the names of all that the agent makes on a host. No caller may choose
+// one for what the agent is to leave alone.
+const Own = "cw"
+
 var idPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 // IsID says whether a word has the alphabet and the length of an id.

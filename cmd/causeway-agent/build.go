@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/local"
 	"github.com/causeway-project/causeway/drivers/mounts"
@@ -152,61 +153,61 @@ func (n *node) watch(ctx context.Context, what string, watch func(context.Contex
 	return g.Wait()
 }
 
-func (n *node) subsystems() []agent.Subsystem {
-	all := []agent.Subsystem{n.supervisor.subsystem(), nfs3Subsystem()}
+func (n *node) subsystems() []model.Subsystem {
+	all := []model.Subsystem{n.supervisor.subsystem(), nfs3Subsystem()}
 	if n.libvirt == nil {
 		return all
 	}
-	s := agent.Subsystem{Name: "libvirt", Verdict: agent.Pass}
+	s := model.Subsystem{Name: "libvirt", Verdict: model.Pass}
 	if err := n.libvirt.Connected(); err != nil {
-		s.Verdict = agent.Warn
+		s.Verdict = model.Warn
 		s.Message = "gateways work, attachments wait: " + err.Error()
 	}
 	return append(all, s)
 }
 
 // nfs3Subsystem passes without NFSv3 too: no network has it that has not asked.
-func nfs3Subsystem() agent.Subsystem {
-	s := agent.Subsystem{Name: "nfsv3", Verdict: agent.Pass}
+func nfs3Subsystem() model.Subsystem {
+	s := model.Subsystem{Name: "nfsv3", Verdict: model.Pass}
 	if err := canServe(ganesha.Versions{ganesha.NFS3}); err != nil {
 		s.Message = "networks that ask for it are refused: " + err.Error()
 	}
 	return s
 }
 
-func checkNFS3(context.Context) agent.Check {
+func checkNFS3(context.Context) model.Check {
 	if err := canServe(ganesha.Versions{ganesha.NFS3}); err != nil {
-		return agent.Check{Name: "nfsv3", Verdict: agent.Warn, Message: err.Error(), Fix: "apt-get install rpcbind nfs-common, where networks are to have NFSv3"}
+		return model.Check{Name: "nfsv3", Verdict: model.Warn, Message: err.Error(), Fix: "apt-get install rpcbind nfs-common, where networks are to have NFSv3"}
 	}
-	return agent.Check{Name: "nfsv3", Verdict: agent.Pass, Message: "networks may ask for it"}
+	return model.Check{Name: "nfsv3", Verdict: model.Pass, Message: "networks may ask for it"}
 }
 
 // canServe says whether the host has what versions of NFS need.
 func canServe(v ganesha.Versions) error { return v.Check("") }
 
-func (n *node) checkLibvirt(context.Context) agent.Check {
+func (n *node) checkLibvirt(context.Context) model.Check {
 	if err := n.libvirt.Connected(); err != nil {
-		return agent.Check{Name: "libvirt", Verdict: agent.Fail, Message: err.Error(), Fix: "systemctl start libvirtd, or set libvirt.enabled to false"}
+		return model.Check{Name: "libvirt", Verdict: model.Fail, Message: err.Error(), Fix: "systemctl start libvirtd, or set libvirt.enabled to false"}
 	}
-	return agent.Check{Name: "libvirt", Verdict: agent.Pass, Message: "connected"}
+	return model.Check{Name: "libvirt", Verdict: model.Pass, Message: "connected"}
 }
 
 // hostChecks are those of the programs and directories that the agent uses.
-func hostChecks(cfg config, daemons *virtiofs.Daemons) []func(context.Context) agent.Check {
-	program := func(name, path, fix string) func(context.Context) agent.Check {
-		return func(context.Context) agent.Check {
+func hostChecks(cfg config, daemons *virtiofs.Daemons) []func(context.Context) model.Check {
+	program := func(name, path, fix string) func(context.Context) model.Check {
+		return func(context.Context) model.Check {
 			if _, err := os.Stat(path); err != nil {
-				return agent.Check{Name: name, Verdict: agent.Fail, Message: err.Error(), Fix: fix}
+				return model.Check{Name: name, Verdict: model.Fail, Message: err.Error(), Fix: fix}
 			}
-			return agent.Check{Name: name, Verdict: agent.Pass, Message: path}
+			return model.Check{Name: name, Verdict: model.Pass, Message: path}
 		}
 	}
-	checks := []func(context.Context) agent.Check{
-		func(context.Context) agent.Check {
+	checks := []func(context.Context) model.Check{
+		func(context.Context) model.Check {
 			if os.Geteuid() != 0 {
-				return agent.Check{Name: "root", Verdict: agent.Fail, Message: "the agent mounts and makes namespaces", Fix: "run it as root, under its systemd unit"}
+				return model.Check{Name: "root", Verdict: model.Fail, Message: "the agent mounts and makes namespaces", Fix: "run it as root, under its systemd unit"}
 			}
-			return agent.Check{Name: "root", Verdict: agent.Pass, Message: "runs as root"}
+			return model.Check{Name: "root", Verdict: model.Pass, Message: "runs as root"}
 		},
 		program("launcher", cfg.Launcher, "install causeway-launch, or set launcher in the configuration"),
 		program("handles", cfg.handles(), "install "+handles.Library+" beside causeway-launch"),
@@ -214,20 +215,20 @@ func hostChecks(cfg config, daemons *virtiofs.Daemons) []func(context.Context) a
 		program("dbus", "/usr/bin/dbus-daemon", "apt-get install dbus-daemon"),
 		checkNFS3,
 		checkNeighbours,
-		func(ctx context.Context) agent.Check {
+		func(ctx context.Context) model.Check {
 			path, err := daemons.Program(ctx)
 			if err != nil {
-				return agent.Check{Name: "virtiofsd", Verdict: agent.Fail, Message: err.Error(), Fix: "apt-get install qemu-system-common, or virtiofsd where there is such a package"}
+				return model.Check{Name: "virtiofsd", Verdict: model.Fail, Message: err.Error(), Fix: "apt-get install qemu-system-common, or virtiofsd where there is such a package"}
 			}
-			return agent.Check{Name: "virtiofsd", Verdict: agent.Pass, Message: path}
+			return model.Check{Name: "virtiofsd", Verdict: model.Pass, Message: path}
 		},
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Local.Pools)) {
 		dir := cfg.Local.Pools[name]
-		checks = append(checks, func(context.Context) agent.Check {
-			check := agent.Check{Name: "pool " + name, Verdict: agent.Pass, Message: dir}
+		checks = append(checks, func(context.Context) model.Check {
+			check := model.Check{Name: "pool " + name, Verdict: model.Pass, Message: dir}
 			if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-				check.Verdict, check.Message, check.Fix = agent.Fail, fmt.Sprintf("%s is not a directory", dir), "mkdir -p "+dir+", or mount the pool there"
+				check.Verdict, check.Message, check.Fix = model.Fail, fmt.Sprintf("%s is not a directory", dir), "mkdir -p "+dir+", or mount the pool there"
 			}
 			return check
 		})
@@ -238,10 +239,10 @@ func hostChecks(cfg config, daemons *virtiofs.Daemons) []func(context.Context) a
 // enoughNeighbours lets 16 networks of a /22 come to know all their machines.
 const enoughNeighbours = 16384
 
-func checkNeighbours(context.Context) agent.Check {
-	check := agent.Check{Name: "neighbours", Verdict: agent.Pass, Message: fmt.Sprintf("the host's table has room for %d", netns.NeighbourTable())}
+func checkNeighbours(context.Context) model.Check {
+	check := model.Check{Name: "neighbours", Verdict: model.Pass, Message: fmt.Sprintf("the host's table has room for %d", netns.NeighbourTable())}
 	if netns.NeighbourTable() < enoughNeighbours {
-		check.Verdict = agent.Warn
+		check.Verdict = model.Warn
 		check.Message += ", which hostile networks could fill for everybody"
 		check.Fix = "sysctl -w net.ipv4.neigh.default.gc_thresh3=65536 net.ipv6.neigh.default.gc_thresh3=65536, then restart the agent"
 	}

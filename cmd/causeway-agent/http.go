@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/model"
 )
 
 // A readiness is the answer of /readyz.
@@ -22,16 +22,16 @@ type readiness struct {
 
 type subsystemStatus struct {
 	Name    string        `json:"name"`
-	Verdict agent.Verdict `json:"verdict"`
+	Verdict model.Verdict `json:"verdict"`
 	Message string        `json:"message,omitempty"`
 }
 
 // ready when in sync and no part of the agent fails.
-func readinessOf(n agent.Node) readiness {
+func readinessOf(n model.Node) readiness {
 	r := readiness{Ready: n.InSync, InSync: n.InSync, Subsystems: []subsystemStatus{}}
 	for _, s := range n.Subsystems {
 		r.Subsystems = append(r.Subsystems, subsystemStatus(s))
-		r.Ready = r.Ready && s.Verdict != agent.Fail
+		r.Ready = r.Ready && s.Verdict != model.Fail
 	}
 	return r
 }

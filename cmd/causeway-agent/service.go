@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/rpc"
 )
 
@@ -192,7 +192,7 @@ func (s *service) status(ctx context.Context) string {
 		line += fmt.Sprintf("; %d damaged ledger files", len(n.Damaged))
 	}
 	for _, sub := range n.Subsystems {
-		if sub.Verdict != agent.Pass {
+		if sub.Verdict != model.Pass {
 			line += "; " + sub.Name + ": " + sub.Message
 		}
 	}

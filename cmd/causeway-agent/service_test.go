@@ -21,7 +21,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/rpc"
 )
 
@@ -32,7 +32,7 @@ type fakeCore struct {
 	mu     sync.Mutex
 	inSync bool
 	pulse  time.Time
-	node   agent.Node
+	node   model.Node
 	fails  chan error // ends Run
 }
 
@@ -65,7 +65,7 @@ func (f *fakeCore) InSync() bool {
 	return f.inSync
 }
 
-func (f *fakeCore) Node(context.Context) (agent.Node, error) {
+func (f *fakeCore) Node(context.Context) (model.Node, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n := f.node
@@ -170,7 +170,7 @@ func TestSystemdHearsHowTheAgentIs(t *testing.T) {
 	sd.until("WATCHDOG=1")
 
 	f.set(func() {
-		f.node.Subsystems = []agent.Subsystem{{Name: "local", Verdict: agent.Pass}, {Name: "libvirt", Verdict: agent.Warn, Message: "away\nREADY=0"}}
+		f.node.Subsystems = []model.Subsystem{{Name: "local", Verdict: model.Pass}, {Name: "libvirt", Verdict: model.Warn, Message: "away\nREADY=0"}}
 	})
 	sd.until("STATUS=in sync; libvirt: away READY=0")
 
@@ -251,10 +251,10 @@ func TestHTTP(t *testing.T) {
 	}{
 		{"at first", func() { f.pulse = time.Time{} }, 200, 503, readiness{Subsystems: []subsystemStatus{}}},
 		{"in sync", func() { f.inSync, f.pulse = true, time.Now().Add(time.Hour) }, 200, 200, readiness{Ready: true, InSync: true, Subsystems: []subsystemStatus{}}},
-		{"with a warning", func() { f.node.Subsystems = []agent.Subsystem{{Name: "libvirt", Verdict: agent.Warn, Message: "away"}} },
-			200, 200, readiness{Ready: true, InSync: true, Subsystems: []subsystemStatus{{"libvirt", agent.Warn, "away"}}}},
-		{"with a failure", func() { f.node.Subsystems[0].Verdict = agent.Fail },
-			200, 503, readiness{InSync: true, Subsystems: []subsystemStatus{{"libvirt", agent.Fail, "away"}}}},
+		{"with a warning", func() { f.node.Subsystems = []model.Subsystem{{Name: "libvirt", Verdict: model.Warn, Message: "away"}} },
+			200, 200, readiness{Ready: true, InSync: true, Subsystems: []subsystemStatus{{"libvirt", model.Warn, "away"}}}},
+		{"with a failure", func() { f.node.Subsystems[0].Verdict = model.Fail },
+			200, 503, readiness{InSync: true, Subsystems: []subsystemStatus{{"libvirt", model.Fail, "away"}}}},
 		{"without a pulse", func() { f.pulse, f.node.Subsystems = time.Now().Add(-time.Hour), nil },
 			503, 200, readiness{Ready: true, InSync: true, Subsystems: []subsystemStatus{}}},
 	} {

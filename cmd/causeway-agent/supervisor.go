@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/agent/process/cgroup"
 	"github.com/causeway-project/causeway/agent/process/unit"
@@ -78,20 +78,20 @@ func (s *supervisor) close() {
 }
 
 // subsystem says how gateways are kept, and what is wrong with that.
-func (s *supervisor) subsystem() agent.Subsystem {
-	sub := agent.Subsystem{Name: "supervisor", Verdict: agent.Pass, Message: "systemd"}
+func (s *supervisor) subsystem() model.Subsystem {
+	sub := model.Subsystem{Name: "supervisor", Verdict: model.Pass, Message: "systemd"}
 	if s.units != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), asking)
 		defer cancel()
 		if err := s.units.Check(ctx); err != nil {
-			sub.Verdict = agent.Warn
+			sub.Verdict = model.Warn
 			sub.Message = fmt.Sprintf("gateways that run go on, none can be started: %v", err)
 		}
 		return sub
 	}
 	sub.Message = "direct"
 	if missing := s.groups.Missing(); len(missing) > 0 {
-		sub.Verdict = agent.Warn
+		sub.Verdict = model.Warn
 		sub.Message = "direct; gateways run without limits of " + strings.Join(missing, ", ")
 	}
 	return sub

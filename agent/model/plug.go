@@ -1,4 +1,4 @@
-package agent
+package model
 
 import (
 	"net/netip"
@@ -15,8 +15,8 @@ var (
 	namespacePattern   = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
 )
 
-// checkPlug refuses what no host could have.
-func checkPlug(p Plug) error {
+// validate refuses what no host could have.
+func (p Plug) validate() error {
 	switch p.Kind {
 	case PlugBridge:
 		if !bridgePattern.MatchString(p.Bridge) {
@@ -44,8 +44,8 @@ func checkPlug(p Plug) error {
 	case PlugMacvlan:
 		return checkDevice(p.Device)
 	case PlugNone:
-		if !namespacePattern.MatchString(p.Namespace) || strings.HasPrefix(p.Namespace, hostPrefix) {
-			return fault.Invalidf(fault.BadPlug, "namespace %s: give the name of one in /run/netns that somebody else made; names that begin with %s are the agent's own", word.Quote(p.Namespace), hostPrefix)
+		if !namespacePattern.MatchString(p.Namespace) || strings.HasPrefix(p.Namespace, word.Own) {
+			return fault.Invalidf(fault.BadPlug, "namespace %s: give the name of one in /run/netns that somebody else made; names that begin with %s are the agent's own", word.Quote(p.Namespace), word.Own)
 		}
 		if !bridgePattern.MatchString(p.Interface) || p.Interface == "lo" {
 			return fault.Invalidf(fault.BadDevice, "interface %s: give its name within the namespace, at most 15 bytes", word.Quote(p.Interface))

@@ -1,4 +1,7 @@
-package agent
+// Package model is what callers of the agent ask for and are told: attachments,
+// networks, exports, where each stands, and which of them can never be. It does
+// nothing.
+package model
 
 import (
 	"net/netip"
@@ -7,6 +10,13 @@ import (
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers"
+)
+
+// The kinds of objects, as the ledger, the logs and metrics name them.
+const (
+	KindAttachment = "attachment"
+	KindNetwork    = "network"
+	KindExport     = "export"
 )
 
 // A Phase is where an object stands.
@@ -31,6 +41,12 @@ type Status struct {
 	Reason             fault.Reason
 	Message            string
 	Attempts           int
+}
+
+// Because adds why.
+func (s Status) Because(e *fault.Error, attempts int) Status {
+	s.Reason, s.Message, s.Attempts = e.Reason, e.Error(), attempts
+	return s
 }
 
 // An Attachment is a share that an instance sees as a virtiofs device.
@@ -198,4 +214,17 @@ type Event struct {
 	Attachment *Attachment
 	Network    *Network
 	Export     *Export
+}
+
+// Name is the object's kind and id, or empty.
+func (e Event) Name() string {
+	switch {
+	case e.Attachment != nil:
+		return KindAttachment + "/" + e.Attachment.ID
+	case e.Network != nil:
+		return KindNetwork + "/" + e.Network.ID
+	case e.Export != nil:
+		return KindExport + "/" + e.Export.ID
+	}
+	return ""
 }

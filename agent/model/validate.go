@@ -1,4 +1,4 @@
-package agent
+package model
 
 import (
 	"net"
@@ -6,7 +6,6 @@ import (
 	"path"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
@@ -24,7 +23,9 @@ var (
 	pseudoPattern = regexp.MustCompile(`^(/[A-Za-z0-9._@+-]{1,255})+$`)
 )
 
-func (a *Agent) checkAttachment(at Attachment) error {
+// Validate refuses what no attachment can be. Its connection is the driver's
+// matter.
+func (at Attachment) Validate() error {
 	if err := word.CheckID("attachment", at.ID); err != nil {
 		return err
 	}
@@ -40,10 +41,11 @@ func (a *Agent) checkAttachment(at Attachment) error {
 	if p := at.MountAt; p != "" && (!path.IsAbs(p) || path.Clean(p) != p || p == "/" || len(p) > 1024 || !word.Printable(p)) {
 		return fault.Invalidf(fault.BadMountPath, "mount path %s: give a clean absolute path in the guest, for example /mnt/docs", word.Quote(p))
 	}
-	return a.checkConnection(at.Connection.Kind, func(d driver) error { return d.Validate(at.Connection) })
+	return nil
 }
 
-func (a *Agent) checkExport(e Export) error {
+// Validate refuses what no export can be. Its connection is the driver's matter.
+func (e Export) Validate() error {
 	if err := word.CheckID("export", e.ID); err != nil {
 		return err
 	}
@@ -53,32 +55,15 @@ func (a *Agent) checkExport(e Export) error {
 	if len(e.Pseudo) > 1000 || !pseudoPattern.MatchString(e.Pseudo) || path.Clean(e.Pseudo) != e.Pseudo {
 		return fault.Invalidf(fault.BadPseudo, "pseudo path %s: give a clean absolute path of A-Z a-z 0-9 . _ @ + -, for example /docs", word.Quote(e.Pseudo))
 	}
-	if err := access.CheckAll(e.Rules); err != nil {
-		return err
-	}
-	return a.checkConnection(e.Connection.Kind, func(d driver) error { return d.Validate(e.Connection) })
+	return access.CheckAll(e.Rules)
 }
 
-func (a *Agent) checkConnection(kind string, validate func(driver) error) error {
-	d, ok := a.o.Drivers.Get(kind)
-	if !ok {
-		var kinds []string
-		for _, d := range a.o.Drivers.Descriptions() {
-			kinds = append(kinds, d.Kind)
-		}
-		return fault.Invalidf(fault.UnknownDriver, "backend kind %s: this agent has %s", word.Quote(kind), strings.Join(kinds, ", "))
-	}
-	if err := validate(d); err != nil {
-		return classify(err)
-	}
-	return nil
-}
-
-func checkNetwork(n Network) error {
+// Validate refuses what no network can be on any host.
+func (n Network) Validate() error {
 	if err := word.CheckID("network", n.ID); err != nil {
 		return err
 	}
-	if err := checkPlug(n.Plug); err != nil {
+	if err := n.Plug.validate(); err != nil {
 		return err
 	}
 	if err := checkNFSVersions(n.NFSVersions); err != nil {
