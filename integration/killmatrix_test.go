@@ -78,6 +78,16 @@ func verbs() []verb {
 		_, err := n.exports.Delete(ctx, &nodev1.DeleteExportRequest{Id: "music"})
 		return err
 	}
+	putRule := func(ctx context.Context, n *node) error {
+		r := rule("10.77.0.0/24", nodev1.Level_LEVEL_RO)
+		r.Id, r.Priority = "first", -1
+		_, err := n.exports.PutRule(ctx, &nodev1.PutRuleRequest{Export: "docs", Rule: r})
+		return err
+	}
+	deleteRule := func(ctx context.Context, n *node) error {
+		_, err := n.exports.DeleteRule(ctx, &nodev1.DeleteRuleRequest{Export: "docs", Id: "first"})
+		return err
+	}
 	must := func(calls ...func(context.Context, *node) error) func(context.Context, *node) {
 		return func(ctx context.Context, n *node) {
 			n.t.Helper()
@@ -105,6 +115,10 @@ func verbs() []verb {
 			after: must(put(exported("docs", "docs"))), teardown: must(deleteExport, deleteNetwork)},
 		{name: "export delete", setup: must(putNetwork), before: must(put(exported("docs", "docs"))), call: deleteExport,
 			teardown: must(deleteNetwork)},
+		{name: "rule create", setup: must(putNetwork, put(exported("docs", "docs"))), call: putRule, check: servesReadOnly,
+			after: must(deleteRule), teardown: must(deleteExport, deleteNetwork)},
+		{name: "rule delete", setup: must(putNetwork, put(exported("docs", "docs"))), before: must(putRule), call: deleteRule,
+			check: servesWritable, teardown: must(deleteExport, deleteNetwork)},
 		{name: "attach", call: attach, check: guestReads, after: must(detach)},
 		{name: "detach", before: must(attach), call: detach, check: guestIsFree},
 	}
