@@ -1,42 +1,75 @@
 package integration
 
 import (
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 )
 
-// TestTroubleshootingIsComplete finds every reason and metric of the sources
-// in the page that says what an operator does about it, and nothing else there.
+// TestTroubleshootingIsComplete finds every reason, metric, warning and error of
+// the sources in the page that says what an operator does about it, and nothing
+// else there.
 func TestTroubleshootingIsComplete(t *testing.T) {
 	page := read(t, "../docs/troubleshooting.md")
-	for _, c := range []struct {
-		files   []string
-		pattern string
-	}{
-		{[]string{"../agent/fault/reasons.go"}, `Reason = "([a-z_]+)"`},
-		{[]string{"../agent/rpc/status.go"}, `fault\.Reason = "([a-z_]+)"`},
-		{[]string{"../agent/metrics.go"}, `"(causeway_[a-z_]+)"`},
-	} {
-		for _, file := range c.files {
-			found := regexp.MustCompile(c.pattern).FindAllStringSubmatch(read(t, file), -1)
-			if len(found) == 0 {
-				t.Errorf("%s has nothing like %s", file, c.pattern)
-			}
-			for _, f := range found {
+	known := map[string]bool{}
+	for file, text := range programs(t) {
+		for _, pattern := range []string{
+			`(?m)\bReason\s+= "([a-z0-9_]+)"`,
+			`"(causeway_[a-z_]+)"`,
+			`[lL]og(?:ger)?\.(?:Warn|Error)(?:Context)?\((?:ctx, )?"([^"]+)"`,
+		} {
+			for _, f := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+				known[f[1]] = true
 				if !strings.Contains(page, "`"+f[1]) {
 					t.Errorf("%s of %s is not in docs/troubleshooting.md", f[1], file)
 				}
 			}
 		}
+		for _, f := range regexp.MustCompile(`\.Info(?:Context)?\((?:ctx, )?"([^"]+)"`).FindAllStringSubmatch(text, -1) {
+			known[f[1]] = true
+		}
 	}
+	// The first cell of a row names what the row is about.
+	for _, row := range regexp.MustCompile("(?m)^\\| (`[^|]*)\\|").FindAllStringSubmatch(page, -1) {
+		for _, word := range regexp.MustCompile("`([^`{]+)[^`]*`").FindAllStringSubmatch(row[1], -1) {
+			if !known[word[1]] {
+				t.Errorf("docs/troubleshooting.md explains %q, which nothing says", word[1])
+			}
+		}
+	}
+}
+
+// programs are the sources of what an operator installs, by file.
+func programs(t *testing.T) map[string]string {
+	t.Helper()
+	texts := map[string]string{}
+	for _, dir := range []string{"agent", "cmd", "drivers", "ganesha", "netns", "virtiofs"} {
+		err := filepath.WalkDir("../"+dir, func(path string, d fs.DirEntry, err error) error {
+			switch {
+			case err != nil:
+				return err
+			case d.Name() == "drivertest":
+				return fs.SkipDir
+			}
+			if strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+				texts[path] = read(t, path)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return texts
 }
 
 // TestLinks: every file that a document names is there.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)(#[a-z-]+)?\)`)
-	for _, doc := range []string{"README.md", "docs/quickstart.md", "docs/gateways.md", "docs/architecture.md", "docs/node-api.md", "docs/troubleshooting.md", "docs/bench.md", "docs/gateways.md"} {
+	for _, doc := range []string{"README.md", "docs/quickstart.md", "docs/gateways.md", "docs/architecture.md", "docs/node-api.md", "docs/troubleshooting.md", "docs/bench.md"} {
 		dir := "../" + strings.TrimSuffix(doc, doc[strings.LastIndex(doc, "/")+1:])
 		for _, l := range link.FindAllStringSubmatch(read(t, "../"+doc), -1) {
 			if _, err := os.Stat(dir + l[1]); err != nil {
