@@ -40,12 +40,13 @@ var mayImport = map[string][]string{
 	// serve them all.
 	"ganesha":  {"agent/crashpoint", "agent/process", "ganesha/handles", "ganesha/nfs3"},
 	"virtiofs": {"agent/crashpoint", "agent/process"},
-	"netns":    {"agent/crashpoint", "netns/firewall", "netns/namespace", "netns/ovs", "netns/sysctl"},
+	"netns":    {"agent/crashpoint", "netns/firewall", "netns/kernel", "netns/namespace", "netns/ovs", "netns/sysctl"},
 	"drivers":  {},
 
 	"ganesha/nfs3": {"agent/process"},
 
 	"netns/firewall":  {},
+	"netns/kernel":    {},
 	"netns/namespace": {"agent/crashpoint"},
 	"netns/ovs":       {},
 	"netns/sysctl":    {},
@@ -70,7 +71,7 @@ var mayImport = map[string][]string{
 // library.
 var onlyIn = map[string][]string{
 	"libvirt.org/go":                        {"virtiofs", "integration/bench", "integration/lab"},
-	"github.com/vishvananda":                {"netns", "integration..."},
+	"github.com/vishvananda":                {"netns...", "integration..."},
 	"github.com/google/nftables":            {"netns/firewall"},
 	"github.com/godbus/dbus":                {"ganesha", "agent/process/unit", "integration", "integration/bench"},
 	"github.com/coreos/go-systemd/v22/dbus": {"agent/process/unit"},

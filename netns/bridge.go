@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	rtnl "github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/kernel"
 )
 
 // Bridge is a veth pair, with one end in the namespace and one a port of a
@@ -25,7 +27,7 @@ type Bridge struct {
 }
 
 func (p Bridge) validate(n Network) error {
-	if !linkName(p.Name) {
+	if !kernel.ValidLinkName(p.Name) {
 		return fmt.Errorf("bridge %q: no name of a link: %w", p.Name, ErrInvalid)
 	}
 	if p.Name == n.HostLink {
@@ -56,7 +58,7 @@ func (p Bridge) observe(_ context.Context, s *site, b base) (drift []string, rem
 	if !port {
 		return append(drift, fmt.Sprintf("link %s is not a port of %s", s.n.HostLink, p.Name)), true, nil
 	}
-	if up(s.outer) {
+	if kernel.Up(s.outer) {
 		ok, err := forwards(s.outer)
 		if err != nil {
 			return nil, true, err
@@ -132,13 +134,13 @@ func (p Bridge) repairVLAN(table portVLANs, port netlink.Link) error {
 	return nil
 }
 
-func (p Bridge) open(s *site) error { return setUp(s.nl, s.outer) }
+func (p Bridge) open(s *site) error { return kernel.SetUp(s.nl, s.outer) }
 
 func (p Bridge) await(ctx context.Context, s *site, _ *netlink.Handle, _ base) error {
 	return awaitForwarding(ctx, p.Name, s.outer)
 }
 
-func (p Bridge) detach(_ context.Context, s *site) error { return deleteLink(s.nl, s.n.HostLink) }
+func (p Bridge) detach(_ context.Context, s *site) error { return kernel.Delete(s.nl, s.n.HostLink) }
 
 // access is the VLAN of a port whose machine knows nothing of VLANs.
 func (p Bridge) access() portVLAN { return portVLAN{id: p.VLAN, pvid: true, untagged: true} }
@@ -191,7 +193,7 @@ func (kernelVLANs) filters(l netlink.Link) error {
 }
 
 func (k kernelVLANs) list(port netlink.Link) ([]portVLAN, error) {
-	all, err := dump(func() ([]map[int32][]*rtnl.BridgeVlanInfo, error) {
+	all, err := kernel.Dump(func() ([]map[int32][]*rtnl.BridgeVlanInfo, error) {
 		m, err := k.nl.BridgeVlanList()
 		return []map[int32][]*rtnl.BridgeVlanInfo{m}, err
 	})
@@ -224,4 +226,54 @@ func unsupported(err error) error {
 		return fmt.Errorf("%w: %w", ErrUnsupported, err)
 	}
 	return err
+}
+
+func bridge(nl *netlink.Handle, name string) (netlink.Link, error) {
+	l, err := kernel.Link(nl, name)
+	switch {
+	case err != nil:
+		return nil, err
+	case l == nil:
+		return nil, fmt.Errorf("bridge %s: there is no such link: make it with \"ip link add %s type bridge\": %w", name, name, ErrNoBridge)
+	case l.Type() != "bridge":
+		return nil, fmt.Errorf("bridge %s: is a %s: name a Linux bridge: %w", name, l.Type(), ErrNoBridge)
+	}
+	return l, nil
+}
+
+// forwards reports whether a bridge forwards what it gets from this port. It
+// does not while the bridge is down, nor for twice the forward delay where it
+// speaks the spanning tree protocol: then no question for a duplicate address
+// would be heard. The calling thread is in the host's namespace.
+func forwards(port netlink.Link) (bool, error) {
+	req := rtnl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	msg := rtnl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(port.Attrs().Index)
+	req.AddData(msg)
+	replies, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return false, fmt.Errorf("get link %s: %w", port.Attrs().Name, err)
+	}
+	for _, r := range replies {
+		if len(r) < unix.SizeofIfInfomsg {
+			continue
+		}
+		b := kernel.Attribute(r[unix.SizeofIfInfomsg:], unix.IFLA_LINKINFO, rtnl.IFLA_INFO_SLAVE_DATA, rtnl.IFLA_BRPORT_STATE)
+		if len(b) == 1 && b[0] == brStateForwarding {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+const brStateForwarding = 3 // linux/if_bridge.h
+
+// awaitForwarding returns when the bridge forwards. Where that takes longer
+// than anybody should wait in here, the next Ensure goes on waiting.
+func awaitForwarding(ctx context.Context, bridge string, port netlink.Link) error {
+	err := kernel.Poll(ctx, kernel.Wait, func() (bool, error) { return forwards(port) })
+	if err != nil {
+		return fmt.Errorf("wait for bridge %s to forward for %s (is the bridge up? does it speak the spanning tree protocol?): %w", bridge, port.Attrs().Name, err)
+	}
+	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/causeway-project/causeway/netns/kernel"
 )
 
 // addressesOf are the addresses of eth0, as "ip" lists them.
@@ -94,7 +96,7 @@ func TestChangedAddresses(t *testing.T) {
 				if p.Addr() == netip.MustParseAddr("fd77::3") && p.Bits() == 56 {
 					continue // nor for its neighbours
 				}
-				err := poll(t.Context(), answer, func() (bool, error) {
+				err := kernel.Poll(t.Context(), answer, func() (bool, error) {
 					return strings.Contains(in(t, "ten", "ip neigh show "+p.Addr().String()), change.mac), nil
 				})
 				if err != nil {

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	rtnl "github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/netns/kernel"
 )
 
 // VLAN is an 802.1Q device on a physical device, inside the namespace.
@@ -204,14 +203,14 @@ func (s *site) observeStacked(in *netlink.Handle, inner netlink.Link, want stack
 func (s *site) attachStacked(ctx context.Context, want stacked, more func(in *netlink.Handle, l netlink.Link) error) error {
 	ok := false
 	err := s.inside(func(in *netlink.Handle) error {
-		l, err := link(in, Inside)
+		l, err := kernel.Link(in, Inside)
 		if err != nil {
 			return err
 		}
 		if ok, err = s.sameStacked(in, l, want); ok || err != nil {
 			return err
 		}
-		if err := deleteLink(in, Inside); err != nil {
+		if err := kernel.Delete(in, Inside); err != nil {
 			return err
 		}
 		return s.clearRenamed(in, want)
@@ -249,7 +248,7 @@ func (s *site) addStacked(ctx context.Context, want stacked) error {
 	if err := s.clearStrays(); err != nil {
 		return err
 	}
-	err := retry(ctx, unix.EEXIST, func() error { return s.h.kinds.add(s.nl, want.make) })
+	err := kernel.Retry(ctx, unix.EEXIST, func() error { return s.h.kinds.add(s.nl, want.make) })
 	switch {
 	case err == nil:
 		return nil
@@ -264,30 +263,10 @@ func (s *site) addStacked(ctx context.Context, want stacked) error {
 	}
 }
 
-// dismantling is how long the kernel may take to take a namespace apart that
-// was deleted before: it does so in the background, and until then its links
-// keep what there can be one of.
-const dismantling = 2 * time.Second
-
-// retry repeats f while it fails with busy, for as long as dismantling.
-func retry(ctx context.Context, busy error, f func() error) error {
-	var last error
-	err := poll(ctx, dismantling, func() (bool, error) {
-		if last = f(); errors.Is(last, busy) {
-			return false, nil
-		}
-		return true, last
-	})
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return last
-	}
-	return err
-}
-
 // clearRenamed removes the link under another name in its own namespace, where
 // all is ours.
 func (s *site) clearRenamed(in *netlink.Handle, want stacked) error {
-	all, err := dump(in.LinkList)
+	all, err := kernel.Dump(in.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)
 	}
@@ -299,7 +278,7 @@ func (s *site) clearRenamed(in *netlink.Handle, want stacked) error {
 		if !ok {
 			continue
 		}
-		if err := deleteLink(in, l.Attrs().Name); err != nil {
+		if err := kernel.Delete(in, l.Attrs().Name); err != nil {
 			return err
 		}
 	}

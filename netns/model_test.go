@@ -2,11 +2,13 @@ package netns
 
 import (
 	"fmt"
+	"net"
 	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
 )
 
@@ -32,7 +34,7 @@ func (modelVLANs) add(nl *netlink.Handle, l netlink.Link) error {
 	if err != nil {
 		return unix.ENODEV
 	}
-	if lower.Attrs().Flags&loopback != 0 { // NETIF_F_VLAN_CHALLENGED
+	if lower.Attrs().Flags&net.FlagLoopback != 0 { // NETIF_F_VLAN_CHALLENGED
 		return unix.EOPNOTSUPP
 	}
 	if v.MTU > lower.Attrs().MTU {
@@ -66,7 +68,7 @@ func modelUsed(v *netlink.Vlan) (used bool, err error) {
 			continue
 		}
 		err = namespace.Inside(f, func() error {
-			nl, err := newHandle()
+			nl, err := kernel.Open()
 			if err != nil {
 				return err
 			}

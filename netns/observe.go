@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/netns/firewall"
+	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
 	"github.com/causeway-project/causeway/netns/sysctl"
 )
@@ -79,14 +79,14 @@ func (s *site) observeInner(nl *netlink.Handle, b base) ([]string, error) {
 	n, name := s.n, s.n.inside()
 	_, provided := n.provided()
 	var drift []string
-	lo, err := link(nl, "lo")
+	lo, err := kernel.Link(nl, "lo")
 	if err != nil {
 		return nil, err
 	}
-	if lo == nil || !up(lo) {
+	if lo == nil || !kernel.Up(lo) {
 		drift = append(drift, "lo is down inside")
 	}
-	inner, err := link(nl, name)
+	inner, err := kernel.Link(nl, name)
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (s *site) observeInner(nl *netlink.Handle, b base) ([]string, error) {
 	}
 	drift = append(drift, d...)
 	a := inner.Attrs()
-	if !up(inner) {
+	if !kernel.Up(inner) {
 		drift = append(drift, name+" is down inside")
 	}
 	if n.MAC != nil && !bytes.Equal(a.HardwareAddr, n.MAC) {
@@ -158,13 +158,13 @@ func (s *site) observeInner(nl *netlink.Handle, b base) ([]string, error) {
 
 // addresses of the interface, without the link-local one that the kernel gives.
 func addresses(nl *netlink.Handle, l netlink.Link) (map[netip.Prefix]netlink.Addr, error) {
-	list, err := dump(func() ([]netlink.Addr, error) { return nl.AddrList(l, netlink.FAMILY_ALL) })
+	list, err := kernel.Dump(func() ([]netlink.Addr, error) { return nl.AddrList(l, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	out := make(map[netip.Prefix]netlink.Addr, len(list))
 	for _, a := range list {
-		p, ok := prefix(a.IPNet)
+		p, ok := kernel.Prefix(a.IPNet)
 		if !ok || p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
 			continue
 		}
@@ -176,7 +176,7 @@ func addresses(nl *netlink.Handle, l netlink.Link) (map[netip.Prefix]netlink.Add
 // routes are those through routers, and any others that the kernel did not make
 // itself from an address.
 func (n Network) routes(nl *netlink.Handle, l netlink.Link) (map[Route]netlink.Route, error) {
-	list, err := dump(func() ([]netlink.Route, error) {
+	list, err := kernel.Dump(func() ([]netlink.Route, error) {
 		return nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
@@ -189,7 +189,7 @@ func (n Network) routes(nl *netlink.Handle, l netlink.Link) (map[Route]netlink.R
 		}
 		var key Route
 		if r.Dst != nil {
-			key.Destination, _ = prefix(r.Dst)
+			key.Destination, _ = kernel.Prefix(r.Dst)
 		}
 		if via, ok := netip.AddrFromSlice(r.Gw); ok && r.LinkIndex == l.Attrs().Index {
 			key.Via = via.Unmap()
@@ -200,19 +200,3 @@ func (n Network) routes(nl *netlink.Handle, l netlink.Link) (map[Route]netlink.R
 }
 
 func (r Route) masked() Route { return Route{r.Destination.Masked(), r.Via} }
-
-func prefix(n *net.IPNet) (netip.Prefix, bool) {
-	a, ok := netip.AddrFromSlice(n.IP)
-	ones, bits := n.Mask.Size()
-	if !ok || bits == 0 {
-		return netip.Prefix{}, false
-	}
-	if bits == 32 {
-		a = a.Unmap()
-	}
-	return netip.PrefixFrom(a, ones), true
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}

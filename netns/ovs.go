@@ -8,6 +8,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
 	"github.com/causeway-project/causeway/netns/ovs"
 )
@@ -28,7 +29,7 @@ type OVS struct {
 }
 
 func (p OVS) validate(n Network) error {
-	if !linkName(p.Bridge) {
+	if !kernel.ValidLinkName(p.Bridge) {
 		return fmt.Errorf("open vswitch bridge %q: no name of a link: %w", p.Bridge, ErrInvalid)
 	}
 	if p.Bridge == n.HostLink {
@@ -56,7 +57,7 @@ func (p OVS) base(ctx context.Context, s *site) (base, error) {
 		return base{}, fmt.Errorf("open vswitch bridge %s: there is none: make it with \"ovs-vsctl add-br %s\": %w", p.Bridge, p.Bridge, ErrNoBridge)
 	}
 	// The bridge's own port is a link of the host.
-	if b.link, err = link(s.nl, p.Bridge); err != nil {
+	if b.link, err = kernel.Link(s.nl, p.Bridge); err != nil {
 		return base{}, err
 	}
 	if b.link != nil {
@@ -101,7 +102,7 @@ func (p OVS) observeInside(s *site, b base, in *netlink.Handle, inner netlink.Li
 	if err != nil || !b.ovs.Userspace {
 		return drift, err
 	}
-	on, err := offloadsChecksums(Inside)
+	on, err := kernel.OffloadsChecksums(Inside)
 	if on {
 		drift = append(drift, Inside+" inside leaves checksums to a card")
 	}
@@ -130,7 +131,7 @@ func (p OVS) attach(ctx context.Context, s *site, b base) error {
 	if b.ovs.Userspace {
 		// A userspace datapath reads frames as a program would, and nothing adds
 		// the checksums that the kernel has left out.
-		if err := namespace.Inside(s.ns, func() error { return computeChecksums(Inside) }); err != nil {
+		if err := namespace.Inside(s.ns, func() error { return kernel.ComputeChecksums(Inside) }); err != nil {
 			return err
 		}
 	}
@@ -144,13 +145,13 @@ func (p OVS) attach(ctx context.Context, s *site, b base) error {
 	return unavailable(s.h.ovs.Add(ctx, o))
 }
 
-func (p OVS) open(s *site) error { return setUp(s.nl, s.outer) }
+func (p OVS) open(s *site) error { return kernel.SetUp(s.nl, s.outer) }
 
 // await asks until the port is served; ovs-vsctl has waited for ovs-vswitchd,
 // which opens links a little later where it met them too early.
 func (p OVS) await(ctx context.Context, s *site, _ *netlink.Handle, _ base) error {
 	fault := ""
-	err := poll(ctx, kernelWait, func() (bool, error) {
+	err := kernel.Poll(ctx, kernel.Wait, func() (bool, error) {
 		b, _, err := s.h.ovs.Look(ctx, p.Bridge, s.n.HostLink)
 		if err != nil || b.Port == nil {
 			return false, unavailable(err)
@@ -169,7 +170,7 @@ func (p OVS) detach(ctx context.Context, s *site) error {
 	if err := s.h.ovs.Remove(ctx, s.n.HostLink); err != nil && !errors.Is(err, exec.ErrNotFound) {
 		return unavailable(err)
 	}
-	return deleteLink(s.nl, s.n.HostLink)
+	return kernel.Delete(s.nl, s.n.HostLink)
 }
 
 // unavailable marks a failure of Open vSwitch as one that the host's owner must

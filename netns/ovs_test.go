@@ -8,6 +8,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/kernel"
 )
 
 // newSwitch starts an Open vSwitch of the test's own, with its userspace
@@ -32,7 +37,7 @@ func newSwitch(t *testing.T) *Host {
 	ip(t, "link add tenport type veth peer name t0 netns ten")
 	ip(t, "link set tenport up")
 	vsctl("add-port", "br-int", "tenport", "tag=10")
-	at(t, "ten", func() error { return computeChecksums("t0") })
+	at(t, "ten", func() error { return kernel.ComputeChecksums("t0") })
 	tenantAddresses(t, "t0")
 	return h
 }
@@ -72,7 +77,7 @@ func startSwitch(t *testing.T) *Host {
 		})
 	}
 	start("ovsdb-server", "--remote=punix:"+socket, "--unixctl="+filepath.Join(dir, "db.ctl"), db)
-	err = poll(t.Context(), answer, func() (bool, error) {
+	err = kernel.Poll(t.Context(), answer, func() (bool, error) {
 		_, err := os.Stat(socket)
 		return err == nil, nil
 	})
@@ -85,6 +90,27 @@ func startSwitch(t *testing.T) *Host {
 	}
 	start("ovs-vswitchd", "unix:"+socket, "--unixctl="+filepath.Join(dir, "vswitchd.ctl"))
 	return h
+}
+
+// leaveChecksums has an interface leave the checksums of what it sends to
+// others, as "ethtool -K NAME tx on" does.
+func leaveChecksums(name string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	on := struct{ cmd, data uint32 }{unix.ETHTOOL_STXCSUM, 1} // struct ethtool_value
+	req := struct {                                           // struct ifreq
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [24 - unsafe.Sizeof(uintptr(0))]byte
+	}{data: unsafe.Pointer(&on)}
+	copy(req.name[:], name)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 func TestOVSPort(t *testing.T) {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
 	"github.com/causeway-project/causeway/netns/ovs"
 )
@@ -87,7 +89,7 @@ func (h *Host) site(n Network) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	nl, err := newHandle()
+	nl, err := kernel.Open()
 	if err != nil {
 		host.Close()
 		return nil, err
@@ -106,7 +108,7 @@ func (s *site) close() {
 // inside runs f on a thread in the network's namespace, with a handle there.
 func (s *site) inside(f func(in *netlink.Handle) error) error {
 	return namespace.Inside(s.ns, func() error {
-		in, err := newHandle()
+		in, err := kernel.Open()
 		if err != nil {
 			return err
 		}
@@ -150,22 +152,22 @@ func (n Network) mtu(b base) int {
 
 // device finds a device of this host that carries a plug.
 func device(nl *netlink.Handle, name string) (netlink.Link, error) {
-	l, err := link(nl, name)
+	l, err := kernel.Link(nl, name)
 	switch {
 	case err != nil:
 		return nil, err
 	case l == nil:
 		return nil, fmt.Errorf("device %s: there is no such link (see \"ip link\"): %w", name, ErrNoDevice)
-	case l.Attrs().Flags&loopback != 0:
+	case l.Attrs().Flags&net.FlagLoopback != 0:
 		return nil, fmt.Errorf("device %s: is the loopback, which reaches no network: %w", name, ErrNoDevice)
-	case !up(l):
+	case !kernel.Up(l):
 		return nil, fmt.Errorf("device %s: is down: set it up with \"ip link set %s up\": %w", name, name, ErrNoDevice)
 	}
 	return l, nil
 }
 
 func validateDevice(name string, n Network) error {
-	if !linkName(name) {
+	if !kernel.ValidLinkName(name) {
 		return fmt.Errorf("device %q: no name of a link: %w", name, ErrInvalid)
 	}
 	if name == n.HostLink {

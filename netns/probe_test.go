@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/kernel"
 )
 
 func TestDuplicateAddress(t *testing.T) {
@@ -64,7 +66,7 @@ func TestDuplicateFoundAfterwards(t *testing.T) {
 	n.Addresses, n.Routes = prefixes("fd77::9/64"), nil
 	ensure(t, h, n)
 	at(t, n.Namespace, func() error {
-		nl, err := newHandle()
+		nl, err := kernel.Open()
 		if err != nil {
 			return err
 		}
@@ -76,7 +78,7 @@ func TestDuplicateFoundAfterwards(t *testing.T) {
 		if err := blue().addAddress(nl, l, netip.MustParsePrefix("fd77::2/64"), 0); err != nil {
 			return err
 		}
-		return poll(t.Context(), answer, func() (bool, error) {
+		return kernel.Poll(t.Context(), answer, func() (bool, error) {
 			have, err := addresses(nl, l)
 			return have[netip.MustParsePrefix("fd77::2/64")].Flags&unix.IFA_F_DADFAILED != 0, err
 		})
@@ -128,7 +130,7 @@ func TestAddressesAreAnnounced(t *testing.T) {
 	in(t, "ten", "ip neigh replace fd77::2 lladdr 02:00:00:00:00:99 dev t0 nud stale")
 	h, n := newHost(), blue()
 	ensure(t, h, n)
-	err := poll(t.Context(), answer, func() (bool, error) {
+	err := kernel.Poll(t.Context(), answer, func() (bool, error) {
 		return strings.Count(in(t, "ten", "ip neigh"), n.MAC.String()) >= 2, nil
 	})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/netns/firewall"
+	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
 )
 
@@ -37,7 +38,7 @@ type Provided struct {
 const ownerMark = 0x63
 
 func (p Provided) validate(n Network) error {
-	if !linkName(p.Interface) || p.Interface == "lo" {
+	if !kernel.ValidLinkName(p.Interface) || p.Interface == "lo" {
 		return fmt.Errorf("interface %q: no name of a link in the namespace: %w", p.Interface, ErrInvalid)
 	}
 	if p.Owner == "" || len(p.Owner) > 64 || !plain(undotted(p.Owner)) {
@@ -65,12 +66,12 @@ func (p Provided) base(_ context.Context, s *site) (base, error) {
 		return base{}, fmt.Errorf("namespace %s: its firewall is network %s's: %w", s.n.Namespace, owner, ErrTaken)
 	}
 	err = namespace.Inside(ns, func() error {
-		in, err := newHandle()
+		in, err := kernel.Open()
 		if err != nil {
 			return err
 		}
 		defer in.Close()
-		l, err := link(in, p.Interface)
+		l, err := kernel.Link(in, p.Interface)
 		if err == nil && l == nil {
 			err = fmt.Errorf("interface %s: is not in namespace %s: whoever provides it must make it first: %w", p.Interface, s.n.Namespace, ErrNoNamespace)
 		}
@@ -107,7 +108,7 @@ func (p Provided) detach(_ context.Context, s *site) error {
 		return err
 	}
 	err = s.inside(func(in *netlink.Handle) error {
-		inner, err := link(in, p.Interface)
+		inner, err := kernel.Link(in, p.Interface)
 		if err != nil || inner == nil {
 			return err
 		}
@@ -128,7 +129,7 @@ func (p Provided) detach(_ context.Context, s *site) error {
 			return err
 		}
 		for q := range marked {
-			if err := in.AddrDel(inner, &netlink.Addr{IPNet: ipNet(q)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			if err := in.AddrDel(inner, &netlink.Addr{IPNet: kernel.IPNet(q)}); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 				return fmt.Errorf("remove address %s: %w", q, err)
 			}
 		}
@@ -164,7 +165,7 @@ func addMarked(l netlink.Link, p netip.Prefix, flags int) error {
 // markedAddresses of an interface are those with our mark. The calling thread
 // is in the namespace.
 func markedAddresses(l netlink.Link) (map[netip.Prefix]bool, error) {
-	replies, err := dump(func() ([][]byte, error) {
+	replies, err := kernel.Dump(func() ([][]byte, error) {
 		req := rtnl.NewNetlinkRequest(unix.RTM_GETADDR, unix.NLM_F_DUMP)
 		req.AddData(rtnl.NewIfAddrmsg(unix.AF_UNSPEC))
 		return req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWADDR)
@@ -181,12 +182,12 @@ func markedAddresses(l netlink.Link) (map[netip.Prefix]bool, error) {
 		if int(head.Index) != l.Attrs().Index {
 			continue
 		}
-		if mark := attribute(attrs, ifaProto); len(mark) != 1 || mark[0] != ownerMark {
+		if mark := kernel.Attribute(attrs, ifaProto); len(mark) != 1 || mark[0] != ownerMark {
 			continue
 		}
-		local := attribute(attrs, unix.IFA_LOCAL)
+		local := kernel.Attribute(attrs, unix.IFA_LOCAL)
 		if local == nil { // as IPv6 addresses are told
-			local = attribute(attrs, unix.IFA_ADDRESS)
+			local = kernel.Attribute(attrs, unix.IFA_ADDRESS)
 		}
 		if a, ok := netip.AddrFromSlice(local); ok {
 			out[netip.PrefixFrom(a, int(head.Prefixlen))] = true

@@ -8,23 +8,17 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
 	"github.com/causeway-project/causeway/netns/firewall"
+	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
 	"github.com/causeway-project/causeway/netns/sysctl"
-)
-
-const (
-	kernelWait = 5 * time.Second // for what takes the kernel milliseconds when all is well
-	pollEvery  = 2 * time.Millisecond
 )
 
 // repair takes every step that Ensure needs; each looks first and leaves alone
@@ -64,7 +58,7 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	var in *netlink.Handle // stays in the namespace, whichever thread uses it
 	var inner netlink.Link
 	err = namespace.Inside(s.ns, func() (err error) {
-		if in, err = newHandle(); err != nil {
+		if in, err = kernel.Open(); err != nil {
 			return err
 		}
 		inner, err = h.repairInner(in, n, n.mtu(b))
@@ -80,14 +74,14 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 		return err
 	}
 	// A macvlan whose hardware address another one on the device has.
-	err = retry(ctx, unix.EADDRINUSE, func() error { return setUp(in, inner) })
+	err = kernel.Retry(ctx, unix.EADDRINUSE, func() error { return kernel.SetUp(in, inner) })
 	if errors.Is(err, unix.EADDRINUSE) {
 		err = fmt.Errorf("%w: %w", ErrTaken, err)
 	}
 	if err != nil {
 		return err
 	}
-	if err := awaitCarrier(ctx, in, n.inside()); err != nil {
+	if err := kernel.AwaitCarrier(ctx, in, n.inside()); err != nil {
 		return fmt.Errorf("wait for the carrier of %s: %w", n.inside(), err)
 	}
 	if err := plug.await(ctx, s, in, b); err != nil {
@@ -113,7 +107,7 @@ func (h *Host) repairInner(nl *netlink.Handle, n Network, mtu int) (netlink.Link
 	if err != nil {
 		return nil, fmt.Errorf("get link lo: %w", err)
 	}
-	if err := setUp(nl, lo); err != nil {
+	if err := kernel.SetUp(nl, lo); err != nil {
 		return nil, err
 	}
 	name := n.inside()
@@ -232,7 +226,7 @@ func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handl
 		return fmt.Errorf("wait for duplicate address detection: %w", err)
 	}
 	for _, a := range used {
-		p, _ := prefix(a.IPNet)
+		p, _ := kernel.Prefix(a.IPNet)
 		if !slices.Contains(n.Addresses, p) {
 			continue // a provided interface has others too
 		}
@@ -263,7 +257,7 @@ func (n Network) addAddress(nl *netlink.Handle, l netlink.Link, p netip.Prefix, 
 	if _, ok := n.provided(); ok {
 		err = addMarked(l, p, flags)
 	} else {
-		err = nl.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p), Flags: flags})
+		err = nl.AddrAdd(l, &netlink.Addr{IPNet: kernel.IPNet(p), Flags: flags})
 	}
 	if err != nil {
 		return fmt.Errorf("add address %s: %w", p, err)
@@ -277,7 +271,7 @@ func (h *Host) awaitDetection(ctx context.Context, n Network, nl *netlink.Handle
 	if !n.has6() {
 		return nil, nil
 	}
-	err = poll(ctx, kernelWait+h.probeWait, func() (bool, error) {
+	err = kernel.Poll(ctx, kernel.Wait+h.probeWait, func() (bool, error) {
 		have, err := addresses(nl, inner)
 		if err != nil {
 			return false, err
@@ -312,7 +306,7 @@ func (n Network) repairRoutes(nl *netlink.Handle, inner netlink.Link) error {
 			continue
 		}
 		route := &netlink.Route{
-			LinkIndex: inner.Attrs().Index, Dst: ipNet(r.Destination.Masked()), Gw: r.Via.AsSlice(), Protocol: unix.RTPROT_STATIC,
+			LinkIndex: inner.Attrs().Index, Dst: kernel.IPNet(r.Destination.Masked()), Gw: r.Via.AsSlice(), Protocol: unix.RTPROT_STATIC,
 		}
 		set := nl.RouteReplace
 		if provided {
@@ -374,7 +368,7 @@ func (h *Host) Remove(ctx context.Context, n Network) error {
 	if s.ns != nil {
 		// A process may keep the namespace alive, and the host's end may have
 		// been renamed: no address of ours stays on the tenant's network.
-		err = s.inside(func(in *netlink.Handle) error { return deleteLink(in, Inside) })
+		err = s.inside(func(in *netlink.Handle) error { return kernel.Delete(in, Inside) })
 		if err != nil {
 			return err
 		}
@@ -384,22 +378,4 @@ func (h *Host) Remove(ctx context.Context, n Network) error {
 	}
 	h.log.Debug("network removed", "network", n.Namespace)
 	return nil
-}
-
-// poll calls done until it says so or fails, ctx ends or the time is up.
-func poll(ctx context.Context, wait time.Duration, done func() (bool, error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, wait, os.ErrDeadlineExceeded)
-	defer cancel()
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	for {
-		if ok, err := done(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-tick.C:
-		}
-	}
 }

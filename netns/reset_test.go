@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
 )
 
@@ -211,7 +212,7 @@ func acknowledged(t *testing.T, c net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = poll(t.Context(), answer, func() (bool, error) {
+	err = kernel.Poll(t.Context(), answer, func() (bool, error) {
 		var left int
 		var ioctlErr error
 		if err := raw.Control(func(fd uintptr) { left, ioctlErr = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); err != nil {

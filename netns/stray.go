@@ -8,6 +8,8 @@ import (
 	"github.com/vishvananda/netlink"
 	rtnl "github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/kernel"
 )
 
 // A namespace that has lost its name may live on: a process is in it, or only
@@ -61,7 +63,7 @@ func (s *site) clearStrays() error {
 
 func (s *site) clearStray(id int) error {
 	where := rtnl.NewRtAttr(unix.IFLA_TARGET_NETNSID, binary.NativeEndian.AppendUint32(nil, uint32(id)))
-	replies, err := dump(func() ([][]byte, error) {
+	replies, err := kernel.Dump(func() ([][]byte, error) {
 		req := rtnl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
 		req.AddData(rtnl.NewIfInfomsg(unix.AF_UNSPEC))
 		req.AddData(where)
@@ -96,7 +98,7 @@ func (s *site) clearStray(id int) error {
 
 // numbers of all namespaces that have one in that of the calling thread.
 func numbers() ([]int, error) {
-	replies, err := dump(func() ([][]byte, error) {
+	replies, err := kernel.Dump(func() ([][]byte, error) {
 		req := rtnl.NewNetlinkRequest(unix.RTM_GETNSID, unix.NLM_F_DUMP)
 		req.AddData(rtnl.NewRtGenMsg())
 		return req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNSID)
@@ -109,7 +111,7 @@ func numbers() ([]int, error) {
 		if len(r) < 4 { // struct rtgenmsg, padded
 			continue
 		}
-		if b := attribute(r[4:], unix.NETNSA_NSID); len(b) == 4 {
+		if b := kernel.Attribute(r[4:], unix.NETNSA_NSID); len(b) == 4 {
 			if id := int32(binary.NativeEndian.Uint32(b)); id >= 0 {
 				ids = append(ids, int(id))
 			}

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/causeway-project/causeway/netns/kernel"
 )
 
 // validate refuses what no host could make. Names reach paths and netlink
@@ -73,8 +75,8 @@ func (n Network) validateNames() error {
 	case !foreignNamespace(n.Namespace):
 		return fmt.Errorf("namespace %q: not up to 64 letters, digits, - _ or . that do not begin with %s, as ours do: %w", n.Namespace, Prefix, ErrInvalid)
 	}
-	if !strings.HasPrefix(n.HostLink, Prefix) || !plain(n.HostLink) || len(n.HostLink) > maxLinkName {
-		return fmt.Errorf("host link %q: not %s and up to %d letters, digits, - or _: %w", n.HostLink, Prefix, maxLinkName-len(Prefix), ErrInvalid)
+	if !strings.HasPrefix(n.HostLink, Prefix) || !plain(n.HostLink) || len(n.HostLink) > kernel.MaxLinkName {
+		return fmt.Errorf("host link %q: not %s and up to %d letters, digits, - or _: %w", n.HostLink, Prefix, kernel.MaxLinkName-len(Prefix), ErrInvalid)
 	}
 	return nil
 }
@@ -107,10 +109,7 @@ func overlap(all []netip.Prefix) (a, b netip.Prefix, found bool) {
 	return a, b, false
 }
 
-const (
-	maxLinkName  = 15 // IFNAMSIZ without the final NUL
-	maxNamespace = 80 // a file's name; an id of the agent's has 63 bytes
-)
+const maxNamespace = 80 // a file's name; an id of the agent's has 63 bytes
 
 // plain reports whether s has only letters, digits, - and _.
 func plain(s string) bool {
@@ -122,20 +121,6 @@ func plain(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-// linkName reports whether the kernel would take s as a link's name
-// (dev_valid_name); of other than ASCII it is stricter.
-func linkName(s string) bool {
-	if s == "" || len(s) > maxLinkName || s == "." || s == ".." {
-		return false
-	}
-	for _, c := range []byte(s) {
-		if c <= ' ' || c >= 0x7f || c == '/' || c == ':' {
-			return false
-		}
-	}
-	return true
 }
 
 func validateMAC(mac net.HardwareAddr) error {

@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/sysctl"
 )
 
@@ -47,14 +48,14 @@ func paired(nl *netlink.Handle, ns *os.File, outer, inner netlink.Link) (bool, e
 // observeOuter looks at the host's end of a veth pair.
 func (s *site) observeOuter(b base) (drift []string, err error) {
 	n := s.n
-	if s.outer, err = link(s.nl, n.HostLink); err != nil {
+	if s.outer, err = kernel.Link(s.nl, n.HostLink); err != nil {
 		return nil, err
 	}
 	if s.outer == nil {
 		return []string{"there is no link " + n.HostLink}, nil
 	}
 	a := s.outer.Attrs()
-	if !up(s.outer) {
+	if !kernel.Up(s.outer) {
 		drift = append(drift, fmt.Sprintf("link %s is down", n.HostLink))
 	}
 	if a.Alias != n.Namespace {
@@ -82,18 +83,18 @@ func (s *site) observePair(inner netlink.Link) ([]string, error) {
 // intactPair looks whether the veth pair is there, and leaves s.outer as it is.
 // What stands in the pair's place inside is deleted.
 func (s *site) intactPair() (ok bool, err error) {
-	if s.outer, err = link(s.nl, s.n.HostLink); err != nil {
+	if s.outer, err = kernel.Link(s.nl, s.n.HostLink); err != nil {
 		return false, err
 	}
 	err = s.inside(func(in *netlink.Handle) error {
-		inner, err := link(in, Inside)
+		inner, err := kernel.Link(in, Inside)
 		if err != nil {
 			return err
 		}
 		if ok, err = paired(s.nl, s.ns, s.outer, inner); ok || err != nil {
 			return err
 		}
-		return deleteLink(in, Inside) // and with it its other end, under whatever name
+		return kernel.Delete(in, Inside) // and with it its other end, under whatever name
 	})
 	return ok, err
 }
@@ -111,7 +112,7 @@ func (s *site) repairPair(b base) error {
 // without its namespace.
 func (s *site) makePair(b base) (err error) {
 	n := s.n
-	if err := deleteLink(s.nl, n.HostLink); err != nil {
+	if err := kernel.Delete(s.nl, n.HostLink); err != nil {
 		return err
 	}
 	pair := &netlink.Veth{

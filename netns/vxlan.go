@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/kernel"
 )
 
 // VXLANPort is the UDP port that IANA gave to VXLAN (RFC 7348).
@@ -78,12 +80,12 @@ func (p VXLAN) base(_ context.Context, s *site) (base, error) {
 	if err != nil {
 		return base{}, err
 	}
-	addrs, err := dump(func() ([]netlink.Addr, error) { return s.nl.AddrList(b.link, netlink.FAMILY_ALL) })
+	addrs, err := kernel.Dump(func() ([]netlink.Addr, error) { return s.nl.AddrList(b.link, netlink.FAMILY_ALL) })
 	if err != nil {
 		return base{}, fmt.Errorf("list addresses of %s: %w", p.Device, err)
 	}
 	for _, a := range addrs {
-		if q, ok := prefix(a.IPNet); ok && q.Addr() == p.Local {
+		if q, ok := kernel.Prefix(a.IPNet); ok && q.Addr() == p.Local {
 			return b, nil
 		}
 	}
@@ -183,7 +185,7 @@ func (p VXLAN) wanted(e netlink.Neigh) bool {
 
 // fixedEntries are those of the forwarding table that were set, not learned.
 func fixedEntries(in *netlink.Handle, l netlink.Link) ([]netlink.Neigh, error) {
-	all, err := dump(func() ([]netlink.Neigh, error) { return in.NeighList(l.Attrs().Index, unix.AF_BRIDGE) })
+	all, err := kernel.Dump(func() ([]netlink.Neigh, error) { return in.NeighList(l.Attrs().Index, unix.AF_BRIDGE) })
 	if err != nil {
 		return nil, fmt.Errorf("list peers: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
 )
 
@@ -32,12 +33,12 @@ func (h *Host) List(ctx context.Context) (namespaces, links []string, err error)
 			namespaces = append(namespaces, e.Name())
 		}
 	}
-	nl, err := newHandle()
+	nl, err := kernel.Open()
 	if err != nil {
 		return nil, nil, err
 	}
 	defer nl.Close()
-	all, err := dump(nl.LinkList)
+	all, err := kernel.Dump(nl.LinkList)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list links: %w", err)
 	}

@@ -1,4 +1,4 @@
-package netns
+package kernel
 
 import (
 	"fmt"
@@ -18,9 +18,9 @@ type ifreqPointer struct {
 	_    [24 - unsafe.Sizeof(uintptr(0))]byte
 }
 
-// offloadsChecksums reports whether an interface leaves the checksums of what
+// OffloadsChecksums reports whether an interface leaves the checksums of what
 // it sends to others. The calling thread is in its namespace.
-func offloadsChecksums(name string) (bool, error) {
+func OffloadsChecksums(name string) (bool, error) {
 	v := ethtoolValue{cmd: unix.ETHTOOL_GTXCSUM}
 	if err := ethtool(name, &v); err != nil {
 		return false, fmt.Errorf("ask %s for checksum offload: %w", name, err)
@@ -28,10 +28,10 @@ func offloadsChecksums(name string) (bool, error) {
 	return v.data != 0, nil
 }
 
-// computeChecksums makes the kernel compute them, and with that ends
+// ComputeChecksums makes the kernel compute them, and with that ends
 // segmentation offload, which needs them.
-func computeChecksums(name string) error {
-	on, err := offloadsChecksums(name)
+func ComputeChecksums(name string) error {
+	on, err := OffloadsChecksums(name)
 	if err != nil || !on {
 		return err
 	}
