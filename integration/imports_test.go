@@ -40,11 +40,12 @@ var mayImport = map[string][]string{
 	// serve them all.
 	"ganesha":  {"agent/crashpoint", "agent/process", "ganesha/handles", "ganesha/nfs3"},
 	"virtiofs": {"agent/crashpoint", "agent/process"},
-	"netns":    {"agent/crashpoint", "netns/firewall", "netns/kernel", "netns/namespace", "netns/ovs", "netns/sysctl"},
+	"netns":    {"agent/crashpoint", "netns/arp", "netns/firewall", "netns/kernel", "netns/namespace", "netns/ovs", "netns/sysctl"},
 	"drivers":  {},
 
 	"ganesha/nfs3": {"agent/process"},
 
+	"netns/arp":       {},
 	"netns/firewall":  {},
 	"netns/kernel":    {},
 	"netns/namespace": {"agent/crashpoint"},

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/netns/arp"
 	"github.com/causeway-project/causeway/netns/firewall"
 	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
@@ -97,7 +98,7 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 		if err := n.repairRoutes(in, inner); err != nil {
 			return err
 		}
-		return n.announce(inner)
+		return arp.Announce(inner, n.addresses4()) // the kernel announces those of IPv6 itself (ndisc_notify)
 	})
 }
 
@@ -207,7 +208,7 @@ func (h *Host) repairAddresses(ctx context.Context, n Network, nl *netlink.Handl
 	var taken error
 	ask := slices.DeleteFunc(slices.Clone(new4), func(p netip.Prefix) bool { return ours[p.Addr()] })
 	if len(ask) != 0 && h.probeWait > 0 {
-		used, err := probe(ctx, inner, ask, h.probeWait)
+		used, err := arp.Probe(ctx, inner, ask, h.probeWait)
 		if err != nil {
 			return fmt.Errorf("look for duplicate addresses: %w", err)
 		}

@@ -203,3 +203,13 @@ func (n Network) has6() bool {
 	}
 	return false
 }
+
+// addresses4 are the network's IPv4 addresses.
+func (n Network) addresses4() (all []netip.Addr) {
+	for _, p := range n.Addresses {
+		if p.Addr().Is4() {
+			all = append(all, p.Addr())
+		}
+	}
+	return all
+}

@@ -1,4 +1,6 @@
-package netns
+// Package arp asks an Ethernet network for the owners of IPv4 addresses, and
+// tells it of new ones: RFC 826 and RFC 5227.
+package arp
 
 import (
 	"bytes"
@@ -17,11 +19,11 @@ import (
 // probes is how often each address is asked for.
 const probes = 2
 
-// probe asks, over the interface, whether another machine has one of the
+// Probe asks, over the interface, whether another machine has one of the
 // addresses, and returns those that are taken. It is the ARP probe of RFC 5227,
 // 2.1.1, with shorter times. The calling thread is in the namespace.
-func probe(ctx context.Context, l netlink.Link, addrs []netip.Prefix, wait time.Duration) ([]netip.Prefix, error) {
-	s, err := openARP(l)
+func Probe(ctx context.Context, l netlink.Link, addrs []netip.Prefix, wait time.Duration) ([]netip.Prefix, error) {
+	s, err := open(l)
 	if err != nil {
 		return nil, err
 	}
@@ -67,42 +69,39 @@ func probe(ctx context.Context, l netlink.Link, addrs []netip.Prefix, wait time.
 	return out, nil
 }
 
-// announce tells the network where the IPv4 addresses are (RFC 5227, 2.3), so
-// that bridges and neighbours forget an earlier place. The kernel announces IPv6
-// addresses itself (ndisc_notify). The calling thread is in the namespace.
-func (n Network) announce(l netlink.Link) error {
-	s, err := openARP(l)
+// Announce tells the network where the addresses are (RFC 5227, 2.3), so that
+// bridges and neighbours forget an earlier place. The calling thread is in the
+// namespace.
+func Announce(l netlink.Link, addrs []netip.Addr) error {
+	s, err := open(l)
 	if err != nil {
 		return fmt.Errorf("announce addresses: %w", err)
 	}
 	defer s.close()
-	for _, p := range n.Addresses {
-		if !p.Addr().Is4() {
-			continue
-		}
-		if err := s.send(p.Addr(), p.Addr()); err != nil {
-			return fmt.Errorf("announce address %s: %w", p.Addr(), err)
+	for _, a := range addrs {
+		if err := s.send(a, a); err != nil {
+			return fmt.Errorf("announce address %s: %w", a, err)
 		}
 	}
 	return nil
 }
 
-// An arp is an ARP message of another machine.
-type arp struct {
+// A message of another machine.
+type message struct {
 	sender, target netip.Addr
 }
 
-// arpLen is the length of an ARP packet for IPv4 on Ethernet (RFC 826): types 2+2,
+// packetLen is the length of an ARP packet for IPv4 on Ethernet (RFC 826): types 2+2,
 // lengths 1+1, operation 2, sender 6+4, target 6+4.
-const arpLen = 28
+const packetLen = 28
 
-type arpSocket struct {
+type socket struct {
 	fd  int
 	mac net.HardwareAddr
 	to  unix.SockaddrLinklayer
 }
 
-func openARP(l netlink.Link) (*arpSocket, error) {
+func open(l netlink.Link) (*socket, error) {
 	proto := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ARP))
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -115,14 +114,14 @@ func openARP(l netlink.Link) (*arpSocket, error) {
 	}
 	a.Halen = 6
 	copy(a.Addr[:], []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
-	return &arpSocket{fd: fd, mac: l.Attrs().HardwareAddr, to: a}, nil
+	return &socket{fd: fd, mac: l.Attrs().HardwareAddr, to: a}, nil
 }
 
-func (s *arpSocket) close() { unix.Close(s.fd) }
+func (s *socket) close() { unix.Close(s.fd) }
 
 // send broadcasts an ARP request.
-func (s *arpSocket) send(sender, target netip.Addr) error {
-	b := make([]byte, 0, arpLen)
+func (s *socket) send(sender, target netip.Addr) error {
+	b := make([]byte, 0, packetLen)
 	b = append(b, 0, 1, 8, 0, 6, 4, 0, 1) // Ethernet, IPv4, their lengths, request
 	b = append(b, s.mac...)
 	b = append(b, sender.AsSlice()...)
@@ -136,35 +135,35 @@ func (s *arpSocket) send(sender, target netip.Addr) error {
 
 // receive returns the next ARP message of another machine; ok is false if there
 // was none in time, or something else came.
-func (s *arpSocket) receive(wait time.Duration) (m arp, ok bool, err error) {
+func (s *socket) receive(wait time.Duration) (m message, ok bool, err error) {
 	if wait > 0 {
 		fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
 		ts := unix.NsecToTimespec(wait.Nanoseconds())
 		if _, err := unix.Ppoll(fds, &ts, nil); err != nil && !errors.Is(err, unix.EINTR) {
-			return arp{}, false, fmt.Errorf("wait for arp: %w", err)
+			return message{}, false, fmt.Errorf("wait for arp: %w", err)
 		}
 	}
 	b := make([]byte, 64)
 	k, _, err := unix.Recvfrom(s.fd, b, unix.MSG_DONTWAIT)
 	switch {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-		return arp{}, false, nil
+		return message{}, false, nil
 	case err != nil:
-		return arp{}, false, fmt.Errorf("receive arp: %w", err)
+		return message{}, false, fmt.Errorf("receive arp: %w", err)
 	}
-	m, mac, ok := parseARP(b[:k])
+	m, mac, ok := parse(b[:k])
 	if !ok || bytes.Equal(mac, s.mac) { // our own probe, sent back to us
-		return arp{}, false, nil
+		return message{}, false, nil
 	}
 	return m, true, nil
 }
 
-// parseARP takes apart what any machine on the network may have sent.
-func parseARP(b []byte) (m arp, mac net.HardwareAddr, ok bool) {
-	if len(b) < arpLen || !bytes.Equal(b[:6], []byte{0, 1, 8, 0, 6, 4}) {
-		return arp{}, nil, false
+// parse takes apart what any machine on the network may have sent.
+func parse(b []byte) (m message, mac net.HardwareAddr, ok bool) {
+	if len(b) < packetLen || !bytes.Equal(b[:6], []byte{0, 1, 8, 0, 6, 4}) {
+		return message{}, nil, false
 	}
-	return arp{
+	return message{
 		sender: netip.AddrFrom4([4]byte(b[14:18])),
 		target: netip.AddrFrom4([4]byte(b[24:28])),
 	}, net.HardwareAddr(b[8:14]), true
