@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers"
@@ -90,30 +91,6 @@ type Agent struct {
 	workers  sync.WaitGroup
 }
 
-// An object is a record and what is known of it.
-type object struct {
-	key       objectKey
-	rec       *record      // nil while the first write is under way
-	pending   *record      // what the write under way will make it
-	writing   bool         // the ledger is being changed: others wait
-	failure   *fault.Error // why status is not better, where a step failed
-	status    model.Status
-	drift     model.Drift
-	drifting  bool // found other than wanted, and not yet found well again
-	wasReady  bool // it has been ready in this agent's life, so a failure is not the caller's request
-	guest     model.GuestState
-	gateway   model.Gateway
-	serving   serving         // of the gateway
-	quickEnds int             // of the gateway, in a row
-	unsteady  *fault.Error    // it has ended too often of late, or reached a limit
-	limited   limited         // when it reached one
-	stuck     bool            // it runs and does not answer
-	figures   *figures        // of the gateway; nil until somebody asks
-	probed    <-chan struct{} // closed with the process that somebody probes
-	rules     ruleBook        // of the export
-	changed   chan struct{}   // closed and replaced at each change
-}
-
 // New reads the ledger and makes the directories; it starts nothing. A ledger
 // with damaged files is not an error: Node names them.
 func New(o Options) (*Agent, error) {
@@ -147,7 +124,7 @@ func New(o Options) (*Agent, error) {
 	}
 	a.ledger = l
 	for _, lr := range records {
-		r, err := decode(lr)
+		r, err := intent.Decode(lr)
 		if err != nil {
 			damaged = append(damaged, ledger.Damage{Kind: lr.Kind, ID: lr.ID, Path: filepath.Join(a.at.ledger(), lr.Kind, lr.ID+".json"), Err: err})
 			continue
@@ -162,14 +139,6 @@ func New(o Options) (*Agent, error) {
 		a.log.Error("ledger file is damaged, and what it owns is left alone", "kind", d.Kind, "id", d.ID, "file", d.Path, "err", d.Err)
 	}
 	return a, nil
-}
-
-func newObject(key objectKey, r *record) *object {
-	o := &object{key: key, rec: r, changed: make(chan struct{}), guest: model.GuestUnknown}
-	if r != nil {
-		o.status = model.Status{Generation: r.Generation, Phase: model.Working, Since: time.Now()}
-	}
-	return o
 }
 
 // Run reconciles until ctx ends, and returns when every worker has stopped.
@@ -267,7 +236,7 @@ func (a *Agent) InstanceChanged(e InstanceEvent) {
 		if e.Rebooted || e.UUID == "" {
 			// Where libvirt was away nobody saw whether the guest started anew.
 			o.guest = model.GuestUnknown
-			a.wakeLocked(o.rec.group(o.key.id), lookAgain)
+			a.wakeLocked(o.rec.Group(o.key.id), lookAgain)
 			a.retryLocked(o)
 			continue
 		}
@@ -304,7 +273,7 @@ func (a *Agent) lookAtNetworks() (n int) {
 	for key, o := range a.objects {
 		if key.kind == model.KindNetwork && o.rec != nil {
 			n++
-			a.wakeLocked(networkGroup(key.id), lookAgain)
+			a.wakeLocked(intent.NetworkGroup(key.id), lookAgain)
 			if o.failure != nil && slices.Contains([]fault.Reason{fault.NoBridge, fault.NoDevice, fault.NoNamespace}, o.failure.Reason) {
 				a.retryLocked(o)
 			}
@@ -340,7 +309,7 @@ func (a *Agent) MountsChanged() {
 }
 
 // server returns the handle of a network's gateway.
-func (a *Agent) server(network string, n *networkIntent) Server {
+func (a *Agent) server(network string, n *intent.Network) Server {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	place := ServerPlace{
@@ -349,8 +318,8 @@ func (a *Agent) server(network string, n *networkIntent) Server {
 		StateDir: a.at.gatewayState(network),
 		Exports:  a.at.exports(network),
 		NetNS:    namespacePath(n.Namespace),
-		Settings: n.gatewaySettings(),
-		Versions: n.served(),
+		Settings: n.GatewaySettings(),
+		Versions: n.Served(),
 	}
 	s, ok := a.servers[network]
 	if !ok || !reflect.DeepEqual(s.place, place) {

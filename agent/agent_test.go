@@ -17,6 +17,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
@@ -96,7 +97,7 @@ namespace cw-blue`,
 
 func seen(h *host, dir string) string {
 	s := strings.ReplaceAll(h.String(), filepath.Join(dir, "r"), "RUN")
-	return strings.ReplaceAll(s, intentOf(share("docs")).mountName(false), "cw-SHARE")
+	return strings.ReplaceAll(s, intent.ConnectionOf(share("docs")).MountName(), "cw-SHARE")
 }
 
 func TestLife(t *testing.T) {
@@ -576,7 +577,7 @@ func TestShareDeletedUnderAnAttachment(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.mu.Lock()
-	h.gone[a.at.mount(intentOf(share("docs")).mountName(false))] = true
+	h.gone[a.at.mount(intent.ConnectionOf(share("docs")).MountName())] = true
 	delete(h.shares, "docs")
 	h.mu.Unlock()
 	at, err := a.RepairAttachment(t.Context(), "docs-vm1")
@@ -607,7 +608,7 @@ func TestShareDeletedUnderAnExport(t *testing.T) {
 			a.wakeLocked(key, lookAgain)
 		}
 	}
-	mount := a.at.mount(intentOf(share("docs")).mountName(false))
+	mount := a.at.mount(intent.ConnectionOf(share("docs")).MountName())
 	h.mu.Lock()
 	h.gone[mount] = true
 	delete(h.shares, "docs")

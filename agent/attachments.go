@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
@@ -31,7 +32,7 @@ func (a *Agent) Attach(ctx context.Context, at model.Attachment) (model.Attachme
 	if err != nil {
 		return model.Attachment{}, err
 	}
-	created, err := a.edit(ctx, key, at.Connection.Secret, func(old *record) (*record, error) {
+	created, err := a.edit(ctx, key, at.Connection.Secret, func(old *intent.Record) (*intent.Record, error) {
 		return a.attachmentRecord(key, old, at, instance)
 	})
 	if err != nil {
@@ -68,7 +69,7 @@ func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at model
 	case !i.SharedMemory:
 		return Instance{}, fault.Preconditionf(fault.NoSharedMemory,
 			"instance %s has no shared memory, which virtiofs needs: give its domain a NUMA cell with memAccess='shared' and restart it", word.Quote(at.Instance))
-	case slices.ContainsFunc(i.Devices, func(d Device) bool { return d.Tag == at.Tag && d.Alias != aliasPrefix+at.ID }):
+	case slices.ContainsFunc(i.Devices, func(d Device) bool { return d.Tag == at.Tag && d.Alias != intent.Alias(at.ID) }):
 		return Instance{}, tagTaken(at)
 	case i.FreePorts == 0:
 		return Instance{}, fault.Preconditionf(fault.NoFreePort, "instance %s has no free PCIe root port: detach something, or give its domain more pcie-root-port controllers and restart it", word.Quote(at.Instance))
@@ -113,23 +114,14 @@ func (a *Agent) checkConnection(c drivers.Connection) error {
 	return nil
 }
 
-func (a *Agent) attachmentRecord(key objectKey, old *record, at model.Attachment, i Instance) (*record, error) {
-	c := intentOf(at.Connection)
+func (a *Agent) attachmentRecord(key objectKey, old *intent.Record, at model.Attachment, i Instance) (*intent.Record, error) {
+	want := intent.AttachmentOf(at, i.UUID)
 	if old != nil {
-		is := old.Attachment
-		switch {
-		case old.Removing:
+		if old.Removing {
 			return nil, beingRemoved(key)
-		case is.InstanceUUID != i.UUID:
-			return nil, otherSettings(key, "instance")
-		case !is.Connection.equal(c):
-			return nil, otherSettings(key, "source")
-		case is.Tag != at.Tag:
-			return nil, otherSettings(key, "tag")
-		case is.ReadOnly != at.ReadOnly:
-			return nil, otherSettings(key, "read-only setting")
-		case is.MountAt != at.MountAt:
-			return nil, otherSettings(key, "mount path")
+		}
+		if what := old.Attachment.Differs(want); what != "" {
+			return nil, otherSettings(key, what)
 		}
 		return old, nil
 	}
@@ -138,19 +130,16 @@ func (a *Agent) attachmentRecord(key objectKey, old *record, at model.Attachment
 			return nil, tagTaken(at)
 		}
 	}
-	return &record{Generation: 1, Attachment: &attachmentIntent{
-		Instance: at.Instance, InstanceUUID: i.UUID, Connection: c, Tag: at.Tag, ReadOnly: at.ReadOnly, MountAt: at.MountAt,
-		Mount: c.mountName(at.ReadOnly), Alias: aliasPrefix + at.ID,
-	}}, nil
+	return &intent.Record{Generation: 1, Attachment: want}, nil
 }
 
 // Detach takes a share away from its instance: GuestBusy while the guest does
 // not let go. An unknown id is success.
 func (a *Agent) Detach(ctx context.Context, id string) error {
-	return a.removeByID(ctx, objectKey{model.KindAttachment, id}, func(*record) error { return nil })
+	return a.removeByID(ctx, objectKey{model.KindAttachment, id}, func(*intent.Record) error { return nil })
 }
 
-func (a *Agent) removeByID(ctx context.Context, key objectKey, allowed func(*record) error) error {
+func (a *Agent) removeByID(ctx context.Context, key objectKey, allowed func(*intent.Record) error) error {
 	if err := word.CheckGivenID(key.kind, key.id); err != nil {
 		return err
 	}
@@ -216,7 +205,7 @@ func (a *Agent) Attachments(_ context.Context, instance string) ([]model.Attachm
 func (o *object) attachment() model.Attachment {
 	at := o.rec.Attachment
 	return model.Attachment{
-		ID: o.key.id, Instance: at.Instance, Connection: at.Connection.connection(), Tag: at.Tag, ReadOnly: at.ReadOnly,
+		ID: o.key.id, Instance: at.Instance, Connection: at.Connection.Public(), Tag: at.Tag, ReadOnly: at.ReadOnly,
 		MountAt: at.MountAt, InstanceUUID: at.InstanceUUID, Guest: o.guestState(), Status: o.status,
 	}
 }

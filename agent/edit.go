@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -14,7 +15,7 @@ import (
 // the only way in. change is called with the lock held and no I/O to do; it
 // gets the record as it is (nil for a new one) and returns the next, or the
 // same for no change. created says whether the object is new.
-func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, change func(old *record) (*record, error)) (created bool, err error) {
+func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, change func(old *intent.Record) (*intent.Record, error)) (created bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[key]
@@ -34,7 +35,7 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 	if err := a.damageLocked(key); err != nil {
 		return false, err
 	}
-	var old *record
+	var old *intent.Record
 	if o != nil {
 		old = o.rec
 	}
@@ -78,7 +79,7 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 	a.joinLocked(o)
 	a.retryLocked(o)
 	if e := next.Export; e != nil && old == nil {
-		a.wakeLocked(networkGroup(e.Network), lookOn) // its first export brings the gateway
+		a.wakeLocked(intent.NetworkGroup(e.Network), lookOn) // its first export brings the gateway
 	}
 	return old == nil, nil
 }
@@ -86,7 +87,7 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 // write puts the secret down before the record that needs it. A new object
 // never finds the secret of a former one of its name, which a crash between the
 // two may have left.
-func (a *Agent) write(key objectKey, r *record, secret drivers.Secret) error {
+func (a *Agent) write(key objectKey, r *intent.Record, secret drivers.Secret) error {
 	var err error
 	switch {
 	case !secret.IsZero():
@@ -116,7 +117,7 @@ func (a *Agent) damageLocked(key objectKey) error {
 // retryLocked makes the object's failed steps due now, and forgets that they
 // failed: whoever waits wants to hear of a new try.
 func (a *Agent) retryLocked(o *object) {
-	key := o.rec.group(o.key.id)
+	key := o.rec.Group(o.key.id)
 	g := a.groups[key]
 	if g == nil {
 		return
@@ -133,7 +134,7 @@ func (a *Agent) retryLocked(o *object) {
 		f.next = time.Time{}
 		failed = true
 	}
-	for _, k := range keysOf(o.key.id, o.rec) {
+	for _, k := range o.rec.Keys(o.key.id) {
 		if f := g.fails[k]; f != nil {
 			f.next = time.Time{}
 			failed = true
@@ -150,13 +151,13 @@ func (a *Agent) retryLocked(o *object) {
 // They are not due at once and keep their number of tries, since a step that
 // fails may itself cause the event that this is called for.
 func (a *Agent) soonerLocked(o *object) {
-	key := o.rec.group(o.key.id)
+	key := o.rec.Group(o.key.id)
 	g := a.groups[key]
 	if g == nil {
 		return
 	}
 	soon := time.Now().Add(eventPatience)
-	for _, k := range keysOf(o.key.id, o.rec) {
+	for _, k := range o.rec.Keys(o.key.id) {
 		if f := g.fails[k]; f != nil && f.next.After(soon) {
 			f.next = soon
 		}
@@ -199,22 +200,22 @@ func (a *Agent) await(ctx context.Context, key objectKey, created bool) error {
 func (a *Agent) withdraw(ctx context.Context, key objectKey) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if err := a.remove(ctx, key, func(*record) error { return a.unusedLocked(key) }); err != nil {
+	if err := a.remove(ctx, key, func(*intent.Record) error { return a.unusedLocked(key) }); err != nil {
 		a.log.Error("object that was refused could not be withdrawn, delete it", key.kind, key.id, "err", err)
 	}
 }
 
 // remove marks an object and waits until nothing is left of it. An unknown one
 // is gone already.
-func (a *Agent) remove(ctx context.Context, key objectKey, allowed func(*record) error) error {
-	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
+func (a *Agent) remove(ctx context.Context, key objectKey, allowed func(*intent.Record) error) error {
+	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
 		if old == nil || old.Removing {
 			return old, nil
 		}
 		if err := allowed(old); err != nil {
 			return nil, err
 		}
-		next := old.next()
+		next := old.Next()
 		next.Removing = true
 		return next, nil
 	})

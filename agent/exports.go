@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -12,8 +11,8 @@ import (
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
-	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -46,7 +45,7 @@ func (a *Agent) PutExport(ctx context.Context, e model.Export) (model.Export, er
 			return model.Export{}, err
 		}
 	}
-	created, err := a.edit(ctx, key, e.Connection.Secret, func(old *record) (*record, error) {
+	created, err := a.edit(ctx, key, e.Connection.Secret, func(old *intent.Record) (*intent.Record, error) {
 		return a.exportRecord(key, old, e)
 	})
 	if err != nil {
@@ -64,27 +63,20 @@ func (a *Agent) known(key objectKey) bool {
 	return a.objects[key] != nil
 }
 
-func (a *Agent) exportRecord(key objectKey, old *record, e model.Export) (*record, error) {
-	c := intentOf(e.Connection)
+func (a *Agent) exportRecord(key objectKey, old *intent.Record, e model.Export) (*intent.Record, error) {
+	want := intent.ExportOf(e)
 	if old != nil {
-		is := old.Export
-		switch {
-		case old.Removing:
+		if old.Removing {
 			return nil, beingRemoved(key)
-		case is.Network != e.Network:
-			return nil, otherSettings(key, "network")
-		case !is.Connection.equal(c):
-			return nil, otherSettings(key, "source")
-		case is.Pseudo != e.Pseudo:
-			return nil, otherSettings(key, "pseudo path")
-		case is.ReadOnly != e.ReadOnly:
-			return nil, otherSettings(key, "read-only setting")
 		}
-		rules, err := access.Replace(is.Rules, e.Rules, time.Now())
+		if what := old.Export.Differs(want); what != "" {
+			return nil, otherSettings(key, what)
+		}
+		rules, err := access.Replace(old.Export.Rules, e.Rules, time.Now())
 		if err != nil {
 			return nil, err
 		}
-		return old.withRules(rules), nil
+		return old.WithRules(rules), nil
 	}
 	rules, err := access.Replace(nil, e.Rules, time.Now())
 	if err != nil {
@@ -110,10 +102,8 @@ func (a *Agent) exportRecord(key objectKey, old *record, e model.Export) (*recor
 	if err != nil {
 		return nil, err
 	}
-	return &record{Generation: 1, Export: &exportIntent{
-		Network: e.Network, Connection: c, Rules: rules, Pseudo: e.Pseudo, ReadOnly: e.ReadOnly,
-		Mount: c.mountName(false), ExportID: id, FSID: rand.Uint64()>>1 | 1,
-	}}, nil
+	want.Rules, want.ExportID, want.FSID = rules, id, rand.Uint64()>>1|1
+	return &intent.Record{Generation: 1, Export: want}, nil
 }
 
 // freeExportID gives the smallest free id of a gateway. While an export's
@@ -133,7 +123,7 @@ func (a *Agent) freeExportID(network string) (uint16, error) {
 
 // DeleteExport withdraws an export. An unknown id is success.
 func (a *Agent) DeleteExport(ctx context.Context, id string) error {
-	return a.removeByID(ctx, objectKey{model.KindExport, id}, func(*record) error { return nil })
+	return a.removeByID(ctx, objectKey{model.KindExport, id}, func(*intent.Record) error { return nil })
 }
 
 // Export returns one.
@@ -166,7 +156,7 @@ func (a *Agent) Exports(_ context.Context, network string) ([]model.Export, erro
 func (a *Agent) exportLocked(o *object) model.Export {
 	r := o.rec.Export
 	e := model.Export{
-		ID: o.key.id, Network: r.Network, Connection: r.Connection.connection(), Pseudo: r.Pseudo,
+		ID: o.key.id, Network: r.Network, Connection: r.Connection.Public(), Pseudo: r.Pseudo,
 		ReadOnly: r.ReadOnly, ExportID: r.ExportID, Status: o.status,
 	}
 	e.Rules = o.rulesLocked(time.Now())
@@ -185,9 +175,4 @@ func location(a netip.Addr, pseudo string) string {
 		return "[" + a.String() + "]:" + pseudo
 	}
 	return a.String() + ":" + pseudo
-}
-
-// connection is without the secret, which never leaves the agent.
-func (c connectionIntent) connection() drivers.Connection {
-	return drivers.Connection{Kind: c.Kind, Source: c.Source, Options: maps.Clone(c.Options)}
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
@@ -114,7 +115,7 @@ func (a *Agent) gatewayLimited(network string, st ganesha.Status) {
 		a.metrics.limits.WithLabelValues(l.name).Add(float64(l.now - l.last))
 		a.log.Warn("gateway reached a limit", "network", network, "limit", l.name, "pid", o.gateway.PID)
 		o.limited.at, o.unsteady = time.Now(), l.e
-		a.wakeLocked(networkGroup(network), lookOn)
+		a.wakeLocked(intent.NetworkGroup(network), lookOn)
 	}
 }
 
@@ -134,7 +135,7 @@ func (a *Agent) gatewayEndedLocked(o *object, once, keeps *fault.Error) {
 		f.err, f.next = keeps, f.next.Add(backoff(o.quickEnds-2))
 		o.unsteady = keeps
 	}
-	if g := a.groups[networkGroup(o.key.id)]; g != nil && f.err != nil {
+	if g := a.groups[intent.NetworkGroup(o.key.id)]; g != nil && f.err != nil {
 		g.fails[gatewayKey(o.key.id)] = f
 	}
 }
@@ -159,7 +160,7 @@ func (a *Agent) gatewayChangedLocked(o *object) {
 	a.tellLocked(o, false)
 	for id, e := range a.exports.of(o.key.id) {
 		if e.rec != nil {
-			a.wakeLocked(e.rec.group(id), lookAgain)
+			a.wakeLocked(e.rec.Group(id), lookAgain)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/netns"
@@ -62,7 +63,7 @@ const (
 // joinLocked puts an object into its group, and starts the group's worker
 // where it is the first.
 func (a *Agent) joinLocked(o *object) *group {
-	key := o.rec.group(o.key.id)
+	key := o.rec.Group(o.key.id)
 	g := a.groups[key]
 	if g == nil {
 		g = &group{
@@ -195,7 +196,7 @@ const goneAgain = 10 * time.Second
 // A member is one object of a group, as it was when a pass began.
 type member struct {
 	key objectKey
-	rec *record
+	rec *intent.Record
 	at  time.Time // when it began: rules that have expired by then are not wanted
 }
 
@@ -328,7 +329,7 @@ func (a *Agent) finalise(g *group, members []member, w reconcile.World, now time
 
 // remains says whether something of a member is on the host, or may be.
 func (a *Agent) remains(m member, w reconcile.World) bool {
-	for _, k := range keysOf(m.key.id, m.rec) {
+	for _, k := range m.rec.Keys(m.key.id) {
 		_, there := w.Is[k]
 		_, wanted := w.Want[k] // by another: a mount that they share
 		if w.Unknown[k] || there && !wanted {
@@ -365,7 +366,7 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 		return false
 	}
 	delete(g.kept, m.key)
-	for _, k := range keysOf(m.key.id, m.rec) {
+	for _, k := range m.rec.Keys(m.key.id) {
 		if k.Kind != reconcile.Mount {
 			delete(g.fails, k)
 			delete(g.is, k)
@@ -387,7 +388,7 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 		if !a.hasExportsLocked(e.Network) {
 			l = lookAgain // its last export takes the gateway along
 		}
-		a.wakeLocked(networkGroup(e.Network), l)
+		a.wakeLocked(intent.NetworkGroup(e.Network), l)
 	}
 	return true
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
@@ -79,7 +80,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 		return
 	}
 	if o.stuck && h.OK() { // its backend answers again
-		a.wakeLocked(networkGroup(network), lookAgain)
+		a.wakeLocked(intent.NetworkGroup(network), lookAgain)
 		return
 	}
 	if o.serving != up {
@@ -88,7 +89,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 	if h.OK() {
 		if o.unsteady != nil && time.Since(o.gateway.StartedAt) > steadyAfter && time.Since(o.limited.at) > steadyAfter {
 			o.unsteady, o.quickEnds = nil, 0
-			a.wakeLocked(networkGroup(network), lookOn)
+			a.wakeLocked(intent.NetworkGroup(network), lookOn)
 		}
 		return
 	}
@@ -100,7 +101,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 		a.log.Warn("what NFSv3 needs beside the gateway has ended and will be started again", "network", network, "err", h.NFS3)
 		e := &fault.Error{Kind: fault.Unavailable, Reason: fault.NFS3PartsDown, Message: "rpcbind or rpc.statd of the gateway has ended: it is being started again", Err: h.NFS3}
 		a.gatewayEndedLocked(o, e, e)
-		a.wakeLocked(networkGroup(network), lookAgain)
+		a.wakeLocked(intent.NetworkGroup(network), lookAgain)
 		return
 	}
 	why := h.NFS
@@ -112,7 +113,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 	a.log.Warn("gateway does not answer and will be replaced unless a backend hangs", "network", network, "pid", o.gateway.PID, "err", why)
 	e := &fault.Error{Kind: fault.Unavailable, Reason: fault.GatewayStuck, Message: "the gateway runs and does not answer: it is being replaced", Err: why}
 	a.gatewayEndedLocked(o, e, e)
-	a.wakeLocked(networkGroup(network), lookAgain)
+	a.wakeLocked(intent.NetworkGroup(network), lookAgain)
 }
 
 func (a *Agent) isStuck(network string) bool {

@@ -3,6 +3,7 @@ package agent
 import (
 	"strings"
 
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -30,7 +31,7 @@ func (x exportIndex) of(network string) map[string]*object {
 }
 
 // add enters an export whose record is r.
-func (x exportIndex) add(o *object, r *record) {
+func (x exportIndex) add(o *object, r *intent.Record) {
 	e := r.Export
 	if e == nil {
 		return
@@ -52,7 +53,7 @@ func (x exportIndex) add(o *object, r *record) {
 }
 
 // drop takes out an export whose record is, or was to be, r.
-func (x exportIndex) drop(o *object, r *record) {
+func (x exportIndex) drop(o *object, r *intent.Record) {
 	e := r.Export
 	if e == nil || x.of(e.Network)[o.key.id] != o {
 		return

@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
-func indexed(id, network, pseudo string, number uint16) (*object, *record) {
-	r := &record{Generation: 1, Export: &exportIntent{Network: network, Pseudo: pseudo, ExportID: number}}
+func indexed(id, network, pseudo string, number uint16) (*object, *intent.Record) {
+	r := &intent.Record{Generation: 1, Export: &intent.Export{Network: network, Pseudo: pseudo, ExportID: number}}
 	return newObject(objectKey{model.KindExport, id}, r), r
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -30,18 +31,18 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n model.Network, seen int64) 
 	ctx, cancel := a.within(ctx)
 	defer cancel()
 	key := objectKey{model.KindNetwork, n.ID}
-	want := a.networkIntent(n)
+	want := intent.NetworkOf(n, a.o.Hostname)
 	if !a.known(key) {
 		return model.Network{}, unknownID(model.KindNetwork, n.ID)
 	}
 	if err := a.checkServed(want); err != nil {
 		return model.Network{}, err
 	}
-	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key: key, rec: &record{Network: want}})); err != nil {
+	if err := a.o.Namespaces.Check(ctx, want.ForHost(n.ID)); err != nil {
 		return model.Network{}, classify(err)
 	}
-	var before, after *record
-	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
+	var before, after *intent.Record
+	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
 		next, err := a.updatedNetwork(key, old, *want, seen)
 		if err == nil && next != old {
 			before, after = old, next
@@ -62,7 +63,7 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n model.Network, seen int64) 
 	return a.Network(ctx, n.ID)
 }
 
-func (a *Agent) updatedNetwork(key objectKey, old *record, want networkIntent, seen int64) (*record, error) {
+func (a *Agent) updatedNetwork(key objectKey, old *intent.Record, want intent.Network, seen int64) (*intent.Record, error) {
 	switch {
 	case old == nil:
 		return nil, unknownID(model.KindNetwork, key.id)
@@ -71,11 +72,11 @@ func (a *Agent) updatedNetwork(key objectKey, old *record, want networkIntent, s
 	}
 	if old.Network.MAC == "" && want.MAC == old.Network.LinkMAC {
 		want.MAC = "" // the one that the agent chose, and told
-		if want.kind() == model.PlugNone {
+		if want.Plug.Model().Kind == model.PlugNone {
 			want.LinkMAC = "" // its owner's
 		}
 	}
-	if old.Network.differs(&want) == "" {
+	if old.Network.Differs(&want) == "" {
 		return old, nil
 	}
 	if seen != 0 && seen != old.Generation {
@@ -84,7 +85,7 @@ func (a *Agent) updatedNetwork(key objectKey, old *record, want networkIntent, s
 			Message: fmt.Sprintf("network %s is at generation %d, not %d: look at it again, and repeat the change if it still fits", key.id, old.Generation, seen),
 		}
 	}
-	next := old.changedTo(want)
+	next := old.ChangedTo(want)
 	if err := a.meetsLocked(key, next.Network); err != nil {
 		return nil, err
 	}
@@ -94,14 +95,14 @@ func (a *Agent) updatedNetwork(key objectKey, old *record, want networkIntent, s
 // takeBack restores a network whose change was refused, unless somebody has
 // changed it again, and returns when it is as before. Without it, as after a
 // kill, the change stands and is tried again until it can be made.
-func (a *Agent) takeBack(ctx context.Context, key objectKey, before, after *record) {
+func (a *Agent) takeBack(ctx context.Context, key objectKey, before, after *intent.Record) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
+	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
 		if old == nil || old.Removing || old.Generation != after.Generation {
 			return old, nil
 		}
-		return old.changedTo(*before.Network), nil
+		return old.ChangedTo(*before.Network), nil
 	})
 	a.tellExports(key.id)
 	if err == nil {
@@ -126,10 +127,10 @@ func (a *Agent) tellExports(network string) {
 // The gateway has been stopped.
 func (a *Agent) leave(ctx context.Context, m member) error {
 	former := m.rec.Network.Former
-	if err := a.o.Namespaces.Remove(ctx, a.networkOf(member{key: m.key, rec: &record{Network: former}})); err != nil {
+	if err := a.o.Namespaces.Remove(ctx, former.ForHost(m.key.id)); err != nil {
 		return err
 	}
-	_, err := a.edit(ctx, m.key, drivers.Secret{}, func(old *record) (*record, error) {
+	_, err := a.edit(ctx, m.key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
 		if old == nil || old.Network.Former != former {
 			return old, nil
 		}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,9 +12,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 )
 
@@ -339,7 +337,7 @@ func TestReplugToProvided(t *testing.T) {
 		plug  model.Plug
 		netns string
 		mac   string
-	}{{provided, "cni-7", ""}, {bridgePlug("br-red"), "cw-blue", linkMAC("blue", "host")}} {
+	}{{provided, "cni-7", ""}, {bridgePlug("br-red"), "cw-blue", intent.NetworkOf(blue(), "host").LinkMAC}} {
 		n, err := a.Network(t.Context(), "blue")
 		if err != nil {
 			t.Fatal(err)
@@ -381,46 +379,6 @@ func TestRefusedAndKilled(t *testing.T) {
 	}
 	if _, err := a.UpdateNetwork(ctx, blueAt("br-red", "10.77.0.3/24"), 0); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestChangedTo: whatever is wanted while a network is on its way, what was
-// made is remembered until it is gone, and nothing else.
-func TestChangedTo(t *testing.T) {
-	intent := func(bridge string) networkIntent {
-		return networkIntent{plugIntent: plugIntentOf(bridgePlug(bridge)), Namespace: "cw-blue", HostLink: "cw1", LinkMAC: "02:00:00:00:00:01"}
-	}
-	first := &record{Generation: 1, Network: new(intent("br-blue"))}
-	second := first.changedTo(intent("br-red"))
-	third := second.changedTo(intent("br-green"))
-	for i, r := range []*record{second, third, third.changedTo(intent("br-blue"))} {
-		if r.Network.Former != first.Network || r.Generation != int64(i+2) {
-			t.Errorf("%d: %+v, former %+v", i, r, r.Network.Former)
-		}
-	}
-	// The peers of a VXLAN are told to it as it is.
-	tunnel := func(peers ...string) networkIntent {
-		p := model.Plug{Kind: model.PlugVXLAN, VXLAN: 42, Device: "eth1", Local: netip.MustParseAddr("192.0.2.1")}
-		for _, a := range peers {
-			p.Peers = append(p.Peers, netip.MustParseAddr(a))
-		}
-		return networkIntent{plugIntent: plugIntentOf(p)}
-	}
-	before := &record{Generation: 1, Network: new(tunnel("192.0.2.2"))}
-	if r := before.changedTo(tunnel("192.0.2.2", "192.0.2.3")); r.Network.Former != nil || len(r.Network.Peers) != 2 {
-		t.Errorf("with another peer: %+v", r.Network)
-	}
-	// Names that an earlier version chose stay with what stays, as in JSON.
-	var old record
-	if err := json.Unmarshal([]byte(`{"generation":3,"network":{"bridge":"br-blue","addresses":["10.77.0.2/24"],`+
-		`"namespace":"cw-old","host_link":"cwold","link_mac":"02:00:00:00:00:09"}}`), &old); err != nil {
-		t.Fatal(err)
-	}
-	want := intent("br-blue")
-	want.MTU = 1400
-	got := old.changedTo(want).Network
-	if diff := cmp.Diff([]string{"cw-old", "cwold", "02:00:00:00:00:09"}, []string{got.Namespace, got.HostLink, got.LinkMAC}); diff != "" {
-		t.Errorf("names (-want +got):\n%s", diff)
 	}
 }
 

@@ -3,11 +3,11 @@ package agent
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -24,15 +24,15 @@ func (a *Agent) PutNetwork(ctx context.Context, n model.Network) (model.Network,
 	ctx, cancel := a.within(ctx)
 	defer cancel()
 	key := objectKey{model.KindNetwork, n.ID}
-	intent := a.networkIntent(n)
-	if err := a.checkServed(intent); err != nil {
+	want := intent.NetworkOf(n, a.o.Hostname)
+	if err := a.checkServed(want); err != nil {
 		return model.Network{}, err
 	}
-	if err := a.o.Namespaces.Check(ctx, a.networkOf(member{key: key, rec: &record{Network: intent}})); err != nil {
+	if err := a.o.Namespaces.Check(ctx, want.ForHost(n.ID)); err != nil {
 		return model.Network{}, classify(err)
 	}
-	created, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
-		return a.networkRecord(key, old, intent)
+	created, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
+		return a.networkRecord(key, old, want)
 	})
 	if err != nil {
 		return model.Network{}, err
@@ -43,30 +43,12 @@ func (a *Agent) PutNetwork(ctx context.Context, n model.Network) (model.Network,
 	return a.Network(ctx, n.ID)
 }
 
-func (a *Agent) networkIntent(n model.Network) *networkIntent {
-	intent := &networkIntent{
-		plugIntent: plugIntentOf(n.Plug), Addresses: slices.Clone(n.Addresses), MTU: n.MTU, MAC: strings.ToLower(n.MAC),
-		Namespace: namespaceName(n.ID), HostLink: linkName(n.ID), LinkMAC: strings.ToLower(n.MAC),
-	}
-	intent.NFSVersions = versionsIntent(n.NFSVersions)
-	switch {
-	case n.Plug.Kind == model.PlugNone:
-		intent.Namespace = n.Plug.Namespace
-	case n.MAC == "":
-		intent.LinkMAC = linkMAC(n.ID, a.o.Hostname)
-	}
-	for _, r := range n.Routes {
-		intent.Routes = append(intent.Routes, routeIntent(r))
-	}
-	return intent
-}
-
-func (a *Agent) networkRecord(key objectKey, old *record, n *networkIntent) (*record, error) {
+func (a *Agent) networkRecord(key objectKey, old *intent.Record, n *intent.Network) (*intent.Record, error) {
 	if old != nil {
 		if old.Removing {
 			return nil, beingRemoved(key)
 		}
-		if what := old.Network.differs(n); what != "" {
+		if what := old.Network.Differs(n); what != "" {
 			e := otherSettings(key, what)
 			e.Message = fmt.Sprintf("network %s exists with another %s: update it, choose another id, or delete it first", key.id, what)
 			return nil, e
@@ -76,22 +58,22 @@ func (a *Agent) networkRecord(key objectKey, old *record, n *networkIntent) (*re
 	if err := a.meetsLocked(key, n); err != nil {
 		return nil, err
 	}
-	return &record{Generation: 1, Network: n}, nil
+	return &intent.Record{Generation: 1, Network: n}, nil
 }
 
 // meetsLocked refuses a network that cannot be on this host beside the others.
 // One that moves is at both places until it has left the first.
-func (a *Agent) meetsLocked(key objectKey, n *networkIntent) error {
+func (a *Agent) meetsLocked(key objectKey, n *intent.Network) error {
 	for other, o := range a.objects {
 		r := o.intent()
 		if other == key || r == nil || r.Network == nil {
 			continue
 		}
-		if err := r.Network.meets(other.id, key.id, n); err != nil {
+		if err := r.Network.Meets(other.id, key.id, n); err != nil {
 			return err
 		}
 		if former := r.Network.Former; former != nil {
-			if err := former.meets(other.id, key.id, n); err != nil {
+			if err := former.Meets(other.id, key.id, n); err != nil {
 				return err
 			}
 		}
@@ -99,43 +81,11 @@ func (a *Agent) meetsLocked(key objectKey, n *networkIntent) error {
 	return nil
 }
 
-// meets says why network id, as n, cannot be on one host with network other.
-func (r *networkIntent) meets(other, id string, n *networkIntent) error {
-	if r.HostLink == n.HostLink {
-		return fault.Invalidf(fault.BadID, "network id %q makes the same link name as %q: choose another", id, other)
-	}
-	if r.segment() != n.segment() {
-		return nil // another segment may well use the same addresses
-	}
-	if n.single() {
-		return &fault.Error{
-			Kind: fault.Precondition, Reason: fault.PlugTaken, Metadata: map[string]string{"network": other},
-			Message: fmt.Sprintf("network %s has the %s already, and a host can have it once: use that network", other, n.segment()),
-		}
-	}
-	if taken, ok := sameAddress(r.Addresses, n.Addresses); ok {
-		return &fault.Error{
-			Kind: fault.Precondition, Reason: fault.AddressTaken, Metadata: map[string]string{"network": other, "address": taken.String()},
-			Message: fmt.Sprintf("address %v is network %s's on the same segment: choose another", taken, other),
-		}
-	}
-	return nil
-}
-
-func sameAddress(a, b []netip.Prefix) (netip.Addr, bool) {
-	for _, p := range a {
-		if slices.ContainsFunc(b, func(q netip.Prefix) bool { return p.Addr() == q.Addr() }) {
-			return p.Addr(), true
-		}
-	}
-	return netip.Addr{}, false
-}
-
 // DeleteNetwork removes a network that no export uses. An unknown id is
 // success.
 func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
 	key := objectKey{model.KindNetwork, id}
-	return a.removeByID(ctx, key, func(*record) error { return a.unusedLocked(key) })
+	return a.removeByID(ctx, key, func(*intent.Record) error { return a.unusedLocked(key) })
 }
 
 // unusedLocked refuses a network that exports use. Nothing else is used.
@@ -186,8 +136,8 @@ func (a *Agent) Networks(context.Context) ([]model.Network, error) {
 func (a *Agent) networkLocked(o *object) model.Network {
 	r := o.rec.Network
 	n := model.Network{
-		ID: o.key.id, Plug: r.plug(), Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
-		NFSVersions: r.nfsVersions(), Gateway: o.gateway, Status: o.status, Drift: o.drift,
+		ID: o.key.id, Plug: r.Plug.Model(), Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
+		NFSVersions: r.Versions(), Gateway: o.gateway, Status: o.status, Drift: o.drift,
 	}
 	for _, route := range r.Routes {
 		n.Routes = append(n.Routes, model.Route(route))
@@ -201,11 +151,11 @@ func (a *Agent) networkLocked(o *object) model.Network {
 }
 
 // checkServed says whether this host has what a network's versions need.
-func (a *Agent) checkServed(n *networkIntent) error {
+func (a *Agent) checkServed(n *intent.Network) error {
 	if a.o.CheckVersions == nil {
 		return nil
 	}
-	if err := a.o.CheckVersions(n.served()); err != nil {
+	if err := a.o.CheckVersions(n.Served()); err != nil {
 		return classify(err)
 	}
 	return nil

@@ -63,12 +63,12 @@ func (a *Agent) mountsLocked() []model.Mount {
 		if o.rec == nil || o.rec.Network != nil {
 			continue
 		}
-		name := o.rec.mountName()
+		name := o.rec.MountName()
 		m := byName[name]
 		if m == nil {
-			c := o.rec.connection()
-			m = &model.Mount{Name: name, Kind: c.Kind, Source: c.Source, Path: a.at.mount(name), ReadOnly: o.rec.mountReadOnly()}
-			m.Status = a.mountStatusLocked(reconcile.Key{Kind: reconcile.Mount, Name: name}, a.groups[o.rec.group(key.id)])
+			c := o.rec.Connection()
+			m = &model.Mount{Name: name, Kind: c.Kind, Source: c.Source, Path: a.at.mount(name), ReadOnly: o.rec.MountReadOnly()}
+			m.Status = a.mountStatusLocked(reconcile.Key{Kind: reconcile.Mount, Name: name}, a.groups[o.rec.Group(key.id)])
 			byName[name] = m
 		}
 		m.Users = append(m.Users, key.String())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/word"
@@ -53,7 +54,7 @@ func (a *Agent) editRules(ctx context.Context, export string, change func([]acce
 	ctx, cancel := a.within(ctx)
 	defer cancel()
 	key := objectKey{model.KindExport, export}
-	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *record) (*record, error) {
+	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
 		if old == nil {
 			return nil, unknownID(model.KindExport, export)
 		}
@@ -64,24 +65,12 @@ func (a *Agent) editRules(ctx context.Context, export string, change func([]acce
 		if err != nil {
 			return nil, err
 		}
-		return old.withRules(rules), nil
+		return old.WithRules(rules), nil
 	})
 	if err != nil {
 		return err
 	}
 	return a.await(ctx, key, false)
-}
-
-// withRules is r with other rules, or r itself where they are the same.
-func (r *record) withRules(rules []access.Intent) *record {
-	if slices.EqualFunc(access.Order(r.Export.Rules), access.Order(rules), access.Intent.Equal) {
-		return r
-	}
-	next := r.next()
-	export := *r.Export
-	export.Rules = rules
-	next.Export = &export
-	return next
 }
 
 // Rule returns one of an export's.
@@ -127,7 +116,7 @@ func (a *Agent) RecoverRules(ctx context.Context, export string) (model.Export, 
 	o.rules.recover = true
 	a.retryLocked(o)
 	o.status.Phase = model.Working
-	a.wakeLocked(o.rec.group(export), lookAgain)
+	a.wakeLocked(o.rec.Group(export), lookAgain)
 	a.mu.Unlock()
 	if err := a.await(ctx, key, false); err != nil {
 		return model.Export{}, err
@@ -159,7 +148,7 @@ func (o *object) rulesLocked(now time.Time) []access.Rule {
 }
 
 func (o *object) ruleStateLocked(i access.Intent, now time.Time) (access.State, fault.Reason, string) {
-	served := o.rec.Export.served(i)
+	served := o.rec.Export.Served(i)
 	refused, no := o.rules.refused[i.ID]
 	active, yes := o.rules.active[i.ID]
 	switch {
@@ -177,26 +166,6 @@ func (o *object) ruleStateLocked(i access.Intent, now time.Time) (access.State, 
 		return access.Applying, "", ""
 	}
 	return access.Queued, o.status.Reason, o.status.Message
-}
-
-// served is a rule as the gateway should have it.
-func (e *exportIntent) served(i access.Intent) ganesha.Rule {
-	r := i.Ganesha()
-	if e.ReadOnly {
-		// Not by a read-only mount: Ganesha reaches all exports of one file
-		// system through one mount of it.
-		r.Level = ganesha.ReadOnly
-	}
-	return r
-}
-
-// servedRules lists what the gateway should have at a time.
-func (e *exportIntent) servedRules(now time.Time) []ganesha.Rule {
-	var rules []ganesha.Rule
-	for _, i := range access.InForce(e.Rules, now) {
-		rules = append(rules, e.served(i))
-	}
-	return rules
 }
 
 // rulesSeen notes what a look at the gateway said of an export's rules. Where
@@ -223,14 +192,14 @@ func (a *Agent) rulesSeen(m member, sight ganesha.Sight) {
 	o.rules.active, o.rules.refused = map[string]ganesha.Rule{}, map[string]refusedRule{}
 	for _, r := range sight.Refused {
 		i := rules[r.Rule]
-		o.rules.refused[i.ID] = refusedRule{m.rec.Export.served(i), r.Err.Error()}
+		o.rules.refused[i.ID] = refusedRule{m.rec.Export.Served(i), r.Err.Error()}
 		if was.refused[i.ID] != o.rules.refused[i.ID] {
 			a.log.Warn("access rule is refused by the gateway, and its clients are let in by no other", "export", m.key.id, "rule", i.ID, "err", r.Err)
 		}
 	}
 	for _, i := range rules {
 		if _, no := o.rules.refused[i.ID]; !no {
-			o.rules.active[i.ID] = m.rec.Export.served(i)
+			o.rules.active[i.ID] = m.rec.Export.Served(i)
 		}
 	}
 	for _, i := range m.rec.Export.Rules {
@@ -241,12 +210,12 @@ func (a *Agent) rulesSeen(m member, sight ganesha.Sight) {
 }
 
 // holds says whether a book has exactly these rules of an export.
-func (b ruleBook) holds(e *exportIntent, rules []access.Intent) bool {
+func (b ruleBook) holds(e *intent.Export, rules []access.Intent) bool {
 	if len(b.active)+len(b.refused) != len(rules) {
 		return false
 	}
 	for _, i := range rules {
-		served := e.served(i)
+		served := e.Served(i)
 		if b.active[i.ID] != served && b.refused[i.ID].rule != served {
 			return false
 		}
@@ -337,8 +306,8 @@ func (a *Agent) overdue(now time.Time) map[string]bool {
 			continue
 		}
 		if slices.ContainsFunc(o.rec.Export.Rules, func(r access.Intent) bool { return r.Expired(now) }) {
-			groups[o.rec.group(key.id)] = true
-			groups[networkGroup(o.rec.Export.Network)] = true
+			groups[o.rec.Group(key.id)] = true
+			groups[intent.NetworkGroup(o.rec.Export.Network)] = true
 		}
 	}
 	return groups

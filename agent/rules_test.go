@@ -19,6 +19,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -405,9 +406,9 @@ func TestExpiryDoesNotWait(t *testing.T) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[objectKey{model.KindExport, "docs"}]
-	g := a.groups[o.rec.group("docs")]
-	k := keysOf("docs", o.rec)[2]
-	rec := o.rec.withRules([]access.Intent{{ID: "x", Client: prefix("10.0.0.0/8"), ExpiresAt: now.Add(-time.Second)}})
+	g := a.groups[o.rec.Group("docs")]
+	k := o.rec.Keys("docs")[2]
+	rec := o.rec.WithRules([]access.Intent{{ID: "x", Client: prefix("10.0.0.0/8"), ExpiresAt: now.Add(-time.Second)}})
 	g.fails[k] = &failure{next: now.Add(time.Hour)}
 	g.passed = now.Add(-time.Minute)
 	a.expireLocked(g, []member{{key: o.key, rec: rec, at: now}}, now)
@@ -497,7 +498,7 @@ func TestRulesDrift(t *testing.T) {
 	drift := testutil.ToFloat64(a.metrics.ruleDrift)
 	tamper()
 	a.mu.Lock()
-	a.wakeLocked(a.objects[objectKey{model.KindExport, "docs"}].rec.group("docs"), lookAgain)
+	a.wakeLocked(a.objects[objectKey{model.KindExport, "docs"}].rec.Group("docs"), lookAgain)
 	a.mu.Unlock()
 	eventually(t, "undone", func() bool { return h.served() == want })
 	if got := testutil.ToFloat64(a.metrics.ruleDrift); got != drift+1 {
@@ -534,7 +535,7 @@ func TestRuleState(t *testing.T) {
 		"expired, still there": {gone, model.Status{Phase: model.Working}, has(gone), false, access.Denying, fault.RuleExpired},
 		"export goes":          {r, model.Status{Phase: model.Removing}, has(r), true, access.Denying, ""},
 	} {
-		o := &object{rec: &record{Removing: c.removing, Export: &exportIntent{}}, status: c.status, rules: c.book}
+		o := &object{rec: &intent.Record{Removing: c.removing, Export: &intent.Export{}}, status: c.status, rules: c.book}
 		if got, reason, _ := o.ruleStateLocked(c.rule, now); got != c.want || reason != c.reason {
 			t.Errorf("%s: %s %s, want %s %s", name, got, reason, c.want, c.reason)
 		}

@@ -53,7 +53,7 @@ func settled(k reconcile.Key, w reconcile.World) bool {
 func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcile.Plan, instances instanceCache) (model.Status, *fault.Error) {
 	s := model.Status{Generation: m.rec.Generation, Phase: model.Ready}
 	s.ObservedGeneration = min(a.objects[m.key].status.ObservedGeneration, m.rec.Generation-1)
-	keys := keysOf(m.key.id, m.rec)
+	keys := m.rec.Keys(m.key.id)
 	if m.rec.Removing {
 		s.Phase = model.Removing
 		if f := g.kept[m.key]; f != nil {
@@ -190,18 +190,4 @@ func (a *Agent) setStatusLocked(o *object, s model.Status, failure *fault.Error)
 	}
 	o.broadcast()
 	a.tellLocked(o, false)
-}
-
-// broadcast wakes everybody who waits for the object.
-func (o *object) broadcast() {
-	close(o.changed)
-	o.changed = make(chan struct{})
-}
-
-// intent is what the object is or is about to be.
-func (o *object) intent() *record {
-	if o.pending != nil {
-		return o.pending
-	}
-	return o.rec
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"time"
 
@@ -55,7 +54,7 @@ func (a *Agent) do(ctx context.Context, g *group, s reconcile.Step, members []me
 // mount any will do.
 func memberOf(k reconcile.Key, members []member) (member, bool) {
 	for _, m := range members {
-		for _, own := range keysOf(m.key.id, m.rec) {
+		for _, own := range m.rec.Keys(m.key.id) {
 			if own == k {
 				return m, true
 			}
@@ -82,9 +81,9 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 			return a.leave(ctx, m)
 		}
 		if remove {
-			return a.o.Namespaces.Remove(ctx, a.networkOf(m))
+			return a.o.Namespaces.Remove(ctx, m.rec.Network.ForHost(m.key.id))
 		}
-		return a.o.Namespaces.Ensure(ctx, a.networkOf(m))
+		return a.o.Namespaces.Ensure(ctx, m.rec.Network.ForHost(m.key.id))
 	case reconcile.Gateway:
 		if remove {
 			return a.stopGateway(ctx, m)
@@ -127,16 +126,16 @@ func (a *Agent) mount(ctx context.Context, m member) error {
 	if !ok {
 		return fault.Preconditionf(fault.UnknownDriver, "this agent has no driver for %q any more: restore its configuration", conn.Kind)
 	}
-	target := a.at.mount(m.rec.mountName())
+	target := a.at.mount(m.rec.MountName())
 	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return d.Mount(ctx, drivers.MountRequest{Connection: conn, Target: target, ReadOnly: m.rec.mountReadOnly()})
+	return d.Mount(ctx, drivers.MountRequest{Connection: conn, Target: target, ReadOnly: m.rec.MountReadOnly()})
 }
 
 func (a *Agent) unmount(ctx context.Context, m member) error {
-	target := a.at.mount(m.rec.mountName())
-	if d, ok := a.o.Drivers.Get(m.rec.connection().Kind); ok {
+	target := a.at.mount(m.rec.MountName())
+	if d, ok := a.o.Drivers.Get(m.rec.Connection().Kind); ok {
 		if err := d.Unmount(ctx, target); err != nil {
 			return err
 		}
@@ -418,20 +417,12 @@ func (a *Agent) setGuest(key objectKey, s model.GuestState) {
 
 // connectionOf is a record's connection with its secret.
 func (a *Agent) connectionOf(m member) (drivers.Connection, error) {
-	c := m.rec.connection()
+	c := m.rec.Connection()
 	secret, err := a.ledger.Secret(m.key.kind, m.key.id)
 	if err != nil {
 		return drivers.Connection{}, err
 	}
 	return drivers.Connection{Kind: c.Kind, Source: c.Source, Options: c.Options, Secret: drivers.NewSecret(secret)}, nil
-}
-
-func mustMAC(s string) net.HardwareAddr {
-	mac, err := net.ParseMAC(s)
-	if err != nil {
-		return nil // a record of ours holds a MAC; netns refuses one without
-	}
-	return mac
 }
 
 func isNotRunning(err error) bool { return errors.Is(err, ganesha.ErrNotRunning) }

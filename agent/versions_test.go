@@ -1,40 +1,13 @@
 package agent
 
 import (
-	"encoding/json"
 	"errors"
 	"slices"
 	"testing"
 
 	"github.com/causeway-project/causeway/agent/fault"
-	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/agent/model"
 )
-
-func TestNFSVersionsOfRecord(t *testing.T) {
-	for _, test := range []struct {
-		given, stored, told []model.NFSVersion
-		settings            string
-	}{
-		{nil, nil, []model.NFSVersion{model.NFS41, model.NFS42}, ""},
-		{[]model.NFSVersion{model.NFS42, model.NFS41}, nil, []model.NFSVersion{model.NFS41, model.NFS42}, ""},
-		{[]model.NFSVersion{model.NFS42}, []model.NFSVersion{model.NFS42}, []model.NFSVersion{model.NFS42}, "nfs 4.2"},
-		{[]model.NFSVersion{model.NFS41, model.NFS3}, []model.NFSVersion{model.NFS3, model.NFS41}, []model.NFSVersion{model.NFS3, model.NFS41}, "nfs 3, nfs 4.1"},
-	} {
-		body, err := json.Marshal(&record{Generation: 1, Network: &networkIntent{NFSVersions: versionsIntent(test.given)}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := decode(ledger.Record{Kind: model.KindNetwork, ID: "n", Body: body})
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := r.Network
-		if !slices.Equal(n.NFSVersions, test.stored) || !slices.Equal(n.nfsVersions(), test.told) || n.gatewaySettings() != test.settings {
-			t.Errorf("%v: stored %v, told %v, settings %q", test.given, n.NFSVersions, n.nfsVersions(), n.gatewaySettings())
-		}
-	}
-}
 
 // A host without the parts of NFSv3 refuses a network that asks for it, and an
 // update to it, with nothing written.

@@ -8,66 +8,22 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
-	"github.com/causeway-project/causeway/netns"
 )
 
-// keysOf lists what a record makes on the host, needs before users.
-func keysOf(id string, r *record) []reconcile.Key {
-	switch {
-	case r.Network != nil:
-		return []reconcile.Key{{Kind: reconcile.Namespace, Name: id}, {Kind: reconcile.Gateway, Name: id}}
-	case r.Export != nil:
-		return []reconcile.Key{{Kind: reconcile.Mount, Name: r.Export.Mount}, {Kind: reconcile.View, Name: id}, {Kind: reconcile.Export, Name: id}}
-	default:
-		keys := []reconcile.Key{{Kind: reconcile.Mount, Name: r.Attachment.Mount}, {Kind: reconcile.Daemon, Name: id}, {Kind: reconcile.Device, Name: id}}
-		if r.Attachment.MountAt != "" {
-			keys = append(keys, reconcile.Key{Kind: reconcile.GuestMount, Name: id})
-		}
-		return keys
-	}
-}
-
-// needsOf says what a key of a record stands on.
-func needsOf(k reconcile.Key, id string, r *record) []reconcile.Key {
-	switch k.Kind {
-	case reconcile.Gateway:
-		return []reconcile.Key{{Kind: reconcile.Namespace, Name: id}}
-	case reconcile.View, reconcile.Daemon:
-		return []reconcile.Key{{Kind: reconcile.Mount, Name: r.mountName()}}
-	case reconcile.Export:
-		return []reconcile.Key{{Kind: reconcile.View, Name: id}, {Kind: reconcile.Gateway, Name: r.Export.Network}}
-	case reconcile.Device:
-		return []reconcile.Key{{Kind: reconcile.Daemon, Name: id}}
-	case reconcile.GuestMount:
-		return []reconcile.Key{{Kind: reconcile.Device, Name: id}}
-	}
-	return nil
-}
-
-// outlives says the loss of what does not harm a key. Ganesha reaches an
-// export's files through its file system's anchor, so that clients do not
-// notice when somebody takes its view away, which is made again from the same
-// mount. One that finds the mount gone too may show another file system then.
-func outlives(k reconcile.Key) []reconcile.Key {
-	if k.Kind != reconcile.Export {
-		return nil
-	}
-	return []reconcile.Key{{Kind: reconcile.View, Name: k.Name}}
-}
-
-// versionOf is what a key of a record should be. Most things have settings
+// version is what a key of a record should be. Most things have settings
 // that never change in place; their names say which they are.
-func versionOf(k reconcile.Key, m member) reconcile.Version {
+func (m member) version(k reconcile.Key) reconcile.Version {
 	switch k.Kind {
 	case reconcile.Device:
 		return deviceVersion(m.rec.Attachment.Tag)
 	case reconcile.Gateway:
-		return reconcile.Version{Identity: "here", Settings: m.rec.Network.gatewaySettings()}
+		return reconcile.Version{Identity: "here", Settings: m.rec.Network.GatewaySettings()}
 	case reconcile.Export:
-		return reconcile.Version{Identity: "here", Settings: fmt.Sprint(m.rec.Export.servedRules(m.at))}
+		return reconcile.Version{Identity: "here", Settings: fmt.Sprint(m.rec.Export.ServedRules(m.at))}
 	}
 	return here
 }
@@ -124,11 +80,11 @@ func (a *Agent) world(ctx context.Context, g *group, members []member, instances
 	}
 	for _, m := range members {
 		wanted := a.wanted(ctx, m, instances)
-		for _, k := range keysOf(m.key.id, m.rec) {
-			needs := needsOf(k, m.key.id, m.rec)
+		for _, k := range m.rec.Keys(m.key.id) {
+			needs := m.rec.Needs(k, m.key.id)
 			w.Uses[k] = needs
 			if slices.Contains(wanted, k) {
-				w.Want[k] = reconcile.Want{Version: versionOf(k, m), Needs: needs, Outlives: outlives(k)}
+				w.Want[k] = reconcile.Want{Version: m.version(k), Needs: needs, Outlives: intent.Outlives(k)}
 			}
 		}
 		if e := m.rec.Export; e != nil && a.servingOf(e.Network) == up {
@@ -136,7 +92,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member, instances
 		}
 	}
 	for _, m := range members {
-		for _, k := range keysOf(m.key.id, m.rec) {
+		for _, k := range m.rec.Keys(m.key.id) {
 			if g.seen[k] {
 				continue
 			}
@@ -168,7 +124,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member, instances
 
 // litters says whether removing a thing takes several steps of which the first
 // already makes it look gone.
-func litters(k reconcile.Key, r *record) bool {
+func litters(k reconcile.Key, r *intent.Record) bool {
 	switch k.Kind {
 	case reconcile.Gateway:
 		return true
@@ -203,7 +159,7 @@ func (a *Agent) wanted(ctx context.Context, m member, instances instanceCache) [
 	if m.rec.Removing {
 		return nil
 	}
-	keys := keysOf(m.key.id, m.rec)
+	keys := m.rec.Keys(m.key.id)
 	switch {
 	case m.rec.Network != nil && !a.hasExports(m.key.id):
 		return keys[:1]
@@ -302,7 +258,7 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 		if m.rec.Network.Former != nil {
 			return former, true, nil // or what is left of it
 		}
-		st, err := a.o.Namespaces.Observe(ctx, a.networkOf(m))
+		st, err := a.o.Namespaces.Observe(ctx, m.rec.Network.ForHost(m.key.id))
 		if err == nil {
 			a.noteDrift(m, st.Drift)
 		}
@@ -341,7 +297,7 @@ func (a *Agent) shareIsBack(ctx context.Context, g *group, m member) bool {
 		}
 	}
 	a.mu.Unlock()
-	d, ok := a.o.Drivers.Get(m.rec.connection().Kind)
+	d, ok := a.o.Drivers.Get(m.rec.Connection().Kind)
 	if !ok || d.Prober == nil {
 		return false
 	}
@@ -389,7 +345,7 @@ func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version,
 	}
 	a.rulesSeen(m, sight)
 	if err == nil && sight.Match == ganesha.Same && !a.toRecover(m.key) {
-		return versionOf(reconcile.Key{Kind: reconcile.Export}, m), true, nil
+		return m.version(reconcile.Key{Kind: reconcile.Export}), true, nil
 	}
 	return drifted, sight.Match != ganesha.Absent, nil
 }
@@ -441,27 +397,12 @@ func (a *Agent) guestMounted(g *group, m member) bool {
 	return o.guest == model.GuestMounted || o.guest == model.GuestUnknown && m.rec.Removing
 }
 
-// networkOf and exportOf say in the terms of the parts what a record wants.
-func (a *Agent) networkOf(m member) netns.Network {
-	n := m.rec.Network
-	out := netns.Network{
-		Namespace: n.Namespace, HostLink: n.HostLink, Plug: n.of(m.key.id), Addresses: n.Addresses, MTU: n.MTU,
-	}
-	out.TCPPorts, out.UDPPorts = n.served().Ports()
-	if n.LinkMAC != "" {
-		out.MAC = mustMAC(n.LinkMAC)
-	}
-	for _, r := range n.Routes {
-		out.Routes = append(out.Routes, netns.Route{Destination: r.Destination, Via: r.Via})
-	}
-	return out
-}
-
+// exportOf says to Ganesha what a record wants.
 func (a *Agent) exportOf(m member) ganesha.Export {
 	e := m.rec.Export
 	return ganesha.Export{
 		ID: e.ExportID, Path: filepath.Clean(a.at.view(e.Network, m.key.id)), Pseudo: e.Pseudo, FSID: e.FSID,
-		Rules: e.servedRules(m.at),
+		Rules: e.ServedRules(m.at),
 	}
 }
 

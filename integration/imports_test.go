@@ -20,10 +20,11 @@ var mayImport = map[string][]string{
 	"cmd/causeway-launch": {"agent/process"},
 	"api/node/v1":         {},
 
-	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/ledger", "agent/model", "agent/reconcile", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns"},
+	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/reconcile", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
 	"agent/crashpoint": {},
 	"agent/fault":      {},
+	"agent/intent":     {"agent/access", "agent/fault", "agent/ledger", "agent/model", "agent/reconcile", "agent/word", "drivers", "ganesha", "netns"},
 	"agent/ledger":     {"agent/crashpoint"},
 	"agent/model":      {"agent/access", "agent/fault", "agent/word", "drivers"},
 	"agent/process":    {"agent/crashpoint"},

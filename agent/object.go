@@ -1,0 +1,60 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
+	"github.com/causeway-project/causeway/agent/model"
+)
+
+// An objectKey names one object of the ledger.
+type objectKey struct{ kind, id string }
+
+func (k objectKey) String() string { return k.kind + "/" + k.id }
+
+// An object is a record and what is known of it.
+type object struct {
+	key       objectKey
+	rec       *intent.Record // nil while the first write is under way
+	pending   *intent.Record // what the write under way will make it
+	writing   bool           // the ledger is being changed: others wait
+	failure   *fault.Error   // why status is not better, where a step failed
+	status    model.Status
+	drift     model.Drift
+	drifting  bool // found other than wanted, and not yet found well again
+	wasReady  bool // it has been ready in this agent's life, so a failure is not the caller's request
+	guest     model.GuestState
+	gateway   model.Gateway
+	serving   serving         // of the gateway
+	quickEnds int             // of the gateway, in a row
+	unsteady  *fault.Error    // it has ended too often of late, or reached a limit
+	limited   limited         // when it reached one
+	stuck     bool            // it runs and does not answer
+	figures   *figures        // of the gateway; nil until somebody asks
+	probed    <-chan struct{} // closed with the process that somebody probes
+	rules     ruleBook        // of the export
+	changed   chan struct{}   // closed and replaced at each change
+}
+
+func newObject(key objectKey, r *intent.Record) *object {
+	o := &object{key: key, rec: r, changed: make(chan struct{}), guest: model.GuestUnknown}
+	if r != nil {
+		o.status = model.Status{Generation: r.Generation, Phase: model.Working, Since: time.Now()}
+	}
+	return o
+}
+
+// broadcast wakes everybody who waits for the object.
+func (o *object) broadcast() {
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+// intent is what the object is or is about to be.
+func (o *object) intent() *intent.Record {
+	if o.pending != nil {
+		return o.pending
+	}
+	return o.rec
+}
