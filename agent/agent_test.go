@@ -759,7 +759,7 @@ func TestFiftyAtOnce(t *testing.T) {
 // as the machine can.
 func TestStepWithoutEffect(t *testing.T) {
 	h := newHost(t)
-	h.amnesia = true
+	h.idle = true
 	a := h.boot(shortDir(t))
 	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
 		t.Fatal(err)
@@ -774,7 +774,7 @@ func TestStepWithoutEffect(t *testing.T) {
 	}
 	h.mu.Lock()
 	calls := h.calls
-	h.amnesia = false
+	h.idle = false
 	h.mu.Unlock()
 	if calls > 30 {
 		t.Errorf("%d calls in 300 ms", calls)

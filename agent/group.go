@@ -262,11 +262,11 @@ func (a *Agent) due(g *group, steps []reconcile.Step, now time.Time) []reconcile
 const mostTries = 3
 
 // take does one step and notes how it went. What it touched is looked at again
-// whatever it says.
+// whatever it says, but for what the step itself has read back.
 func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []member) {
 	begin := time.Now()
-	err := a.do(ctx, g, s, members)
 	delete(g.seen, s.Key)
+	err := a.do(ctx, g, s, members)
 	g.cleaned[s.Key] = err == nil && s.Verb == reconcile.Remove
 	a.metrics.step(s, err, time.Since(begin))
 	a.mu.Lock()

@@ -242,14 +242,23 @@ func (a *Agent) toRecover(key objectKey) bool {
 	return o != nil && o.rules.recover
 }
 
-// putIntoGateway tells a gateway of an export.
-func (a *Agent) putIntoGateway(ctx context.Context, s Server, m member) error {
-	if !a.toRecover(m.key) {
-		_, err := s.Put(ctx, a.exportOf(m)) // the look that follows tells what was refused
+// putIntoGateway tells a gateway of an export. The gateway reads back what came
+// of it, so that it need not be asked once more.
+func (a *Agent) putIntoGateway(ctx context.Context, g *group, s Server, m member) error {
+	put, recover := s.Put, a.toRecover(m.key)
+	if recover {
+		put = s.Recover
+	}
+	refused, err := put(ctx, a.exportOf(m))
+	if err != nil {
 		return err
 	}
-	if _, err := s.Recover(ctx, a.exportOf(m)); err != nil {
-		return err
+	k := reconcile.Key{Kind: reconcile.Export, Name: m.key.id}
+	g.is[k], g.seen[k] = m.version(k), true
+	delete(g.unknown, k)
+	a.rulesSeen(m, ganesha.Sight{Match: ganesha.Same, Refused: refused})
+	if !recover {
+		return nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -97,7 +97,7 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 		if remove {
 			return server.Remove(ctx, m.rec.Export.ExportID)
 		}
-		return a.putIntoGateway(ctx, server, m)
+		return a.putIntoGateway(ctx, g, server, m)
 	case reconcile.Daemon:
 		if remove {
 			return a.o.Daemons.Stop(ctx, a.at.daemon(m.key.id))

@@ -178,24 +178,27 @@ func (g *Gateway) exportDevices(ctx context.Context, c *client) (map[uint16]devi
 	if g.anchors.devices != nil {
 		return g.anchors.devices, nil
 	}
-	ids, err := c.ids(ctx, g.limits.look)
+	list, err := c.list(ctx, g.limits.look)
 	if err != nil {
 		return nil, err
 	}
 	devices := map[uint16]device{}
-	for _, id := range ids {
-		if id >= firstAnchor {
+	for _, e := range list {
+		if e.id >= firstAnchor {
 			continue
 		}
-		s, err := c.show(ctx, g.limits.look, id)
-		if err != nil {
-			return nil, err
+		if g.o.Versions.v3() {
+			s, err := c.show(ctx, g.limits.look, e.id)
+			if err != nil {
+				return nil, err
+			}
+			if s == nil {
+				continue
+			}
+			e.path = s.Path
 		}
-		if s == nil {
-			continue
-		}
-		if at, err := directory(s.Path); err == nil {
-			devices[id] = at.device
+		if at, err := directory(e.path); err == nil {
+			devices[e.id] = at.device
 		}
 	}
 	g.anchors.devices = devices

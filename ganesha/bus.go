@@ -1,6 +1,7 @@
 package ganesha
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -44,7 +45,7 @@ func dial(ctx context.Context, socket string, limit time.Duration) (*client, err
 	if err := sock.SetDeadline(deadline); err != nil {
 		return nil, errors.Join(err, sock.Close())
 	}
-	conn, err := dbus.NewConn(sock)
+	conn, err := dbus.NewConn(buffered{sock, bufio.NewReader(sock)})
 	if err != nil {
 		return nil, errors.Join(err, sock.Close())
 	}
@@ -60,6 +61,15 @@ func dial(ctx context.Context, socket string, limit time.Duration) (*client, err
 	}
 	return &client{conn: conn}, nil
 }
+
+// buffered reads ahead: the library takes each field of an answer with a read
+// of its own, some thirty for a short one.
+type buffered struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (b buffered) Read(p []byte) (int, error) { return b.in.Read(p) }
 
 func (c *client) close() { _ = c.conn.Close() } // nothing is buffered, so nothing can be lost
 
@@ -196,26 +206,36 @@ func (c *client) show(ctx context.Context, limit time.Duration, id uint16) (*sho
 	return &s, nil
 }
 
-// ids lists the exports without the pseudo root. An entry begins with the id;
+// A listed export is one of ShowExports.
+type listed struct {
+	id   uint16
+	path string // its pseudo path where NFSv3 is served
+}
+
+// list is every export but the pseudo root. An entry begins with id and path;
 // what follows differs between versions of Ganesha.
-func (c *client) ids(ctx context.Context, limit time.Duration) ([]uint16, error) {
+func (c *client) list(ctx context.Context, limit time.Duration) ([]listed, error) {
 	var now []any
 	var exports [][]any
 	err := c.call(ctx, limit, question{path: exportPath, method: exportMember + "ShowExports"}, &now, &exports)
 	if err != nil {
 		return nil, err
 	}
-	ids := make([]uint16, 0, len(exports))
+	list := make([]listed, 0, len(exports))
 	for _, e := range exports {
-		id, ok := e[0].(uint16)
-		if !ok {
-			return nil, fmt.Errorf("ShowExports: an export begins with a %T", e[0])
+		if len(e) < 2 {
+			return nil, fmt.Errorf("ShowExports: an export of %d fields", len(e))
+		}
+		id, isID := e[0].(uint16)
+		path, isPath := e[1].(string)
+		if !isID || !isPath {
+			return nil, fmt.Errorf("ShowExports: an export begins with a %T and a %T", e[0], e[1])
 		}
 		if id != 0 {
-			ids = append(ids, id)
+			list = append(list, listed{id, path})
 		}
 	}
-	return ids, nil
+	return list, nil
 }
 
 // add and update read one export from file, which Ganesha opens in its own

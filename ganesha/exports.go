@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
@@ -344,11 +343,17 @@ func (g *Gateway) IDs(ctx context.Context) ([]uint16, error) {
 	if err != nil {
 		return nil, err
 	}
-	ids, err := c.ids(ctx, g.limits.look)
+	list, err := c.list(ctx, g.limits.look)
 	if err != nil {
 		return nil, fmt.Errorf("list exports: %w", err)
 	}
-	return slices.DeleteFunc(ids, func(id uint16) bool { return id >= firstAnchor }), nil
+	var ids []uint16
+	for _, e := range list {
+		if e.id < firstAnchor {
+			ids = append(ids, e.id)
+		}
+	}
+	return ids, nil
 }
 
 // own refuses an id that is an anchor's, and a path that the gateway can

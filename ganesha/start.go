@@ -141,14 +141,18 @@ func (g *Gateway) protected(ctx context.Context, c *client, p *process.Process) 
 	if err := g.files.Loaded(p.Identity().PID); err != nil {
 		return err
 	}
-	ids, err := c.ids(ctx, g.limits.look)
+	works := g.files.Works()
+	if works == nil {
+		return nil
+	}
+	list, err := c.list(ctx, g.limits.look)
 	if err != nil {
 		return err
 	}
-	if len(ids) == 0 {
+	if len(list) == 0 {
 		return nil // the module that is to call the library comes with the first export
 	}
-	return g.files.Works()
+	return works
 }
 
 // tidy takes away what a crash in the middle of Remove left of an adopted
