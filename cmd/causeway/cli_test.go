@@ -208,6 +208,7 @@ func TestUsage(t *testing.T) {
 		"rule create --client 10.0.0.1 --level rw",
 		"rule create docs --level rw",
 		"rule create docs --client 10.0.0.1",
+		"rule create docs --client 10.0.0.1 --level rw --no-wait",
 		"rule create docs --client 10.0.0.1 --level rwx",
 		"rule create docs --client 10.0.0.1 --level rw --squash some",
 		"rule create docs --client 10.0.0.1 --level rw --sec unspecified",
@@ -325,6 +326,15 @@ func TestNoWait(t *testing.T) {
 	}
 	if got := create("lost"); got.code != exitNotFound {
 		t.Errorf("not taken: %+v", got)
+	}
+	rule := func(id string) ran {
+		return runCLI(t.Context(), socket, "", "rule", "create", "docs", "--id", id, "--client", "10.77.0.9", "--level", "ro", "--no-wait", "--timeout", "400ms")
+	}
+	if got := rule("audit"); got.code != exitOK || !strings.Contains(got.out, "audit") {
+		t.Errorf("rule taken: %+v", got)
+	}
+	if got := rule("lost"); got.code != exitNotFound {
+		t.Errorf("rule not taken: %+v", got)
 	}
 	got := runCLI(t.Context(), socket, "", "export", "create", "docs", "--network", "blue", "--source", "local:docs", "--timeout", "50ms")
 	if got.code != exitTryAgain || !strings.Contains(got.err, "causeway export delete docs") {

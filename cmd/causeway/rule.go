@@ -116,6 +116,7 @@ func (c *cli) ruleCreate() *cobra.Command {
 	var level, squash, expires string
 	var secs, metadata []string
 	var uid, gid uint32
+	var noWait bool
 	r := &nodev1.AccessRule{}
 	cmd := &cobra.Command{
 		Use:   "create EXPORT --client CLIENT --level rw|ro",
@@ -140,16 +141,20 @@ priority, of these the one with the longest prefix.`,
 			if cmd.Flags().Changed("gid") {
 				r.AnonymousGid = &gid
 			}
+			if noWait && r.GetId() == "" {
+				return usage("--no-wait wants an --id, by which the rule is asked for afterwards")
+			}
 			t := task{doing: fmt.Sprintf("create rule for %s of export %s", r.GetClient(), args[0])}
 			if r.GetId() != "" {
 				t.giveUp = fmt.Sprintf("causeway rule delete %s %s", args[0], r.GetId())
 			}
+			put := creation[*nodev1.AccessRule]{id: r.GetId(), noWait: noWait,
+				put: func(ctx context.Context, to remote) (*nodev1.AccessRule, error) {
+					resp, err := to.exports.PutRule(ctx, &nodev1.PutRuleRequest{Export: args[0], Rule: r})
+					return resp.GetRule(), err
+				}}
 			return c.with(cmd.Context(), t, func(ctx context.Context, to remote) error {
-				resp, err := to.exports.PutRule(ctx, &nodev1.PutRuleRequest{Export: args[0], Rule: r})
-				if err != nil {
-					return err
-				}
-				return printOne(c, c.rules(args[0]).view, resp.GetRule())
+				return c.rules(args[0]).putAndPrint(ctx, c, to, put)
 			})
 		},
 		ValidArgsFunction: c.exports("").complete(c, 1),
@@ -166,6 +171,7 @@ priority, of these the one with the longest prefix.`,
 	flags.StringVar(&expires, "expires", "", "when the rule ends: from now as 90m or 48h, or a time as 2030-01-31T18:00:00Z")
 	flags.StringArrayVar(&metadata, "metadata", nil, "a note of yours as KEY=VALUE; may be repeated")
 	flags.BoolVar(&r.AllowEveryone, "everyone", false, "the client may be 0.0.0.0/0 or ::/0")
+	addNoWait(cmd, &noWait)
 	must(cmd.MarkFlagRequired("client"))
 	must(cmd.MarkFlagRequired("level"))
 	for flag, words := range map[string][]string{

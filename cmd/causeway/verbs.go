@@ -88,30 +88,33 @@ type creation[T any] struct {
 
 const noWaitTime = 2 * time.Second
 
-// create puts and prints the object. With --no-wait the agent gets the time to
-// write the intent down, and then the object is shown as far as it has come.
+// create puts and prints the object.
 func (n noun[T]) create(ctx context.Context, c *cli, o creation[T]) error {
 	t := task{
 		doing:  fmt.Sprintf("create %s %s", n.name, o.id),
 		giveUp: fmt.Sprintf("causeway %s delete %s", n.name, o.id),
 	}
-	return c.with(ctx, t, func(ctx context.Context, r remote) error {
-		putting := ctx
-		if o.noWait {
-			var cancel context.CancelFunc
-			putting, cancel = context.WithTimeout(ctx, min(noWaitTime, c.timeout/2))
-			defer cancel()
-		}
-		item, err := o.put(putting, r)
-		if o.noWait && status.Code(err) == codes.DeadlineExceeded {
-			// Taken, if it is there: the answer tells which.
-			item, err = n.get(ctx, r, o.id)
-		}
-		if err != nil {
-			return err
-		}
-		return printOne(c, n.view, item)
-	})
+	return c.with(ctx, t, func(ctx context.Context, r remote) error { return n.putAndPrint(ctx, c, r, o) })
+}
+
+// putAndPrint waits for the object. With --no-wait the agent gets the time to
+// write the intent down, and then the object is shown as far as it has come.
+func (n noun[T]) putAndPrint(ctx context.Context, c *cli, r remote, o creation[T]) error {
+	putting := ctx
+	if o.noWait {
+		var cancel context.CancelFunc
+		putting, cancel = context.WithTimeout(ctx, min(noWaitTime, c.timeout/2))
+		defer cancel()
+	}
+	item, err := o.put(putting, r)
+	if o.noWait && status.Code(err) == codes.DeadlineExceeded {
+		// Taken, if it is there: the answer tells which.
+		item, err = n.get(ctx, r, o.id)
+	}
+	if err != nil {
+		return err
+	}
+	return printOne(c, n.view, item)
 }
 
 // complete offers ids for up to limit arguments; -1 is any number.

@@ -19,14 +19,14 @@ const allKinds = "" // of a watch
 
 // watch makes the verb for one kind of object, or for all.
 func (c *cli) watch(kind string) *cobra.Command {
-	what := "every object"
+	what := "every object as it is"
 	if kind != allKinds {
-		what = kind + "s"
+		what = kind + "s as they are"
 	}
 	return &cobra.Command{
 		Use:   "watch [ID]...",
-		Short: "Print " + what + " as they are, then each change, until interrupted",
-		Long: `Print ` + what + ` as they are, then each change, until interrupted; with ids,
+		Short: "Print " + what + ", then each change, until interrupted",
+		Long: `Print ` + what + `, then each change, until interrupted; with ids,
 only of those. With -o json each line is one event, and an event of the type
 TYPE_SYNCED ends those that were there before.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
