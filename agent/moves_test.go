@@ -61,6 +61,12 @@ func served(t *testing.T) (*host, *node) {
 	if _, err := a.PutExport(t.Context(), docs()); err != nil {
 		t.Fatal(err)
 	}
+	// The export may serve a moment before its network is said to be ready again
+	// with the gateway that came with it.
+	eventually(t, "its network is ready", func() bool {
+		n, err := a.Network(t.Context(), "blue")
+		return err == nil && n.Status.Phase == model.Ready
+	})
 	h.log = nil
 	return h, a
 }
