@@ -7,6 +7,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/statistics"
 )
 
 // metrics are read by Prometheus; docs/metrics.md lists them. Counts of objects
@@ -20,7 +21,7 @@ type metrics struct {
 	limits    *prometheus.CounterVec
 	drift     prometheus.Counter
 	ruleDrift prometheus.Counter
-	exports   exportMetrics
+	exports   statistics.Metrics
 
 	objects, synced, damaged, pulse, gateways *prometheus.Desc
 }
@@ -50,7 +51,7 @@ func newMetrics(a *Agent) *metrics {
 		ruleDrift: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "causeway_access_rule_drift_total", Help: "Times that a gateway was found with other access rules than it was given.",
 		}),
-		exports:  newExportMetrics(),
+		exports:  statistics.NewMetrics(),
 		objects:  prometheus.NewDesc("causeway_objects", "Objects by kind and phase.", []string{"kind", "phase"}, nil),
 		synced:   prometheus.NewDesc("causeway_in_sync", "1 when the ledger was read and the host seen once.", nil, nil),
 		damaged:  prometheus.NewDesc("causeway_ledger_damaged_files", "Ledger files that could not be read.", nil, nil),
@@ -71,7 +72,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.limits.Describe(ch)
 	m.drift.Describe(ch)
 	m.ruleDrift.Describe(ch)
-	m.exports.describe(ch)
+	m.exports.Describe(ch)
 	for _, d := range []*prometheus.Desc{m.objects, m.synced, m.damaged, m.pulse, m.gateways} {
 		ch <- d
 	}
@@ -86,7 +87,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.limits.Collect(ch)
 	m.drift.Collect(ch)
 	m.ruleDrift.Collect(ch)
-	m.exports.collect(ch, m.a.sources(""))
+	m.exports.Collect(ch, m.a.sources(""))
 
 	m.a.mu.Lock()
 	defer m.a.mu.Unlock()

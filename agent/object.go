@@ -6,6 +6,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/statistics"
 )
 
 // An objectKey names one object of the ledger.
@@ -26,15 +27,15 @@ type object struct {
 	wasReady  bool // it has been ready in this agent's life, so a failure is not the caller's request
 	guest     model.GuestState
 	gateway   model.Gateway
-	serving   serving         // of the gateway
-	quickEnds int             // of the gateway, in a row
-	unsteady  *fault.Error    // it has ended too often of late, or reached a limit
-	limited   limited         // when it reached one
-	stuck     bool            // it runs and does not answer
-	figures   *figures        // of the gateway; nil until somebody asks
-	probed    <-chan struct{} // closed with the process that somebody probes
-	rules     ruleBook        // of the export
-	changed   chan struct{}   // closed and replaced at each change
+	serving   serving             // of the gateway
+	quickEnds int                 // of the gateway, in a row
+	unsteady  *fault.Error        // it has ended too often of late, or reached a limit
+	limited   limited             // when it reached one
+	stuck     bool                // it runs and does not answer
+	figures   *statistics.Figures // of the gateway; nil until somebody asks
+	probed    <-chan struct{}     // closed with the process that somebody probes
+	rules     ruleBook            // of the export
+	changed   chan struct{}       // closed and replaced at each change
 }
 
 func newObject(key objectKey, r *intent.Record) *object {

@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"context"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/statistics"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -22,7 +21,7 @@ func TestGatewayStatistics(t *testing.T) {
 		t.Fatalf("%+v, %v", got, err)
 	}
 	id := got[0].Exports[0].ExportStats.ID
-	want := []ExportStatistics{{ID: "docs", ExportStats: ganesha.ExportStats{
+	want := []statistics.Export{{ID: "docs", ExportStats: ganesha.ExportStats{
 		ID: id, Read: ganesha.Transfer{Ops: uint64(id), Bytes: 10 * uint64(id), Time: time.Second},
 		Write: ganesha.Transfer{Ops: 2 * uint64(id), Errors: uint64(id), Bytes: 20 * uint64(id)},
 	}}}
@@ -58,37 +57,5 @@ causeway_export_bytes_total{export="docs",network="blue",op="write"} 20
 	defer h.mu.Unlock()
 	if n := h.gateways["blue"].asked; n != 1 {
 		t.Errorf("asked %d times for three scrapes", n)
-	}
-}
-
-func answered(all []GatewayStatistics) int {
-	n := 0
-	for _, g := range all {
-		if g.Err == nil {
-			n++
-		}
-	}
-	return n
-}
-
-// TestScrapeHangs: gateways that do not answer do not keep the others' figures
-// back, nor the scrape.
-func TestScrapeHangs(t *testing.T) {
-	var sources []source
-	for i := range 50 {
-		s := &server{host: newHost(t), mute: i%2 == 1, exports: map[uint16]ganesha.Export{1: {}}}
-		sources = append(sources, source{network: fmt.Sprint(i), server: s, figures: &figures{turn: make(chan struct{}, 1)}, exports: map[uint16]string{1: "docs"}})
-	}
-	got := statistics(t.Context(), sources, func(ctx context.Context, s source) GatewayStatistics { return s.ask(ctx, time.Hour) })
-	if got[0].Err != nil || len(got[0].Exports) != 1 || got[1].Err == nil {
-		t.Errorf("%+v, %+v", got[0], got[1])
-	}
-	for i, g := range got {
-		if g.Err == nil && (g.Network != fmt.Sprint(i) || i%2 == 1) {
-			t.Errorf("%d answered: %+v", i, g)
-		}
-	}
-	if n := answered(got); n != 25 {
-		t.Errorf("%d answered of 25 that do not hang", n)
 	}
 }

@@ -20,7 +20,7 @@ var mayImport = map[string][]string{
 	"cmd/causeway-launch": {"agent/process"},
 	"api/node/v1":         {},
 
-	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/reconcile", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns"},
+	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/reconcile", "agent/statistics", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
 	"agent/crashpoint": {},
 	"agent/fault":      {},
@@ -33,9 +33,10 @@ var mayImport = map[string][]string{
 	"agent/process/cgroup": {"agent/process"},
 	"agent/process/unit":   {"agent/process", "agent/process/cgroup"},
 
-	"agent/reconcile": {},
-	"agent/rpc":       {"agent", "agent/access", "agent/fault", "agent/model", "api/node/v1", "drivers"},
-	"agent/word":      {"agent/fault"},
+	"agent/reconcile":  {},
+	"agent/rpc":        {"agent", "agent/access", "agent/fault", "agent/model", "agent/statistics", "api/node/v1", "drivers"},
+	"agent/statistics": {"ganesha"},
+	"agent/word":       {"agent/fault"},
 
 	// These know nothing of each other, nor of the agent; the two leaves
 	// serve them all.
@@ -80,7 +81,7 @@ var onlyIn = map[string][]string{
 	"github.com/coreos/go-systemd":          {"cmd/causeway-agent", "agent/process/unit"},
 	"google.golang.org/grpc":                {"agent/rpc", "api...", "cmd...", "integration..."},
 	"google.golang.org/protobuf":            {"agent/rpc", "api...", "cmd...", "integration..."},
-	"github.com/prometheus":                 {"agent", "cmd/causeway-agent"},
+	"github.com/prometheus":                 {"agent", "agent/statistics", "cmd/causeway-agent"},
 	"github.com/spf13":                      {"cmd..."},
 	"os/exec":                               {"agent/process", "netns", "netns/ovs", "virtiofs", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
 }

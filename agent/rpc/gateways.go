@@ -5,7 +5,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/statistics"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
 
@@ -22,13 +22,13 @@ func (s gateways) Statistics(ctx context.Context, r *nodev1.GatewayStatisticsReq
 	return &nodev1.GatewayStatisticsResponse{Gateways: each(got, statisticsTo)}, nil
 }
 
-func statisticsTo(g agent.GatewayStatistics) *nodev1.GatewayStatistics {
+func statisticsTo(g statistics.Gateway) *nodev1.GatewayStatistics {
 	out := &nodev1.GatewayStatistics{
 		Network: g.Network, At: timeTo(g.At),
-		Exports: each(g.Exports, func(e agent.ExportStatistics) *nodev1.ExportStatistics {
+		Exports: each(g.Exports, func(e statistics.Export) *nodev1.ExportStatistics {
 			return &nodev1.ExportStatistics{Export: e.ID, ExportId: int32(e.ExportStats.ID), Read: transfersTo(e.Read), Write: transfersTo(e.Write)}
 		}),
-		Clients: each(g.Clients, func(c agent.ClientStatistics) *nodev1.ClientStatistics {
+		Clients: each(g.Clients, func(c statistics.Client) *nodev1.ClientStatistics {
 			return &nodev1.ClientStatistics{
 				Address: c.Address.String(), Seen: timeTo(c.Seen),
 				Read: transfersTo(c.Read), Write: transfersTo(c.Write), Requests: c.Compounds,
@@ -41,6 +41,6 @@ func statisticsTo(g agent.GatewayStatistics) *nodev1.GatewayStatistics {
 	return out
 }
 
-func transfersTo(t agent.Transfer) *nodev1.Transfers {
+func transfersTo(t statistics.Transfer) *nodev1.Transfers {
 	return &nodev1.Transfers{Operations: t.Ops, Errors: t.Errors, Bytes: t.Bytes, Time: durationpb.New(t.Time)}
 }

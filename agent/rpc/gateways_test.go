@@ -13,7 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/statistics"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -21,9 +21,9 @@ import (
 func TestStatisticsTo(t *testing.T) {
 	at := time.Unix(1000, 5)
 	read, write := ganesha.Transfer{Ops: 1, Errors: 2, Bytes: 3, Time: 4 * time.Second}, ganesha.Transfer{Ops: 5, Errors: 6, Bytes: 7, Time: 8}
-	got := statisticsTo(agent.GatewayStatistics{
+	got := statisticsTo(statistics.Gateway{
 		Network: "blue", At: at, Err: errors.New("why"),
-		Exports: []agent.ExportStatistics{{ID: "docs", ExportStats: ganesha.ExportStats{ID: 9, Read: read, Write: write}}},
+		Exports: []statistics.Export{{ID: "docs", ExportStats: ganesha.ExportStats{ID: 9, Read: read, Write: write}}},
 		Clients: []ganesha.ClientStats{{Address: netip.MustParseAddr("fd77::9"), Seen: at, Read: read, Write: write, Compounds: 10}},
 	})
 	r := &nodev1.Transfers{Operations: 1, Errors: 2, Bytes: 3, Time: durationpb.New(4 * time.Second)}
@@ -54,6 +54,6 @@ func TestStatistics(t *testing.T) {
 	}
 }
 
-func (f *fake) GatewayStatistics(ctx context.Context, network string, clients int) ([]agent.GatewayStatistics, error) {
-	return []agent.GatewayStatistics{{Network: network}}, f.called(ctx, fmt.Sprintf("GatewayStatistics %s %d", network, clients))
+func (f *fake) GatewayStatistics(ctx context.Context, network string, clients int) ([]statistics.Gateway, error) {
+	return []statistics.Gateway{{Network: network}}, f.called(ctx, fmt.Sprintf("GatewayStatistics %s %d", network, clients))
 }

@@ -22,9 +22,9 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
-	"github.com/causeway-project/causeway/agent"
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/statistics"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
 
@@ -62,7 +62,7 @@ type Exports interface {
 
 // Gateways is what the service of that name needs; errors as Attachments'.
 type Gateways interface {
-	GatewayStatistics(ctx context.Context, network string, clients int) ([]agent.GatewayStatistics, error)
+	GatewayStatistics(ctx context.Context, network string, clients int) ([]statistics.Gateway, error)
 }
 
 // Node is what the service of that name needs; errors as Attachments'.
