@@ -20,7 +20,7 @@ VCS = $(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
 # libvirt is loaded when it is used, so that a host for gateways alone needs none.
 BUILD = go build -tags libvirt_dlopen -trimpath -ldflags '-s -w' -buildvcs=$(VCS) -o bin/
 PROTO := node/v1/node.proto node/v1/rules.proto node/v1/gateways.proto
-SCRIPTS = $(shell find . -name '*.sh' -not -path './.cache/*') .ci/run ganesha/handles/preload/build
+SCRIPTS = $(shell find . -name '*.sh' -not -path './.cache/*') .ci/run ganesha/preload/build
 
 .PHONY: help deps build check check-format check-vet check-lint check-proto check-scripts test demo bench proto clean
 
@@ -33,7 +33,7 @@ deps: ## install and download what building and testing need (Debian 12, root)
 build: ## build the three programs, and the library of the gateways, into bin/
 	$(BUILD) ./cmd/causeway-agent ./cmd/causeway
 	CGO_ENABLED=0 $(BUILD) ./cmd/causeway-launch
-	ganesha/handles/preload/build bin
+	ganesha/preload/build bin
 
 check: check-format check-vet check-lint check-proto check-scripts ## format, vet, lint, generated code, scripts
 

@@ -39,7 +39,7 @@ func classify(err error) *fault.Error {
 		{netns.ErrNoNamespace, fault.Precondition, fault.NoNamespace, "whoever provides the namespace and its interface must do so first"},
 		{netns.ErrUnsupported, fault.Precondition, fault.PlugUnsupported, "this host lacks what the plug needs"},
 		{netns.ErrAddressInUse, fault.Precondition, fault.AddressInUse, "another machine on the network has the address: choose another"},
-		{ganesha.ErrUnprotected, fault.Precondition, fault.HandlesUnprotected, "clients could forge file handles: install causeway-handles.so beside causeway-launch, for the Ganesha that is installed"},
+		{ganesha.ErrUnprotected, fault.Precondition, fault.HandlesUnprotected, "clients could forge file handles: install causeway-preload.so beside causeway-launch, for the Ganesha that is installed"},
 		{ganesha.ErrVersion, fault.Precondition, fault.NoNFSVersion, "this host cannot serve that version of NFS: leave it out, or cure it"},
 		{ganesha.ErrRefused, fault.Precondition, fault.ExportRefused, "Ganesha refused the export: see its log in the gateway's run directory"},
 		{ganesha.ErrPath, fault.Precondition, fault.PathUnusable, "the share's file system cannot be exported over NFS"},

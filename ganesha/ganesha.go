@@ -67,6 +67,10 @@ var ErrRefused = errors.New("ganesha refused the export")
 // gateway does not see what the host sees there.
 var ErrPath = errors.New("path cannot be exported")
 
+// Library is the file name of what is loaded into each Ganesha, and protects file
+// handles.
+const Library = "causeway-preload.so"
+
 // ErrUnprotected: the library that protects file handles is not there, or not
 // at work in this release of Ganesha; no gateway runs without.
 var ErrUnprotected = handles.ErrUnprotected
@@ -92,7 +96,7 @@ type Options struct {
 	Lease    time.Duration  // whole seconds; 10 s by default
 	Grace    time.Duration  // whole seconds; 15 s by default
 	Versions Versions       // of NFS; none are DefaultVersions
-	Library  string         // required: path of causeway-handles.so, which keeps clients from forging file handles
+	Library  string         // required: path of the file Library
 	System   string         // root directory of the distribution whose Ganesha and D-Bus daemon run; empty is the host's
 	Mounts   Mounts         // nil leaves exports of one file system dependent on each other: see Mounts
 	Limits   process.Limits // of Ganesha; its bus has small ones of its own

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/causeway-project/causeway/ganesha/handles"
 	"github.com/causeway-project/causeway/integration/nfs41"
 )
 
@@ -125,9 +124,32 @@ func fakeLibrary(t *testing.T, source string) string {
 	if err := os.WriteFile(dir+"/fake.c", []byte(source), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(dir, handles.Library)
+	file := filepath.Join(dir, Library)
 	command(t, "gcc", "-shared", "-fPIC", "-o", file, dir+"/fake.c")
 	return file
+}
+
+// changedLibrary builds the library with other words in one of its files.
+func changedLibrary(t *testing.T, file, before, after string) string {
+	t.Helper()
+	need(t, "gcc")
+	source, out := t.TempDir(), t.TempDir()
+	if err := os.CopyFS(source, os.DirFS("preload")); err != nil {
+		t.Fatal(err)
+	}
+	file = filepath.Join(source, file)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), before) {
+		t.Fatalf("%s: no %q", file, before)
+	}
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(string(text), before, after)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	command(t, "sh", filepath.Join(source, "build"), out)
+	return filepath.Join(out, Library)
 }
 
 // TestForgedHandles attacks with what a client can make of the handles that it
@@ -429,9 +451,9 @@ func TestStartNeedsLibrary(t *testing.T) {
 		library func(t *testing.T) string
 		want    string
 	}{
-		"missing": {func(t *testing.T) string { return t.TempDir() + "/" + handles.Library }, "no such file"},
+		"missing": {func(t *testing.T) string { return t.TempDir() + "/" + Library }, "no such file"},
 		"broken": {func(t *testing.T) string {
-			file := t.TempDir() + "/" + handles.Library
+			file := t.TempDir() + "/" + Library
 			if err := os.WriteFile(file, []byte("no library"), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -440,18 +462,10 @@ func TestStartNeedsLibrary(t *testing.T) {
 		"idle": {func(t *testing.T) string { return fakeLibrary(t, "int nothing;") }, ErrUnprotected.Error()},
 		// As with a release of Ganesha that is made of other functions.
 		"not called": {func(t *testing.T) string {
-			source, err := os.ReadFile("handles/preload/handles.c")
-			if err != nil {
-				t.Fatal(err)
-			}
-			return fakeLibrary(t, strings.ReplaceAll(string(source), "get_gsh_export", "got_gsh_export"))
+			return changedLibrary(t, "handles.c", "get_gsh_export", "got_gsh_export")
 		}, "got_gsh_export: is called by nobody"},
 		"called past": {func(t *testing.T) string {
-			source, err := os.ReadFile("handles/preload/handles.c")
-			if err != nil {
-				t.Fatal(err)
-			}
-			return fakeLibrary(t, strings.Replace(string(source), "flags & ~RTLD_DEEPBIND", "flags", 1))
+			return changedLibrary(t, "preload.c", "flags & ~RTLD_DEEPBIND", "flags")
 		}, "is called past this library"},
 	}
 	for name, tt := range tests {

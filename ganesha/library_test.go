@@ -158,7 +158,7 @@ func TestLibrary(t *testing.T) {
 		"short list":  append(env("key"), "CAUSEWAY_HANDLES_EXPORTS="+dir+"/key"),
 	} {
 		out, err := runWith(env, "name", "48", file)
-		if err == nil || !strings.HasPrefix(out, "causeway-handles: ") {
+		if err == nil || !strings.HasPrefix(out, "causeway-preload: ") {
 			t.Errorf("%s: %q, %v", name, out, err)
 		}
 		if strings.Contains(out, string(key[:8])) {

@@ -19,7 +19,6 @@ import (
 
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/drivers/mounts"
-	"github.com/causeway-project/causeway/ganesha/handles"
 	"github.com/causeway-project/causeway/integration/nfs41"
 )
 
@@ -117,16 +116,16 @@ func launcher(t testing.TB) string {
 	return file
 }
 
-// library builds causeway-handles.so once for all tests.
+// library builds causeway-preload.so once for all tests.
 func library(t testing.TB) string {
 	t.Helper()
-	file := "/run/" + handles.Library
+	file := "/run/" + Library
 	if _, err := os.Stat(file); err == nil {
 		return file
 	}
-	build := exec.Command("handles/preload/build", filepath.Dir(file))
+	build := exec.Command("preload/build", filepath.Dir(file))
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", handles.Library, err, out)
+		t.Fatalf("build %s: %v\n%s", Library, err, out)
 	}
 	return file
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/causeway-project/causeway/drivers/local"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
-	"github.com/causeway-project/causeway/ganesha/handles"
 	"github.com/causeway-project/causeway/netns"
 	"github.com/causeway-project/causeway/virtiofs"
 )
@@ -51,7 +50,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 		Servers: func(p agent.ServerPlace) agent.Server {
 			return ganesha.New(ganesha.Options{
 				RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS, Settings: p.Settings, Versions: p.Versions,
-				Library: cfg.handles(),
+				Library: cfg.library(),
 				Lease:   time.Duration(cfg.Gateway.Lease), Grace: time.Duration(cfg.Gateway.Grace),
 				Limits: cfg.Gateway.Limits.limits(), Mounts: mountTable{}, Starter: starter, Logger: log.With("network", p.Network),
 			})
@@ -210,7 +209,7 @@ func hostChecks(cfg config, daemons *virtiofs.Daemons) []func(context.Context) m
 			return model.Check{Name: "root", Verdict: model.Pass, Message: "runs as root"}
 		},
 		program("launcher", cfg.Launcher, "install causeway-launch, or set launcher in the configuration"),
-		program("handles", cfg.handles(), "install "+handles.Library+" beside causeway-launch"),
+		program("library", cfg.library(), "install "+ganesha.Library+" beside causeway-launch"),
 		program("ganesha", "/usr/bin/ganesha.nfsd", "apt-get install nfs-ganesha nfs-ganesha-vfs"),
 		program("dbus", "/usr/bin/dbus-daemon", "apt-get install dbus-daemon"),
 		checkNFS3,

@@ -16,7 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/causeway-project/causeway/agent/process"
-	"github.com/causeway-project/causeway/ganesha/handles"
+	"github.com/causeway-project/causeway/ganesha"
 )
 
 // A config is the whole configuration. packaging/agent.yaml explains every
@@ -163,9 +163,9 @@ func findLauncher() string {
 	return packagedLauncher
 }
 
-// handles is the library that protects file handles, beside the launcher.
-func (c config) handles() string {
-	return filepath.Join(filepath.Dir(c.Launcher), handles.Library)
+// library is what gateways load, beside the launcher.
+func (c config) library() string {
+	return filepath.Join(filepath.Dir(c.Launcher), ganesha.Library)
 }
 
 // A problem is a value that cannot be.

@@ -1,8 +1,8 @@
 // Package handles keeps the clients of a gateway from making up file handles.
 //
 // A file handle names an export and an inode of the file system below, and
-// Ganesha believes both. The library of preload/handles.c, which is loaded into
-// ganesha.nfsd, adds codes to each handle under a key of the gateway, and lets
+// Ganesha believes both. A library that is loaded into ganesha.nfsd, by
+// preload/handles.c beside this package, adds codes to each handle under a key of the gateway, and lets
 // no handle pass whose codes are not right. What exactly it covers, and why
 // that is enough, stands at its top. This package has what it needs on the
 // host: the key, and the identities of the exports.
@@ -21,9 +21,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// Library is the file name of the library.
-const Library = "causeway-handles.so"
 
 // Files of one gateway.
 type Files struct {
@@ -167,7 +164,7 @@ func (f Files) Loaded(pid int) error {
 	// The path ends the line, or " (deleted)" does after an upgrade.
 	for line := range bytes.Lines(maps) {
 		path := strings.TrimSuffix(strings.TrimSpace(string(line)), " (deleted)")
-		if strings.HasSuffix(path, "/"+Library) {
+		if filepath.Base(path) == filepath.Base(f.Library) {
 			return nil
 		}
 	}

@@ -49,7 +49,7 @@ func Build(ctx context.Context, o BuildOptions) (*Programs, error) {
 		}
 	}
 	// It lies beside the launcher, where the agent looks for it.
-	if _, err := command(ctx, filepath.Join(root, "ganesha/handles/preload/build"), dir); err != nil {
+	if _, err := command(ctx, filepath.Join(root, "ganesha/preload/build"), dir); err != nil {
 		return nil, err
 	}
 	return Installed(dir), nil

@@ -1,6 +1,5 @@
 /*
- * causeway-handles.so is loaded into a gateway's ganesha.nfsd by LD_PRELOAD and
- * makes file handles that only the gateway itself can make.
+ * handles.c makes file handles that only the gateway itself can make.
  *
  * A file handle that Ganesha gives to a client names an export, a file system
  * and an inode, all of it readable. Ganesha opens whatever inode of the file
@@ -57,10 +56,8 @@
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <link.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -70,7 +67,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define EXPORTED __attribute__((visibility("default")))
+#include "preload.h"
 
 enum {
 	tag_size = 8,
@@ -364,15 +361,6 @@ EXPORTED bool vfs_valid_handle(struct buffer *b)
 
 /* ---- To be called at all ---- */
 
-static void say(int fd, const char *what, const char *why)
-{
-	const char *parts[] = { "causeway-handles: ", what, ": ", why, "\n" };
-
-	for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++)
-		if (write(fd, parts[i], strlen(parts[i])) < 0)
-			return;
-}
-
 _Noreturn static void die(const char *what, const char *why)
 {
 	int fd = -1;
@@ -386,69 +374,16 @@ _Noreturn static void die(const char *what, const char *why)
 }
 
 /* The functions that stand between Ganesha's parts, or before the C library. */
-static struct {
-	const char *name;
-	void *here;
-	bool bound; /* somebody calls it here, and nobody elsewhere */
-} calls[] = {
-	{ "name_to_handle_at", name_to_handle_at, false },
-	{ "open_by_handle_at", open_by_handle_at, false },
-	{ "vfs_map_name_to_handle_at", vfs_map_name_to_handle_at, false },
-	{ "vfs_open_by_handle", vfs_open_by_handle, false },
-	{ "nfs4_FSALToFhandle", nfs4_FSALToFhandle, false },
-	{ "get_gsh_export", get_gsh_export, false },
-	{ "nfs4_export_check_access", nfs4_export_check_access, false },
-	{ "vfs_valid_handle", vfs_valid_handle, false },
+static struct call calls[] = {
+	{ .name = "name_to_handle_at", .here = name_to_handle_at },
+	{ .name = "open_by_handle_at", .here = open_by_handle_at },
+	{ .name = "vfs_map_name_to_handle_at", .here = vfs_map_name_to_handle_at },
+	{ .name = "vfs_open_by_handle", .here = vfs_open_by_handle },
+	{ .name = "nfs4_FSALToFhandle", .here = nfs4_FSALToFhandle },
+	{ .name = "get_gsh_export", .here = get_gsh_export },
+	{ .name = "nfs4_export_check_access", .here = nfs4_export_check_access },
+	{ .name = "vfs_valid_handle", .here = vfs_valid_handle },
 };
-
-/* Looks where one loaded object calls them. What it needs was bound when it was
- * loaded: Ganesha is linked, and loads its modules, with BIND_NOW. */
-static int look(struct dl_phdr_info *object, size_t size, void *unused)
-{
-	const ElfW(Dyn) *d = NULL;
-	const ElfW(Sym) *symbols = NULL;
-	const ElfW(Rela) *relocations = NULL;
-	const char *names = NULL;
-	size_t bytes = 0;
-
-	(void)size;
-	(void)unused;
-	if (object->dlpi_name != NULL && strstr(object->dlpi_name, "linux-vdso") != NULL)
-		return 0;
-	for (int i = 0; i < object->dlpi_phnum; i++)
-		if (object->dlpi_phdr[i].p_type == PT_DYNAMIC)
-			d = (const ElfW(Dyn) *)(object->dlpi_addr + object->dlpi_phdr[i].p_vaddr);
-	for (; d != NULL && d->d_tag != DT_NULL; d++) {
-		switch (d->d_tag) {
-		case DT_SYMTAB:
-			symbols = (const ElfW(Sym) *)d->d_un.d_ptr;
-			break;
-		case DT_STRTAB:
-			names = (const char *)d->d_un.d_ptr;
-			break;
-		case DT_JMPREL:
-			relocations = (const ElfW(Rela) *)d->d_un.d_ptr;
-			break;
-		case DT_PLTRELSZ:
-			bytes = d->d_un.d_val;
-			break;
-		}
-	}
-	if (symbols == NULL || names == NULL || relocations == NULL)
-		return 0;
-	for (; bytes >= sizeof(*relocations); bytes -= sizeof(*relocations), relocations++) {
-		const char *name = names + symbols[ELF64_R_SYM(relocations->r_info)].st_name;
-
-		for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
-			if (strcmp(name, calls[i].name) != 0)
-				continue;
-			if (*(void **)(object->dlpi_addr + relocations->r_offset) != calls[i].here)
-				die(name, "is called past this library");
-			calls[i].bound = true;
-		}
-	}
-	return 0;
-}
 
 /* beyond is a function of the module, which has the same name here. */
 static void *beyond(void *module, const char *name, void *here)
@@ -460,36 +395,24 @@ static void *beyond(void *module, const char *name, void *here)
 	return there;
 }
 
-/* Ganesha loads its modules with RTLD_DEEPBIND, so that they would find the C
- * library's functions before those of this one. */
-EXPORTED void *dlopen(const char *path, int flags)
+void handles_loaded(void *module)
 {
-	static void *(*next)(const char *, int);
-	void *module;
 	int fd;
 
-	if (next == NULL)
-		*(void **)&next = dlsym(RTLD_NEXT, "dlopen");
-	if (next == NULL)
-		die("dlopen", "the C library has none");
-	if (path == NULL || strstr(path, "/libfsalvfs.so") == NULL)
-		return next(path, flags);
-	/* The module calls back while it is loaded, yet uses no handle. */
-	module = next(path, flags & ~RTLD_DEEPBIND);
-	if (module == NULL)
-		return NULL;
 	*(void **)&valid = beyond(module, "vfs_valid_handle", vfs_valid_handle);
 	*(void **)&map_name = beyond(module, "vfs_map_name_to_handle_at", vfs_map_name_to_handle_at);
 	*(void **)&open_handle = beyond(module, "vfs_open_by_handle", vfs_open_by_handle);
-	dl_iterate_phdr(look, NULL);
-	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
+	find_callers(calls, sizeof(calls) / sizeof(calls[0]));
+	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+		if (calls[i].past)
+			die(calls[i].name, "is called past this library");
 		if (!calls[i].bound)
 			die(calls[i].name, "is called by nobody");
+	}
 	fd = open(ready_file, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		die(ready_file, "cannot be made");
 	close(fd);
-	return module;
 }
 
 static void read_key(const char *file)
@@ -524,7 +447,7 @@ static void map_identities(const char *file)
 	identities = at;
 }
 
-__attribute__((constructor)) static void start(void)
+void handles_start(void)
 {
 	const char *key_file = getenv("CAUSEWAY_HANDLES_KEY");
 	const char *exports_file = getenv("CAUSEWAY_HANDLES_EXPORTS");
