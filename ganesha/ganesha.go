@@ -67,8 +67,8 @@ var ErrRefused = errors.New("ganesha refused the export")
 // gateway does not see what the host sees there.
 var ErrPath = errors.New("path cannot be exported")
 
-// Library is the file name of what is loaded into each Ganesha, and protects file
-// handles.
+// Library is the file name of what is loaded into each Ganesha: it protects file
+// handles, and ends the grace period when it is over.
 const Library = "causeway-preload.so"
 
 // ErrUnprotected: the library that protects file handles is not there, or not

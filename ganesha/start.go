@@ -563,6 +563,7 @@ func (g *Gateway) ganeshaSpec(epoch uint32) process.Spec {
 			"MALLOC_ARENA_MAX=2",
 			"MALLOC_MMAP_THRESHOLD_=131072",
 			"MALLOC_TRIM_THRESHOLD_=131072",
+			"CAUSEWAY_GRACE=" + strconv.FormatInt(int64(g.o.Grace/time.Second), 10), // of preload/grace.c
 		}, g.files.Env()...),
 		NetNS: g.o.NetNS,
 		Root: &process.Root{

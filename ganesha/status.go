@@ -155,7 +155,11 @@ const (
 	maxLog    = 4 << 20  // bytes of Ganesha's log before it is cut
 	keptLog   = 64 << 10 // and what is left of it
 	tailBytes = 2 << 10  // for a person
+	readBytes = 16 << 10 // to find those in
 )
+
+// stillGrace is in each line that says only that grace goes on, several a second.
+const stillGrace = "check grace:reclaim complete"
 
 func (g *Gateway) logFile() string { return g.path(varDir, "log") }
 
@@ -193,16 +197,31 @@ func (g *Gateway) lastLog() string {
 		return process.Tail(g.path(nfsdDir), tailBytes)
 	}
 	defer func() { _ = f.Close() }() // read-only
-	tail := make([]byte, min(size, tailBytes))
+	tail := make([]byte, min(size, readBytes))
 	n, err := f.ReadAt(tail, size-int64(len(tail)))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return ""
 	}
-	text := string(tail[:n])
-	if size > tailBytes {
-		_, text, _ = strings.Cut(text, "\n")
+	return lastLines(string(tail[:n]), size > readBytes)
+}
+
+// lastLines is the end of a log as a person wants it. Where cut, the log begins
+// amid a line.
+func lastLines(log string, cut bool) string {
+	if cut {
+		_, log, _ = strings.Cut(log, "\n")
 	}
-	return strings.TrimSpace(text)
+	var lines []string
+	for line := range strings.Lines(log) {
+		if !strings.Contains(line, stillGrace) {
+			lines = append(lines, line)
+		}
+	}
+	room, first := tailBytes, len(lines)
+	for ; first > 0 && len(lines[first-1]) <= room; first-- {
+		room -= len(lines[first-1])
+	}
+	return strings.TrimSpace(strings.Join(lines[first:], ""))
 }
 
 // errNoFile: something else lies where Ganesha's log should.

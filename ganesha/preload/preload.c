@@ -1,7 +1,8 @@
 /*
  * causeway-preload.so is loaded into a gateway's ganesha.nfsd by LD_PRELOAD.
  * handles.c protects its file handles, and ends the process where it cannot.
- * Here is what it needs to be called at all: the functions of this library come
+ * grace.c shortens the grace period, and leaves Ganesha as it is where it cannot.
+ * Here is what both need to be called at all: the functions of this library come
  * before those of the same name in what is loaded later, if it was linked to
  * look for them.
  */
@@ -107,10 +108,12 @@ EXPORTED void *dlopen(const char *path, int flags)
 	if (module == NULL)
 		return NULL;
 	handles_loaded(module);
+	grace_loaded();
 	return module;
 }
 
 __attribute__((constructor)) static void start(void)
 {
 	handles_start();
+	grace_start();
 }

@@ -19,6 +19,8 @@ void find_callers(struct call *calls, size_t n);
 /* say writes a line. */
 void say(int fd, const char *what, const char *why);
 
-/* The part starts with the process, and goes on when FSAL VFS was loaded. */
+/* Each part starts with the process, and goes on when FSAL VFS was loaded. */
 void handles_start(void);
 void handles_loaded(void *module);
+void grace_start(void);
+void grace_loaded(void);

@@ -199,6 +199,15 @@ func (c *Client) Abandon() {
 	c.drop()
 }
 
+// Pause keeps the client silent until resume, like a machine that is paused: it
+// renews no lease, and its operations wait.
+func (c *Client) Pause(ctx context.Context) (resume func(), err error) {
+	if err := c.acquire(ctx); err != nil {
+		return nil, fmt.Errorf("pause %s: %w", c.o.Address, err)
+	}
+	return sync.OnceFunc(c.release), nil
+}
+
 // Stats so far.
 func (c *Client) Stats() Stats {
 	<-c.slot
