@@ -78,7 +78,7 @@ func testLife(t *testing.T, system string) {
 	}
 	select {
 	case <-done:
-	default:
+	case <-time.After(10 * time.Second): // Stop has seen the end through a handle of its own
 		t.Error("Done is open after Stop")
 	}
 	if _, err := os.Stat(s.o.RunDir); !errors.Is(err, os.ErrNotExist) {
