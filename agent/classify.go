@@ -10,6 +10,7 @@ import (
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/netns"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 // classify gives an error of the parts that do the work its kind and reason. A
@@ -31,13 +32,13 @@ func classify(err error) *fault.Error {
 		{drivers.ErrUnreachable, fault.Unavailable, fault.BackendAway, "the backend does not answer: it will be tried again"},
 		{drivers.ErrBusy, fault.Busy, fault.MountBusy, "the mount is in use: it will be tried again"},
 		{drivers.ErrExhausted, fault.Exhausted, fault.BackendFull, "the backend has no room: free some"},
-		{netns.ErrNoBridge, fault.Precondition, fault.NoBridge, "the bridge is not on this host: create it, or name another"},
-		{netns.ErrNoDevice, fault.Precondition, fault.NoDevice, "the device cannot carry the network: cure it, or name another"},
-		{netns.ErrMTU, fault.Invalid, fault.BadMTU, "give a smaller MTU, or 0 for the device's"},
-		{netns.ErrNoVLANs, fault.Precondition, fault.NoVLANs, "the bridge mixes VLANs: turn its filtering on, or leave the tag out"},
-		{netns.ErrTaken, fault.Precondition, fault.PlugTaken, "somebody else has it: free it, or name another"},
-		{netns.ErrNoNamespace, fault.Precondition, fault.NoNamespace, "whoever provides the namespace and its interface must do so first"},
-		{netns.ErrUnsupported, fault.Precondition, fault.PlugUnsupported, "this host lacks what the plug needs"},
+		{plug.ErrNoBridge, fault.Precondition, fault.NoBridge, "the bridge is not on this host: create it, or name another"},
+		{plug.ErrNoDevice, fault.Precondition, fault.NoDevice, "the device cannot carry the network: cure it, or name another"},
+		{plug.ErrMTU, fault.Invalid, fault.BadMTU, "give a smaller MTU, or 0 for the device's"},
+		{plug.ErrNoVLANs, fault.Precondition, fault.NoVLANs, "the bridge mixes VLANs: turn its filtering on, or leave the tag out"},
+		{plug.ErrTaken, fault.Precondition, fault.PlugTaken, "somebody else has it: free it, or name another"},
+		{plug.ErrNoNamespace, fault.Precondition, fault.NoNamespace, "whoever provides the namespace and its interface must do so first"},
+		{plug.ErrUnsupported, fault.Precondition, fault.PlugUnsupported, "this host lacks what the plug needs"},
 		{netns.ErrAddressInUse, fault.Precondition, fault.AddressInUse, "another machine on the network has the address: choose another"},
 		{ganesha.ErrUnprotected, fault.Precondition, fault.HandlesUnprotected, "clients could forge file handles: install causeway-preload.so beside causeway-launch, for the Ganesha that is installed"},
 		{ganesha.ErrVersion, fault.Precondition, fault.NoNFSVersion, "this host cannot serve that version of NFS: leave it out, or cure it"},

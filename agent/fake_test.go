@@ -20,6 +20,7 @@ import (
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/netns"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 // host is a fake kernel, libvirt and Ganesha at once. It enforces the order
@@ -246,7 +247,7 @@ func (h networks) Check(_ context.Context, n netns.Network) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.bridges[bridgeOf(n)] {
-		return netns.ErrNoBridge
+		return plug.ErrNoBridge
 	}
 	return nil
 }
@@ -259,7 +260,7 @@ func (h networks) Ensure(_ context.Context, n netns.Network) error {
 		return err
 	}
 	if !h.bridges[bridgeOf(n)] {
-		return netns.ErrNoBridge
+		return plug.ErrNoBridge
 	}
 	is, there := h.namespaces[n.Namespace]
 	if there && bridgeOf(is) != bridgeOf(n) {

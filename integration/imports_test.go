@@ -20,11 +20,11 @@ var mayImport = map[string][]string{
 	"cmd/causeway-launch": {"agent/process"},
 	"api/node/v1":         {},
 
-	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/reconcile", "agent/statistics", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns"},
+	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/reconcile", "agent/statistics", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns", "netns/plug"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
 	"agent/crashpoint": {},
 	"agent/fault":      {},
-	"agent/intent":     {"agent/access", "agent/fault", "agent/ledger", "agent/model", "agent/reconcile", "agent/word", "drivers", "ganesha", "netns"},
+	"agent/intent":     {"agent/access", "agent/fault", "agent/ledger", "agent/model", "agent/reconcile", "agent/word", "drivers", "ganesha", "netns", "netns/plug"},
 	"agent/ledger":     {"agent/crashpoint"},
 	"agent/model":      {"agent/access", "agent/fault", "agent/word", "drivers"},
 	"agent/process":    {"agent/crashpoint"},
@@ -42,16 +42,17 @@ var mayImport = map[string][]string{
 	// serve them all.
 	"ganesha":  {"agent/crashpoint", "agent/process", "ganesha/handles", "ganesha/nfs3"},
 	"virtiofs": {"agent/crashpoint", "agent/process"},
-	"netns":    {"agent/crashpoint", "netns/arp", "netns/firewall", "netns/kernel", "netns/namespace", "netns/ovs", "netns/sysctl"},
+	"netns":    {"agent/crashpoint", "netns/arp", "netns/firewall", "netns/kernel", "netns/namespace", "netns/ovs", "netns/plug", "netns/sysctl"},
 	"drivers":  {},
 
 	"ganesha/nfs3": {"agent/process"},
 
 	"netns/arp":       {},
 	"netns/firewall":  {},
-	"netns/kernel":    {},
+	"netns/kernel":    {"netns/namespace"},
 	"netns/namespace": {"agent/crashpoint"},
 	"netns/ovs":       {},
+	"netns/plug":      {"agent/crashpoint", "netns/firewall", "netns/kernel", "netns/namespace", "netns/ovs", "netns/sysctl"},
 	"netns/sysctl":    {},
 	"ganesha/handles": {},
 
@@ -83,7 +84,7 @@ var onlyIn = map[string][]string{
 	"google.golang.org/protobuf":            {"agent/rpc", "api...", "cmd...", "integration..."},
 	"github.com/prometheus":                 {"agent", "agent/statistics", "cmd/causeway-agent"},
 	"github.com/spf13":                      {"cmd..."},
-	"os/exec":                               {"agent/process", "netns", "netns/ovs", "virtiofs", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
+	"os/exec":                               {"agent/process", "netns/ovs", "netns/plug", "virtiofs", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
 }
 
 // TestImports reads the sources itself: a "go list" child would not be noticed

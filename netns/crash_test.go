@@ -50,7 +50,7 @@ func TestPlugCrashPoints(t *testing.T) {
 			for _, point := range []crashpoint.Point{crashpoint.NetnsCreated, crashpoint.NetnsLink, crashpoint.NetnsAddressed} {
 				for _, verb := range []string{"ensure", "remove"} {
 					cmd := child(t, "ensure")
-					cmd.Env = append(cmd.Env, "CAUSEWAY_CRASH_AT="+string(point), sceneEnv+"="+sc.name, ovsdbEnv+"="+h.ovs.DB)
+					cmd.Env = append(cmd.Env, "CAUSEWAY_CRASH_AT="+string(point), sceneEnv+"="+sc.name, ovsdbEnv+"="+h.plugs.OVS.DB)
 					_ = cmd.Run()
 					if s := cmd.ProcessState.Sys().(syscall.WaitStatus); !s.Signaled() || s.Signal() != syscall.SIGKILL {
 						t.Fatalf("%s was not met: %v", point, cmd.ProcessState)

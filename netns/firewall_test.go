@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 // silence is how long a test waits for what must not come; answer is how long
@@ -223,7 +225,7 @@ func TestNothingIsForwarded(t *testing.T) {
 	blueWithTenant(t)
 	newBridge(t, "br-green")
 	h, n := newHost(), blue()
-	n.Namespace, n.HostLink, n.Plug = "cw-green", "cwgreen", Bridge{Name: "br-green"}
+	n.Namespace, n.HostLink, n.Plug = "cw-green", "cwgreen", plug.Bridge{Name: "br-green"}
 	n.Addresses, n.Routes = prefixes("10.99.0.2/24", "fd99::2/64"), nil
 	ensure(t, h, n)
 	ip(t, "addr add 10.98.0.1/24 dev br-green")
@@ -247,7 +249,7 @@ func TestSameAddressesOnTwoBridges(t *testing.T) {
 		newBridge(t, "br-"+colour)
 		newTenant(t, "t-"+colour, "br-"+colour, "10.77.0.5/24", "fd77::5/64")
 		n := blue()
-		n.Namespace, n.HostLink, n.Plug = "cw-"+colour, "cw"+colour, Bridge{Name: "br-" + colour}
+		n.Namespace, n.HostLink, n.Plug = "cw-"+colour, "cw"+colour, plug.Bridge{Name: "br-" + colour}
 		ensure(t, h, n) // with the same MAC too
 		listen(t, n.Namespace, "[::]:2049", colour)
 	}

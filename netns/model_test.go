@@ -10,6 +10,7 @@ import (
 
 	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 // modelVLANs stands for a kernel with 802.1Q where the tests' has none: a
@@ -20,9 +21,9 @@ type modelVLANs struct{}
 
 const modelGroup = 0xca0000
 
-func (modelVLANs) known(string) error { return nil }
+func (modelVLANs) Known(string) error { return nil }
 
-func (modelVLANs) add(nl *netlink.Handle, l netlink.Link) error {
+func (modelVLANs) Add(nl *netlink.Handle, l netlink.Link) error {
 	v, ok := l.(*netlink.Vlan)
 	if !ok {
 		return nl.LinkAdd(l)
@@ -48,7 +49,7 @@ func (modelVLANs) add(nl *netlink.Handle, l netlink.Link) error {
 	return nl.LinkAdd(m)
 }
 
-func (modelVLANs) kind(l netlink.Link) netlink.Link {
+func (modelVLANs) Kind(l netlink.Link) netlink.Link {
 	m, ok := l.(*netlink.Macvlan)
 	if id := int(l.Attrs().Group) - modelGroup; ok && id >= 0 && id <= 4094 {
 		return &netlink.Vlan{LinkAttrs: m.LinkAttrs, VlanId: id, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}
@@ -75,7 +76,7 @@ func modelUsed(v *netlink.Vlan) (used bool, err error) {
 			defer nl.Close()
 			links, err := nl.LinkList()
 			for _, l := range links {
-				w, ok := modelVLANs{}.kind(l).(*netlink.Vlan)
+				w, ok := modelVLANs{}.Kind(l).(*netlink.Vlan)
 				used = used || ok && w.VlanId == v.VlanId && w.ParentIndex == v.ParentIndex
 			}
 			return err
@@ -100,12 +101,12 @@ type modelTable struct {
 
 type modelPort struct {
 	master int
-	vlans  []portVLAN
+	vlans  []plug.PortVLAN
 }
 
 func newModelTable() *modelTable { return &modelTable{ports: map[int]*modelPort{}} }
 
-func (m *modelTable) filters(netlink.Link) error { return nil }
+func (m *modelTable) Filters(netlink.Link) error { return nil }
 
 func (m *modelTable) port(l netlink.Link) (*modelPort, error) {
 	now, err := m.nl.LinkByIndex(l.Attrs().Index)
@@ -119,13 +120,13 @@ func (m *modelTable) port(l netlink.Link) (*modelPort, error) {
 	}
 	p := m.ports[l.Attrs().Index]
 	if p == nil || p.master != master {
-		p = &modelPort{master: master, vlans: []portVLAN{{1, true, true}}}
+		p = &modelPort{master: master, vlans: []plug.PortVLAN{{ID: 1, PVID: true, Untagged: true}}}
 		m.ports[l.Attrs().Index] = p
 	}
 	return p, nil
 }
 
-func (m *modelTable) list(l netlink.Link) ([]portVLAN, error) {
+func (m *modelTable) List(l netlink.Link) ([]plug.PortVLAN, error) {
 	p, err := m.port(l)
 	if err != nil {
 		return nil, err
@@ -140,27 +141,27 @@ func (m *modelTable) change() error {
 	return nil
 }
 
-func (m *modelTable) add(l netlink.Link, v portVLAN) error {
+func (m *modelTable) Add(l netlink.Link, v plug.PortVLAN) error {
 	p, err := m.port(l)
 	if err != nil {
 		return err
 	}
-	if v.id < 1 || v.id > 4094 {
+	if v.ID < 1 || v.ID > 4094 {
 		return unix.EINVAL
 	}
 	if err := m.change(); err != nil {
 		return err
 	}
-	p.vlans = slices.DeleteFunc(p.vlans, func(w portVLAN) bool { return w.id == v.id })
+	p.vlans = slices.DeleteFunc(p.vlans, func(w plug.PortVLAN) bool { return w.ID == v.ID })
 	for i := range p.vlans {
-		p.vlans[i].pvid = p.vlans[i].pvid && !v.pvid
+		p.vlans[i].PVID = p.vlans[i].PVID && !v.PVID
 	}
 	p.vlans = append(p.vlans, v)
-	slices.SortFunc(p.vlans, func(a, b portVLAN) int { return a.id - b.id })
+	slices.SortFunc(p.vlans, func(a, b plug.PortVLAN) int { return a.ID - b.ID })
 	return nil
 }
 
-func (m *modelTable) remove(l netlink.Link, id int) error {
+func (m *modelTable) Remove(l netlink.Link, id int) error {
 	p, err := m.port(l)
 	if err != nil {
 		return err
@@ -168,6 +169,6 @@ func (m *modelTable) remove(l netlink.Link, id int) error {
 	if err := m.change(); err != nil {
 		return err
 	}
-	p.vlans = slices.DeleteFunc(p.vlans, func(w portVLAN) bool { return w.id == id })
+	p.vlans = slices.DeleteFunc(p.vlans, func(w plug.PortVLAN) bool { return w.ID == id })
 	return nil
 }

@@ -16,18 +16,15 @@ import (
 	"strings"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/netns/namespace"
 	"github.com/causeway-project/causeway/netns/ovs"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 // Prefix begins the name of everything that Causeway makes on a host.
 const Prefix = "cw"
-
-// Inside is the name of the interface in every namespace.
-const Inside = "eth0"
 
 // DefaultProbeWait is how long an answer is waited for before an address is
 // taken for free. A neighbour on a switched network answers within a
@@ -45,7 +42,7 @@ var ErrAddressInUse = errors.New("address already in use on the network")
 type Network struct {
 	Namespace string         // required: a name in /run/netns; begins with Prefix, unless the plug is Provided: then it must not
 	HostLink  string         // required: the host's end of a veth pair, where the plug makes one; begins with Prefix, at most 15 bytes
-	Plug      Plug           // required
+	Plug      plug.Plug      // required
 	Addresses []netip.Prefix // required: at least one
 	Routes    []Route
 	MTU       int              // bytes, 1280 to 65535; 0 takes what the plug's bridge or device carries
@@ -87,9 +84,7 @@ type Options struct {
 type Host struct {
 	log       *slog.Logger
 	probeWait time.Duration
-	ovs       ovs.Client
-	vlans     func(*netlink.Handle) portVLANs
-	kinds     linkKinds
+	plugs     plug.Host
 
 	neighbours int // that one network may come to know
 }
@@ -97,8 +92,7 @@ type Host struct {
 // New returns a Host.
 func New(o Options) *Host {
 	h := &Host{
-		log: o.Logger, probeWait: o.ProbeWait, ovs: ovs.Client{Command: o.VSCtl, DB: o.OVSDB},
-		vlans: func(nl *netlink.Handle) portVLANs { return kernelVLANs{nl} }, kinds: kernelKinds{},
+		log: o.Logger, probeWait: o.ProbeWait, plugs: plug.Host{OVS: ovs.Client{Command: o.VSCtl, DB: o.OVSDB}},
 	}
 	h.neighbours = neighbours()
 	if h.log == nil {
@@ -114,29 +108,21 @@ func New(o Options) *Host {
 func Path(name string) string { return namespace.Path(name) }
 
 // Check says, changing nothing, whether Ensure could succeed: n is sound
-// (ErrInvalid), and the host has what the plug needs (ErrNoBridge and the other
-// errors that stand with it).
+// (ErrInvalid), and the host has what the plug needs (an error that
+// plug.Lacking knows).
 func (h *Host) Check(ctx context.Context, n Network) error {
 	if err := n.validate(); err != nil {
 		return err
 	}
-	s, err := h.site(n)
+	s, err := h.plugs.Site(n.site())
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	if _, err = n.Plug.base(ctx, s); err != nil {
+	defer s.Close()
+	if err := s.Find(ctx); err != nil {
 		return err
 	}
-	switch n.Plug.(type) {
-	case VLAN:
-		return h.kinds.known("vlan")
-	case Macvlan:
-		return h.kinds.known("macvlan")
-	case VXLAN:
-		return h.kinds.known("vxlan")
-	}
-	return nil
+	return s.Makes()
 }
 
 // Ensure makes the network, or repairs whatever differs, and returns when its
@@ -198,4 +184,23 @@ func (h *Host) Inode(name string) (uint64, error) {
 		return 0, fmt.Errorf("stat %s: %w", f.Name(), err)
 	}
 	return st.Ino, nil
+}
+
+// site is what the plug is to know.
+func (n Network) site() plug.Options {
+	return plug.Options{Plug: n.Plug, Namespace: n.Namespace, HostLink: n.HostLink, MTU: n.MTU, MAC: n.MAC}
+}
+
+// provided returns the plug where somebody else made the namespace.
+func (n Network) provided() (plug.Provided, bool) {
+	p, ok := n.Plug.(plug.Provided)
+	return p, ok
+}
+
+// inside is the name of the interface in the namespace.
+func (n Network) inside() string {
+	if p, ok := n.provided(); ok {
+		return p.Interface
+	}
+	return plug.Interface
 }

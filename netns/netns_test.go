@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 // The tests work on the real kernel, in a network and a mount namespace of
@@ -154,7 +155,7 @@ func blue() Network {
 	return Network{
 		Namespace: "cw-blue",
 		HostLink:  "cwblue",
-		Plug:      Bridge{Name: "br-blue"},
+		Plug:      plug.Bridge{Name: "br-blue"},
 		Addresses: prefixes("10.77.0.2/24", "fd77::2/64"),
 		Routes: []Route{
 			{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.77.0.1")},

@@ -14,6 +14,7 @@ import (
 	"github.com/causeway-project/causeway/netns/firewall"
 	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/plug"
 	"github.com/causeway-project/causeway/netns/sysctl"
 )
 
@@ -28,26 +29,28 @@ func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 	if err := ctx.Err(); err != nil {
 		return State{}, err
 	}
-	s, err := h.site(n)
+	s, err := h.plugs.Site(n.site())
 	if err != nil {
 		return State{}, err
 	}
-	defer s.close()
+	defer s.Close()
 
 	var drift []string
-	b, err := n.Plug.base(ctx, s)
-	if lacking(err) {
-		b, drift, err = base{}, []string{err.Error()}, nil
-	}
-	if err != nil {
+	switch err := s.Find(ctx); {
+	case plug.Lacking(err):
+		drift = []string{err.Error()}
+	case err != nil:
 		return State{}, err
 	}
-	s.ns, err = namespace.Open(n.Namespace)
+	ns, err := namespace.Open(n.Namespace)
 	half := errors.Is(err, namespace.ErrOther)
 	if err != nil && !half && !errors.Is(err, fs.ErrNotExist) {
 		return State{}, err
 	}
-	d, remains, err := n.Plug.observe(ctx, s, b)
+	if ns != nil {
+		defer ns.Close()
+	}
+	d, remains, err := s.Observe(ctx, ns)
 	if err != nil {
 		return State{}, fmt.Errorf("observe %s: %w", n.Namespace, err)
 	}
@@ -56,15 +59,15 @@ func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 	switch {
 	case half:
 		return State{Remains: !provided, Drift: append(drift, namespace.Path(n.Namespace)+" is not a network namespace")}, nil
-	case s.ns == nil:
+	case ns == nil:
 		return State{Remains: remains, Drift: append(drift, "there is no namespace "+n.Namespace)}, nil
 	}
-	if d, err = firewall.Drift(s.ns, h.door(n)); err != nil {
+	if d, err = firewall.Drift(ns, h.door(n)); err != nil {
 		return State{}, fmt.Errorf("observe %s: %w", n.Namespace, err)
 	}
 	drift = append(drift, d...)
-	err = s.inside(func(in *netlink.Handle) error {
-		d, err := s.observeInner(in, b)
+	err = kernel.Inside(ns, func(in *netlink.Handle) error {
+		d, err := n.observeInner(in, s)
 		drift = append(drift, d...)
 		return err
 	})
@@ -75,8 +78,8 @@ func (h *Host) Observe(ctx context.Context, n Network) (State, error) {
 }
 
 // observeInner runs in the namespace.
-func (s *site) observeInner(nl *netlink.Handle, b base) ([]string, error) {
-	n, name := s.n, s.n.inside()
+func (n Network) observeInner(nl *netlink.Handle, s *plug.Site) ([]string, error) {
+	name := n.inside()
 	_, provided := n.provided()
 	var drift []string
 	lo, err := kernel.Link(nl, "lo")
@@ -93,7 +96,7 @@ func (s *site) observeInner(nl *netlink.Handle, b base) ([]string, error) {
 	if inner == nil {
 		return append(drift, "there is no "+name+" inside"), nil
 	}
-	d, err := n.Plug.observeInside(s, b, nl, inner)
+	d, err := s.ObserveInside(nl, inner)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +108,7 @@ func (s *site) observeInner(nl *netlink.Handle, b base) ([]string, error) {
 	if n.MAC != nil && !bytes.Equal(a.HardwareAddr, n.MAC) {
 		drift = append(drift, fmt.Sprintf("%s inside has the mac %s, not %s", name, a.HardwareAddr, n.MAC))
 	}
-	if mtu := n.mtu(b); mtu != 0 && a.MTU != mtu {
+	if mtu := s.MTU(); mtu != 0 && a.MTU != mtu {
 		drift = append(drift, fmt.Sprintf("%s inside has the mtu %d, not %d", name, a.MTU, mtu))
 	}
 	if d, err = sysctl.Drift(n.sysctls()); err != nil {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/netns/kernel"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 // newSwitch starts an Open vSwitch of the test's own, with its userspace
@@ -24,7 +25,7 @@ func newSwitch(t *testing.T) *Host {
 	h := startSwitch(t)
 	vsctl := func(args ...string) {
 		t.Helper()
-		if _, err := h.ovs.Run(t.Context(), args...); err != nil {
+		if _, err := h.plugs.OVS.Run(t.Context(), args...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -85,7 +86,7 @@ func startSwitch(t *testing.T) *Host {
 		t.Fatalf("wait for ovsdb-server: %v", err)
 	}
 	h := New(Options{ProbeWait: 100 * time.Millisecond, OVSDB: "unix:" + socket})
-	if _, err := h.ovs.Run(t.Context(), "--no-wait", "init"); err != nil {
+	if _, err := h.plugs.OVS.Run(t.Context(), "--no-wait", "init"); err != nil {
 		t.Fatal(err)
 	}
 	start("ovs-vswitchd", "unix:"+socket, "--unixctl="+filepath.Join(dir, "vswitchd.ctl"))
@@ -116,7 +117,7 @@ func leaveChecksums(name string) error {
 func TestOVSPort(t *testing.T) {
 	h := newSwitch(t)
 	n := blue()
-	n.Plug = OVS{Bridge: "br-int", InterfaceID: `a"b\c,d=e:f`, VLAN: 11}
+	n.Plug = plug.OVS{Bridge: "br-int", InterfaceID: `a"b\c,d=e:f`, VLAN: 11}
 	ensure(t, h, n)
 	healthy(t, h, n)
 	listen(t, "cw-blue", "[::]:2049", "nfs")
@@ -124,16 +125,16 @@ func TestOVSPort(t *testing.T) {
 	noAnswer(t, "another tag", err)
 
 	// A controller's tag is left alone.
-	n.Plug = OVS{Bridge: "br-int", InterfaceID: "port-1"}
+	n.Plug = plug.OVS{Bridge: "br-int", InterfaceID: "port-1"}
 	if err := h.Ensure(t.Context(), n); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.ovs.Run(t.Context(), "set", "Port", "cwblue", "tag=10"); err != nil {
+	if _, err := h.plugs.OVS.Run(t.Context(), "set", "Port", "cwblue", "tag=10"); err != nil {
 		t.Fatal(err)
 	}
 	healthy(t, h, n)
 	hears(t, mustDial(t, "ten", "10.77.0.2:2049"), "nfs")
-	out, err := h.ovs.Run(t.Context(), "get", "Interface", "cwblue", "external_ids")
+	out, err := h.plugs.OVS.Run(t.Context(), "get", "Interface", "cwblue", "external_ids")
 	if err != nil || !strings.Contains(string(out), `iface-id=port-1`) || !strings.Contains(string(out), `attached-mac="02:77:00:00:00:02"`) {
 		t.Errorf("external_ids: %s, %v", out, err)
 	}
@@ -144,8 +145,8 @@ func TestOVSNames(t *testing.T) {
 	h := newSwitch(t)
 	for _, name := range []string{"--db=x", "name=y", `"quoted"`, "none", "true", "17"} {
 		n := blue()
-		n.Plug = OVS{Bridge: name}
-		if err := h.Check(t.Context(), n); !errors.Is(err, ErrNoBridge) {
+		n.Plug = plug.OVS{Bridge: name}
+		if err := h.Check(t.Context(), n); !errors.Is(err, plug.ErrNoBridge) {
 			t.Errorf("check %q: %v, want ErrNoBridge", name, err)
 		}
 	}
@@ -161,11 +162,11 @@ func TestOVSDown(t *testing.T) {
 		t.Skip(err)
 	}
 	n := blue()
-	n.Plug = OVS{Bridge: "br-int"}
-	if err := h.Check(t.Context(), n); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "systemctl start openvswitch-switch") {
+	n.Plug = plug.OVS{Bridge: "br-int"}
+	if err := h.Check(t.Context(), n); !errors.Is(err, plug.ErrUnsupported) || !strings.Contains(err.Error(), "systemctl start openvswitch-switch") {
 		t.Errorf("check: %v", err)
 	}
-	if err := h.Remove(t.Context(), n); !errors.Is(err, ErrUnsupported) {
+	if err := h.Remove(t.Context(), n); !errors.Is(err, plug.ErrUnsupported) {
 		t.Errorf("remove: %v, want ErrUnsupported", err)
 	}
 }

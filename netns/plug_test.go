@@ -19,6 +19,7 @@ import (
 
 	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 // A scene is a plug and what it needs of the world: the tenant's machine is in
@@ -66,7 +67,7 @@ func stackedDrift(is string) []drifting {
 }
 
 func scenes() []scene {
-	plugged := func(p Plug) func() Network {
+	plugged := func(p plug.Plug) func() Network {
 		return func() Network {
 			n := blue()
 			n.Plug = p
@@ -76,7 +77,7 @@ func scenes() []scene {
 	return []scene{
 		{
 			name:    "macvlan",
-			network: plugged(Macvlan{Device: "p0"}),
+			network: plugged(plug.Macvlan{Device: "p0"}),
 			build:   func(t *testing.T) *Host { newWire(t); return newHost() },
 			drift: append(stackedDrift("a macvlan on p0"), []drifting{
 				{[]string{inBlue + "ip link del eth0", "link add eth0 netns cw-blue link p0 type macvlan mode private"}, "eth0 inside is not a macvlan on p0"},
@@ -85,18 +86,18 @@ func scenes() []scene {
 		},
 		{
 			name:    "vlan, by a model of the kernel",
-			network: plugged(VLAN{Device: "p0", ID: 100}),
+			network: plugged(plug.VLAN{Device: "p0", ID: 100}),
 			build: func(t *testing.T) *Host {
 				newWire(t)
 				h := newHost()
-				h.kinds = modelVLANs{}
+				h.plugs.Kinds = modelVLANs{}
 				return h
 			},
 			drift: stackedDrift("the VLAN 100 of p0"),
 		},
 		{
 			name: "vxlan",
-			network: plugged(VXLAN{ID: 42, Device: "under", Local: netip.MustParseAddr("192.0.2.1"), Peers: []netip.Addr{
+			network: plugged(plug.VXLAN{ID: 42, Device: "under", Local: netip.MustParseAddr("192.0.2.1"), Peers: []netip.Addr{
 				netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3"),
 			}}),
 			build: func(t *testing.T) *Host { newUnderlay(t); return newHost() },
@@ -110,13 +111,13 @@ func scenes() []scene {
 		},
 		{
 			name:    "bridge with a tag, by a model of the kernel",
-			network: plugged(Bridge{Name: "br-blue", VLAN: 100}),
+			network: plugged(plug.Bridge{Name: "br-blue", VLAN: 100}),
 			build: func(t *testing.T) *Host {
 				newBridge(t, "br-blue")
 				newTenant(t, "ten", "br-blue", "10.77.0.5/24", "fd77::5/64")
 				h := newHost()
 				model := newModelTable()
-				h.vlans = func(nl *netlink.Handle) portVLANs { model.nl = nl; return model }
+				h.plugs.VLANs = func(nl *netlink.Handle) plug.PortVLANs { model.nl = nl; return model }
 				return h
 			},
 			drift: append([]drifting{
@@ -129,7 +130,7 @@ func scenes() []scene {
 		},
 		{
 			name:    "ovs",
-			network: plugged(OVS{Bridge: "br-int", InterfaceID: "4f3c-port", VLAN: 10}),
+			network: plugged(plug.OVS{Bridge: "br-int", InterfaceID: "4f3c-port", VLAN: 10}),
 			build:   newSwitch,
 			drift: append([]drifting{
 				{[]string{"link del cwblue"}, "there is no link cwblue"},
@@ -205,9 +206,9 @@ func (d drifting) run(t *testing.T, h *Host) {
 				t.Fatal(err)
 			}
 			if f[0] == "vlan" {
-				err = h.vlans(nl).add(port, portVLAN{id, true, true})
+				err = h.plugs.VLANs(nl).Add(port, plug.PortVLAN{ID: id, PVID: true, Untagged: true})
 			} else {
-				err = h.vlans(nl).remove(port, id)
+				err = h.plugs.VLANs(nl).Remove(port, id)
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -215,7 +216,7 @@ func (d drifting) run(t *testing.T, h *Host) {
 		case f[0] == "checksums":
 			at(t, "cw-blue", func() error { return leaveChecksums("eth0") })
 		case f[0] == "vsctl":
-			if _, err := h.ovs.Run(t.Context(), append([]string{"--"}, f[1:]...)...); err != nil {
+			if _, err := h.plugs.OVS.Run(t.Context(), append([]string{"--"}, f[1:]...)...); err != nil {
 				t.Fatal(err)
 			}
 		default:
@@ -313,7 +314,7 @@ func TestPlugsKilledAnywhere(t *testing.T) {
 					}
 				}
 				cmd := child(t, verb)
-				cmd.Env = append(cmd.Env, sceneEnv+"="+sc.name, ovsdbEnv+"="+h.ovs.DB)
+				cmd.Env = append(cmd.Env, sceneEnv+"="+sc.name, ovsdbEnv+"="+h.plugs.OVS.DB)
 				out, err := cmd.StdoutPipe()
 				if err != nil {
 					t.Fatal(err)
@@ -351,7 +352,7 @@ func sceneOfChild() (*Host, Network) {
 	for _, sc := range scenes() {
 		if sc.name == os.Getenv(sceneEnv) {
 			if strings.Contains(sc.name, "model") {
-				h.kinds = modelVLANs{}
+				h.plugs.Kinds = modelVLANs{}
 			}
 			return h, sc.network()
 		}
@@ -398,7 +399,7 @@ func TestNumberTaken(t *testing.T) {
 			second.Namespace, second.HostLink, second.MAC = "cw-second", "cwsecond", mac("02:77:00:00:00:03")
 			second.Addresses, second.Routes = prefixes("10.77.0.3/24"), nil
 			t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), second) })
-			if err := h.Ensure(t.Context(), second); !errors.Is(err, ErrTaken) {
+			if err := h.Ensure(t.Context(), second); !errors.Is(err, plug.ErrTaken) {
 				t.Errorf("ensure: %v, want ErrTaken", err)
 			}
 			healthy(t, h, n)
@@ -450,23 +451,23 @@ func TestPlugsThatTheHostLacks(t *testing.T) {
 	local, peers := netip.MustParseAddr("192.0.2.1"), []netip.Addr{netip.MustParseAddr("192.0.2.2")}
 	tests := []struct {
 		name string
-		plug Plug
+		plug plug.Plug
 		mtu  int
 		want error
 		cure string
 	}{
-		{"macvlan on nothing", Macvlan{Device: "p7"}, 0, ErrNoDevice, "ip link"},
-		{"macvlan on what is down", Macvlan{Device: "down0"}, 0, ErrNoDevice, "ip link set down0 up"},
-		{"macvlan on lo", Macvlan{Device: "lo"}, 0, ErrNoDevice, "loopback"},
-		{"macvlan, mtu", Macvlan{Device: "p0"}, 1501, ErrMTU, "1500"},
-		{"vlan on nothing", VLAN{Device: "p7", ID: 5}, 0, ErrNoDevice, "ip link"},
-		{"vlan, mtu", VLAN{Device: "p0", ID: 5}, 9000, ErrMTU, "1500"},
-		{"vxlan on nothing", VXLAN{ID: 5, Device: "p7", Local: local, Peers: peers}, 0, ErrNoDevice, "ip link"},
-		{"vxlan from elsewhere", VXLAN{ID: 5, Device: "p0", Local: local, Peers: peers}, 0, ErrNoDevice, "not an address"},
-		{"vxlan, mtu", VXLAN{ID: 5, Device: "p0", Local: local, Peers: peers}, 1451, ErrMTU, "1450"},
-		{"ovs without ovs", OVS{Bridge: "br-int"}, 0, ErrUnsupported, "apt-get install openvswitch-switch"},
-		{"bridge without VLANs", Bridge{Name: "br-plain", VLAN: 5}, 0, nil, "VLAN"},
-		{"no bridge", Bridge{Name: "br-none"}, 0, ErrNoBridge, "ip link add br-none type bridge"},
+		{"macvlan on nothing", plug.Macvlan{Device: "p7"}, 0, plug.ErrNoDevice, "ip link"},
+		{"macvlan on what is down", plug.Macvlan{Device: "down0"}, 0, plug.ErrNoDevice, "ip link set down0 up"},
+		{"macvlan on lo", plug.Macvlan{Device: "lo"}, 0, plug.ErrNoDevice, "loopback"},
+		{"macvlan, mtu", plug.Macvlan{Device: "p0"}, 1501, plug.ErrMTU, "1500"},
+		{"vlan on nothing", plug.VLAN{Device: "p7", ID: 5}, 0, plug.ErrNoDevice, "ip link"},
+		{"vlan, mtu", plug.VLAN{Device: "p0", ID: 5}, 9000, plug.ErrMTU, "1500"},
+		{"vxlan on nothing", plug.VXLAN{ID: 5, Device: "p7", Local: local, Peers: peers}, 0, plug.ErrNoDevice, "ip link"},
+		{"vxlan from elsewhere", plug.VXLAN{ID: 5, Device: "p0", Local: local, Peers: peers}, 0, plug.ErrNoDevice, "not an address"},
+		{"vxlan, mtu", plug.VXLAN{ID: 5, Device: "p0", Local: local, Peers: peers}, 1451, plug.ErrMTU, "1450"},
+		{"ovs without ovs", plug.OVS{Bridge: "br-int"}, 0, plug.ErrUnsupported, "apt-get install openvswitch-switch"},
+		{"bridge without VLANs", plug.Bridge{Name: "br-plain", VLAN: 5}, 0, nil, "VLAN"},
+		{"no bridge", plug.Bridge{Name: "br-none"}, 0, plug.ErrNoBridge, "ip link add br-none type bridge"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -475,7 +476,7 @@ func TestPlugsThatTheHostLacks(t *testing.T) {
 			n.Plug, n.MTU = test.plug, test.mtu
 			for verb, f := range map[string]func(context.Context, Network) error{"check": h.Check, "ensure": h.Ensure} {
 				err := f(t.Context(), n)
-				if test.want == nil && (errors.Is(err, ErrNoVLANs) || errors.Is(err, ErrUnsupported)) {
+				if test.want == nil && (errors.Is(err, plug.ErrNoVLANs) || errors.Is(err, plug.ErrUnsupported)) {
 					t.Logf("%s: %v", verb, err)
 				} else if test.want == nil || !errors.Is(err, test.want) {
 					t.Errorf("%s: %v, want %v", verb, err, test.want)
@@ -502,7 +503,7 @@ func TestDeviceReturns(t *testing.T) {
 	h, n := newHost(), scenes()[0].network()
 	ensure(t, h, n)
 	ip(t, "link del p0")
-	if err := h.Ensure(t.Context(), n); !errors.Is(err, ErrNoDevice) {
+	if err := h.Ensure(t.Context(), n); !errors.Is(err, plug.ErrNoDevice) {
 		t.Errorf("ensure without the device: %v", err)
 	}
 	s, err := h.Observe(t.Context(), n)
@@ -526,7 +527,7 @@ func TestKernelVLAN(t *testing.T) {
 	h, n := newHost(), scenes()[1].network()
 	t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), n) })
 	err := h.Ensure(t.Context(), n)
-	if errors.Is(err, ErrUnsupported) {
+	if errors.Is(err, plug.ErrUnsupported) {
 		nothingLeft(t, h) // refused before anything was made
 		if !strings.Contains(err.Error(), "modprobe 8021q") {
 			t.Errorf("%v: without the cure", err)
@@ -547,9 +548,9 @@ func TestKernelVLAN(t *testing.T) {
 func TestKernelBridgeVLAN(t *testing.T) {
 	newBridge(t, "br-blue")
 	h, n := newHost(), blue()
-	n.Plug = Bridge{Name: "br-blue", VLAN: 100}
+	n.Plug = plug.Bridge{Name: "br-blue", VLAN: 100}
 	if out, err := exec.Command("ip", "link", "set", "br-blue", "type", "bridge", "vlan_filtering", "1").CombinedOutput(); err != nil {
-		if err := h.Check(t.Context(), n); !errors.Is(err, ErrUnsupported) && !errors.Is(err, ErrNoVLANs) {
+		if err := h.Check(t.Context(), n); !errors.Is(err, plug.ErrUnsupported) && !errors.Is(err, plug.ErrNoVLANs) {
 			t.Errorf("check: %v, want ErrUnsupported or ErrNoVLANs", err)
 		}
 		t.Skipf("this kernel's bridges filter no VLANs (%s): a model of their table was tested instead", strings.TrimSpace(string(out)))
@@ -566,37 +567,37 @@ func TestKernelBridgeVLAN(t *testing.T) {
 func TestValidatePlugs(t *testing.T) {
 	a, b, c := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("fd00::2")
 	tests := []struct {
-		plug  Plug
+		plug  plug.Plug
 		words string
 	}{
-		{Bridge{Name: "br0", VLAN: 4094}, ""},
-		{Bridge{Name: "br0", VLAN: 4095}, "4095"},
-		{Bridge{Name: "br0", VLAN: -1}, "vlan -1"},
-		{VLAN{Device: "eth1", ID: 1}, ""},
-		{VLAN{Device: "eth1"}, "vlan 0"},
-		{VLAN{Device: "eth1", ID: 4095}, "vlan 4095"},
-		{VLAN{ID: 5}, "device"},
-		{VLAN{Device: "a/b", ID: 5}, "device"},
-		{VXLAN{ID: 1<<24 - 1, Device: "eth1", Local: a, Peers: []netip.Addr{b}}, ""},
-		{VXLAN{ID: 1 << 24, Device: "eth1", Local: a, Peers: []netip.Addr{b}}, "24 bits"},
-		{VXLAN{ID: 0, Device: "eth1", Local: a, Peers: []netip.Addr{b}}, "24 bits"},
-		{VXLAN{ID: 1, Device: "eth1", Local: a}, "peers"},
-		{VXLAN{ID: 1, Device: "eth1", Peers: []netip.Addr{b}}, "local"},
-		{VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{c}}, "family"},
-		{VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{a}}, "this host"},
-		{VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{b, b}}, "twice"},
-		{VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{netip.MustParseAddr("239.1.1.1")}}, "machine's"},
-		{VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{b}, Port: 65536}, "port"},
-		{Macvlan{}, "device"},
-		{Macvlan{Device: "cwblue"}, "host link"},
-		{OVS{Bridge: "br-int"}, ""},
-		{OVS{Bridge: "br-int", InterfaceID: `a"b\c,d=e`}, ""},
-		{OVS{Bridge: "br int"}, "bridge"},
-		{OVS{Bridge: "--db=x"}, ""}, // the kernel would take it; it never is an option, see TestOVSNames
-		{OVS{Bridge: "br-int", InterfaceID: "a b"}, "printable"},
-		{OVS{Bridge: "br-int", InterfaceID: strings.Repeat("x", 129)}, "128"},
-		{OVS{Bridge: "br-int", VLAN: 4095}, "4095"},
-		{Provided{Interface: "eth0", Owner: "blue"}, "namespace"}, // of our own name
+		{plug.Bridge{Name: "br0", VLAN: 4094}, ""},
+		{plug.Bridge{Name: "br0", VLAN: 4095}, "4095"},
+		{plug.Bridge{Name: "br0", VLAN: -1}, "vlan -1"},
+		{plug.VLAN{Device: "eth1", ID: 1}, ""},
+		{plug.VLAN{Device: "eth1"}, "vlan 0"},
+		{plug.VLAN{Device: "eth1", ID: 4095}, "vlan 4095"},
+		{plug.VLAN{ID: 5}, "device"},
+		{plug.VLAN{Device: "a/b", ID: 5}, "device"},
+		{plug.VXLAN{ID: 1<<24 - 1, Device: "eth1", Local: a, Peers: []netip.Addr{b}}, ""},
+		{plug.VXLAN{ID: 1 << 24, Device: "eth1", Local: a, Peers: []netip.Addr{b}}, "24 bits"},
+		{plug.VXLAN{ID: 0, Device: "eth1", Local: a, Peers: []netip.Addr{b}}, "24 bits"},
+		{plug.VXLAN{ID: 1, Device: "eth1", Local: a}, "peers"},
+		{plug.VXLAN{ID: 1, Device: "eth1", Peers: []netip.Addr{b}}, "local"},
+		{plug.VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{c}}, "family"},
+		{plug.VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{a}}, "this host"},
+		{plug.VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{b, b}}, "twice"},
+		{plug.VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{netip.MustParseAddr("239.1.1.1")}}, "machine's"},
+		{plug.VXLAN{ID: 1, Device: "eth1", Local: a, Peers: []netip.Addr{b}, Port: 65536}, "port"},
+		{plug.Macvlan{}, "device"},
+		{plug.Macvlan{Device: "cwblue"}, "host link"},
+		{plug.OVS{Bridge: "br-int"}, ""},
+		{plug.OVS{Bridge: "br-int", InterfaceID: `a"b\c,d=e`}, ""},
+		{plug.OVS{Bridge: "br int"}, "bridge"},
+		{plug.OVS{Bridge: "--db=x"}, ""}, // the kernel would take it; it never is an option, see TestOVSNames
+		{plug.OVS{Bridge: "br-int", InterfaceID: "a b"}, "printable"},
+		{plug.OVS{Bridge: "br-int", InterfaceID: strings.Repeat("x", 129)}, "128"},
+		{plug.OVS{Bridge: "br-int", VLAN: 4095}, "4095"},
+		{plug.Provided{Interface: "eth0", Owner: "blue"}, "namespace"}, // of our own name
 	}
 	for _, test := range tests {
 		t.Run(fmt.Sprintf("%T%+v", test.plug, test.plug), func(t *testing.T) {
@@ -616,9 +617,9 @@ func TestTagCutShort(t *testing.T) {
 	newBridge(t, "br-blue")
 	for nth := 1; nth <= 2; nth++ { // out of VLAN 1, into VLAN 100
 		h, n := newHost(), blue()
-		n.Plug = Bridge{Name: "br-blue", VLAN: 100}
+		n.Plug = plug.Bridge{Name: "br-blue", VLAN: 100}
 		model := newModelTable()
-		h.vlans = func(nl *netlink.Handle) portVLANs { model.nl = nl; return model }
+		h.plugs.VLANs = func(nl *netlink.Handle) plug.PortVLANs { model.nl = nl; return model }
 		model.fail = nth
 		t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), n) })
 		if err := h.Ensure(t.Context(), n); !errors.Is(err, unix.ENOMEM) {

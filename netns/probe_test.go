@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/netns/kernel"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 func TestDuplicateAddress(t *testing.T) {
@@ -70,7 +71,7 @@ func TestDuplicateFoundAfterwards(t *testing.T) {
 			return err
 		}
 		defer nl.Close()
-		l, err := nl.LinkByName(Inside)
+		l, err := nl.LinkByName(plug.Interface)
 		if err != nil {
 			return err
 		}

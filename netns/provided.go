@@ -1,12 +1,11 @@
 package netns
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	rtnl "github.com/vishvananda/netlink/nl"
@@ -14,21 +13,8 @@ import (
 
 	"github.com/causeway-project/causeway/netns/firewall"
 	"github.com/causeway-project/causeway/netns/kernel"
-	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/plug"
 )
-
-// Provided is an interface that somebody else, such as a CNI plugin or Neutron's
-// agent, has put into a named namespace of their own. Neither is ever made,
-// renamed or removed here, and no sysctl is set. What is set, and removed again,
-// is the firewall and whichever of addresses, routes, MTU and MAC the network
-// names; addresses and routes of others stay as they are.
-type Provided struct {
-	Interface string // required: its name in the namespace
-
-	// Owner names who sets this namespace's firewall: two that were given the
-	// same namespace are told apart, and the second is refused.
-	Owner string // required: 1 to 64 letters, digits, - _ or .
-}
 
 // ownerMark is on all that is set in a namespace of somebody else: the protocol
 // of routes (rtnetlink(7): 5 to 255 are for programs to choose; no program in
@@ -37,82 +23,23 @@ type Provided struct {
 // interface until its owner removes it.
 const ownerMark = 0x63
 
-func (p Provided) validate(n Network) error {
-	if !kernel.ValidLinkName(p.Interface) || p.Interface == "lo" {
-		return fmt.Errorf("interface %q: no name of a link in the namespace: %w", p.Interface, ErrInvalid)
-	}
-	if p.Owner == "" || len(p.Owner) > 64 || !plain(undotted(p.Owner)) {
-		return fmt.Errorf("owner %q: not 1 to 64 letters, digits, - _ or .: %w", p.Owner, ErrInvalid)
-	}
-	return nil
-}
-
-func (p Provided) base(_ context.Context, s *site) (base, error) {
-	ns, err := namespace.Open(s.n.Namespace)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return base{}, fmt.Errorf("namespace %s: is not in %s: whoever provides it must make it first: %w", s.n.Namespace, namespace.Dir, ErrNoNamespace)
-	case errors.Is(err, namespace.ErrOther):
-		return base{}, fmt.Errorf("namespace %s: %w: %w", s.n.Namespace, ErrNoNamespace, err)
-	case err != nil:
-		return base{}, err
-	}
-	defer ns.Close()
-	owner, _, err := firewall.Owner(ns)
-	if err != nil {
-		return base{}, err
-	}
-	if owner != "" && owner != p.Owner {
-		return base{}, fmt.Errorf("namespace %s: its firewall is network %s's: %w", s.n.Namespace, owner, ErrTaken)
-	}
-	err = namespace.Inside(ns, func() error {
-		in, err := kernel.Open()
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		l, err := kernel.Link(in, p.Interface)
-		if err == nil && l == nil {
-			err = fmt.Errorf("interface %s: is not in namespace %s: whoever provides it must make it first: %w", p.Interface, s.n.Namespace, ErrNoNamespace)
-		}
-		return err
-	})
-	return base{}, err
-}
-
-func (p Provided) observe(_ context.Context, s *site, _ base) ([]string, bool, error) {
-	if s.ns == nil {
-		return nil, false, nil
-	}
-	owner, there, err := firewall.Owner(s.ns)
-	// Flushed, it has no owner: it may be ours.
-	return nil, there && (owner == p.Owner || owner == ""), err
-}
-
-func (Provided) observeInside(*site, base, *netlink.Handle, netlink.Link) ([]string, error) {
-	return nil, nil
-}
-
-func (Provided) attach(context.Context, *site, base) error                 { return nil }
-func (Provided) open(*site) error                                          { return nil }
-func (Provided) await(context.Context, *site, *netlink.Handle, base) error { return nil }
-
-// detach removes what bears our mark, and the firewall last: until then the
-// namespace is as closed as before.
-func (p Provided) detach(_ context.Context, s *site) error {
-	if s.ns == nil {
+// withdraw removes from a namespace of somebody else what bears our mark, and
+// the firewall last: until then the namespace is as closed as before. ns is nil
+// where there is none.
+func (n Network) withdraw(p plug.Provided, ns *os.File) error {
+	if ns == nil {
 		return nil
 	}
-	owner, there, err := firewall.Owner(s.ns)
+	owner, there, err := firewall.Owner(ns)
 	if err != nil || !there || owner != "" && owner != p.Owner {
 		return err
 	}
-	err = s.inside(func(in *netlink.Handle) error {
+	err = kernel.Inside(ns, func(in *netlink.Handle) error {
 		inner, err := kernel.Link(in, p.Interface)
 		if err != nil || inner == nil {
 			return err
 		}
-		have, err := s.n.routes(in, inner)
+		have, err := n.routes(in, inner)
 		if err != nil {
 			return err
 		}
@@ -138,7 +65,7 @@ func (p Provided) detach(_ context.Context, s *site) error {
 	if err != nil {
 		return err
 	}
-	return firewall.Delete(s.ns)
+	return firewall.Delete(ns)
 }
 
 const ifaProto = 11 // IFA_PROTO of linux/if_addr.h

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 // newProvided makes a namespace as a CNI plugin would: an interface of its own
@@ -24,7 +25,7 @@ func newProvided(t *testing.T) (*Host, Network) {
 	in(t, "cni-1", "ip link set lo up")
 	in(t, "cni-1", "ip route add 10.98.0.0/16 via 10.99.0.1")
 	n := blue()
-	n.Namespace, n.Plug, n.MAC = "cni-1", Provided{Interface: "t0", Owner: "blue"}, nil
+	n.Namespace, n.Plug, n.MAC = "cni-1", plug.Provided{Interface: "t0", Owner: "blue"}, nil
 	return newHost(), n
 }
 
@@ -102,10 +103,10 @@ func TestProvidedOwners(t *testing.T) {
 	h, n := newProvided(t)
 	ensure(t, h, n)
 	second := n
-	second.HostLink, second.Plug = "cwgreen", Provided{Interface: "t0", Owner: "green"}
+	second.HostLink, second.Plug = "cwgreen", plug.Provided{Interface: "t0", Owner: "green"}
 	second.Addresses, second.Routes = prefixes("10.77.0.3/24"), nil
 	for verb, f := range map[string]func(context.Context, Network) error{"check": h.Check, "ensure": h.Ensure} {
-		if err := f(t.Context(), second); !errors.Is(err, ErrTaken) || !strings.Contains(err.Error(), "network blue") {
+		if err := f(t.Context(), second); !errors.Is(err, plug.ErrTaken) || !strings.Contains(err.Error(), "network blue") {
 			t.Errorf("%s: %v, want ErrTaken by blue", verb, err)
 		}
 	}
@@ -133,7 +134,7 @@ func TestProvidedOwners(t *testing.T) {
 	}
 	// Nor is its route replaced.
 	in(t, "cni-1", "ip route add default via 10.99.0.1")
-	if err := h.Ensure(t.Context(), n); !errors.Is(err, ErrTaken) {
+	if err := h.Ensure(t.Context(), n); !errors.Is(err, plug.ErrTaken) {
 		t.Errorf("ensure against a default route of somebody's: %v, want ErrTaken", err)
 	}
 	if got := in(t, "cni-1", "ip route"); !strings.Contains(got, "default via 10.99.0.1") {
@@ -145,12 +146,12 @@ func TestProvidedIsNotMade(t *testing.T) {
 	h, n := newProvided(t)
 	for name, do := range map[string]func(*Network){
 		"namespace": func(n *Network) { n.Namespace = "cni-none" },
-		"interface": func(n *Network) { n.Plug = Provided{Interface: "t9", Owner: "blue"} },
+		"interface": func(n *Network) { n.Plug = plug.Provided{Interface: "t9", Owner: "blue"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := n
 			do(&n)
-			if err := h.Ensure(t.Context(), n); !errors.Is(err, ErrNoNamespace) {
+			if err := h.Ensure(t.Context(), n); !errors.Is(err, plug.ErrNoNamespace) {
 				t.Errorf("ensure: %v, want ErrNoNamespace", err)
 			}
 			if s, err := h.Observe(t.Context(), n); err != nil || s.Exists || s.Remains || len(s.Drift) == 0 {
@@ -171,8 +172,8 @@ func TestProvidedIsNotMade(t *testing.T) {
 		_ = unix.Unmount(namespace.Path("self"), unix.MNT_DETACH)
 		_ = exec.Command("rm", namespace.Path("self")).Run()
 	})
-	n.Namespace, n.Plug = "self", Provided{Interface: "ten", Owner: "blue"}
-	if err := h.Ensure(t.Context(), n); !errors.Is(err, ErrNoNamespace) || !strings.Contains(err.Error(), "the host's own") {
+	n.Namespace, n.Plug = "self", plug.Provided{Interface: "ten", Owner: "blue"}
+	if err := h.Ensure(t.Context(), n); !errors.Is(err, plug.ErrNoNamespace) || !strings.Contains(err.Error(), "the host's own") {
 		t.Errorf("ensure in the host's own namespace: %v", err)
 	}
 }
@@ -182,7 +183,7 @@ func TestProvidedNames(t *testing.T) {
 		"cni-1": true, "qdhcp-5f.1": true, "cw-blue": false, "..": false, "a/b": false, "": false, ".": false,
 	} {
 		n := blue()
-		n.Namespace, n.MAC, n.Plug = name, nil, Provided{Interface: "eth0", Owner: "blue"}
+		n.Namespace, n.MAC, n.Plug = name, nil, plug.Provided{Interface: "eth0", Owner: "blue"}
 		if err := n.validate(); (err == nil) != sound || err != nil && !errors.Is(err, ErrInvalid) {
 			t.Errorf("%q: %v", name, err)
 		}

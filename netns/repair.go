@@ -19,6 +19,7 @@ import (
 	"github.com/causeway-project/causeway/netns/firewall"
 	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/plug"
 	"github.com/causeway-project/causeway/netns/sysctl"
 )
 
@@ -26,43 +27,42 @@ import (
 // what is as wanted. The order matters: the firewall is there before the
 // interface is up, the interface is up before addresses are asked for.
 func (h *Host) repair(ctx context.Context, n Network) error {
-	s, err := h.site(n)
+	s, err := h.plugs.Site(n.site())
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	plug := n.Plug
-	b, err := plug.base(ctx, s)
-	if err != nil {
+	defer s.Close()
+	if err := s.Find(ctx); err != nil {
 		return err
 	}
+	open := namespace.Make
 	if _, ok := n.provided(); ok {
-		s.ns, err = namespace.Open(n.Namespace)
-	} else {
-		s.ns, err = namespace.Make(n.Namespace)
+		open = namespace.Open
 	}
+	ns, err := open(n.Namespace)
 	if err != nil {
 		return err
 	}
-	if err := plug.attach(ctx, s, b); err != nil {
+	defer ns.Close()
+	if err := s.Attach(ctx, ns); err != nil {
 		return err
 	}
-	drift, err := firewall.Drift(s.ns, h.door(n)) // before the interface is up
+	drift, err := firewall.Drift(ns, h.door(n)) // before the interface is up
 	if err != nil {
 		return err
 	}
 	if len(drift) != 0 {
-		if err := firewall.Write(s.ns, h.door(n)); err != nil {
+		if err := firewall.Write(ns, h.door(n)); err != nil {
 			return err
 		}
 	}
 	var in *netlink.Handle // stays in the namespace, whichever thread uses it
 	var inner netlink.Link
-	err = namespace.Inside(s.ns, func() (err error) {
+	err = namespace.Inside(ns, func() (err error) {
 		if in, err = kernel.Open(); err != nil {
 			return err
 		}
-		inner, err = h.repairInner(in, n, n.mtu(b))
+		inner, err = h.repairInner(in, n, s.MTU())
 		return err
 	})
 	if in != nil {
@@ -71,13 +71,13 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err != nil {
 		return err
 	}
-	if err := plug.open(s); err != nil {
+	if err := s.Open(); err != nil {
 		return err
 	}
 	// A macvlan whose hardware address another one on the device has.
 	err = kernel.Retry(ctx, unix.EADDRINUSE, func() error { return kernel.SetUp(in, inner) })
 	if errors.Is(err, unix.EADDRINUSE) {
-		err = fmt.Errorf("%w: %w", ErrTaken, err)
+		err = fmt.Errorf("%w: %w", plug.ErrTaken, err)
 	}
 	if err != nil {
 		return err
@@ -85,10 +85,10 @@ func (h *Host) repair(ctx context.Context, n Network) error {
 	if err := kernel.AwaitCarrier(ctx, in, n.inside()); err != nil {
 		return fmt.Errorf("wait for the carrier of %s: %w", n.inside(), err)
 	}
-	if err := plug.await(ctx, s, in, b); err != nil {
+	if err := s.Await(ctx); err != nil {
 		return err
 	}
-	return namespace.Inside(s.ns, func() error {
+	return namespace.Inside(ns, func() error {
 		err := h.repairAddresses(ctx, n, in, inner)
 		settings, more := n.sysctlsNow(in, inner)
 		if err := errors.Join(err, more, sysctl.Write(settings)); err != nil {
@@ -320,7 +320,7 @@ func (n Network) repairRoutes(nl *netlink.Handle, inner netlink.Link) error {
 		}
 		err := set(route)
 		if provided && errors.Is(err, unix.EEXIST) {
-			err = ErrTaken
+			err = plug.ErrTaken
 		}
 		if err != nil {
 			return fmt.Errorf("set route to %s via %s: %w", r.Destination, r.Via, err)
@@ -350,26 +350,32 @@ func (h *Host) Remove(ctx context.Context, n Network) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	s, err := h.site(n)
+	s, err := h.plugs.Site(n.site())
 	if err != nil {
 		return err
 	}
-	defer s.close()
-	s.ns, err = namespace.Open(n.Namespace)
+	defer s.Close()
+	ns, err := namespace.Open(n.Namespace)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, namespace.ErrOther) {
 		return err
 	}
-	if err := n.Plug.detach(ctx, s); err != nil {
+	if ns != nil {
+		defer ns.Close()
+	}
+	if err := s.Detach(ctx, ns); err != nil {
 		return err
 	}
-	if _, ok := n.provided(); ok {
+	if p, ok := n.provided(); ok {
+		if err := n.withdraw(p, ns); err != nil {
+			return err
+		}
 		h.log.Debug("network removed", "network", n.Namespace)
 		return nil
 	}
-	if s.ns != nil {
+	if ns != nil {
 		// A process may keep the namespace alive, and the host's end may have
 		// been renamed: no address of ours stays on the tenant's network.
-		err = s.inside(func(in *netlink.Handle) error { return kernel.Delete(in, Inside) })
+		err = kernel.Inside(ns, func(in *netlink.Handle) error { return kernel.Delete(in, plug.Interface) })
 		if err != nil {
 			return err
 		}

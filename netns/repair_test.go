@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/netns/namespace"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 func TestEnsureMakesEverything(t *testing.T) {
@@ -235,7 +236,7 @@ func TestChangedNetwork(t *testing.T) {
 	newBridge(t, "br-other")
 	h, n := newHost(), blue()
 	ensure(t, h, n)
-	n.Plug = Bridge{Name: "br-other"}
+	n.Plug = plug.Bridge{Name: "br-other"}
 	n.Addresses = prefixes("10.77.0.3/24", "fd77::3/64", "10.78.0.3/24")
 	n.MTU = 1400
 	n.MAC = mac("fe:77:00:00:00:03")
@@ -410,12 +411,12 @@ func TestCheck(t *testing.T) {
 		"br-none": `ip link add br-none type bridge`,
 		"x1":      "is a veth",
 	} {
-		n.Plug = Bridge{Name: bridge}
+		n.Plug = plug.Bridge{Name: bridge}
 		for verb, f := range map[string]func() error{
 			"check":  func() error { return h.Check(t.Context(), n) },
 			"ensure": func() error { return h.Ensure(t.Context(), n) },
 		} {
-			if err := f(); !errors.Is(err, ErrNoBridge) || !strings.Contains(err.Error(), words) {
+			if err := f(); !errors.Is(err, plug.ErrNoBridge) || !strings.Contains(err.Error(), words) {
 				t.Errorf("%s with bridge %s: %v, want ErrNoBridge and %q", verb, bridge, err, words)
 			}
 		}

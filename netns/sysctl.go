@@ -3,13 +3,14 @@ package netns
 import (
 	"github.com/vishvananda/netlink"
 
+	"github.com/causeway-project/causeway/netns/plug"
 	"github.com/causeway-project/causeway/netns/sysctl"
 )
 
 // retrans is the kernel's own time between two neighbour solicitations.
 const retrans = "1000"
 
-const retransPath = "ipv6/neigh/" + Inside + "/retrans_time_ms"
+const retransPath = "ipv6/neigh/" + plug.Interface + "/retrans_time_ms"
 
 // sysctls of a network's namespace. A new namespace takes the host's values of
 // many, so that all that matters is set. They are the documented ones of
@@ -55,7 +56,7 @@ func (n Network) sysctlsWith(with6 bool) []sysctl.Setting {
 		"tcp_keepalive_probes", "6",
 		"tcp_rmem", "4096\t131072\t2097152",
 		"tcp_wmem", "4096\t16384\t2097152")
-	for _, dir := range []string{"ipv4/conf/all/", "ipv4/conf/" + Inside + "/"} {
+	for _, dir := range []string{"ipv4/conf/all/", "ipv4/conf/" + plug.Interface + "/"} {
 		add(false, dir,
 			"forwarding", "0",
 			"accept_redirects", "0",
@@ -68,7 +69,7 @@ func (n Network) sysctlsWith(with6 bool) []sysctl.Setting {
 			"arp_ignore", "1",
 			"arp_announce", "2")
 	}
-	add(false, "ipv4/conf/"+Inside+"/",
+	add(false, "ipv4/conf/"+plug.Interface+"/",
 		"arp_notify", "1", // announce again when the hardware address changes
 		"promote_secondaries", "1") // one address removed does not take the others of its prefix along
 
@@ -81,7 +82,7 @@ func (n Network) sysctlsWith(with6 bool) []sysctl.Setting {
 		"forwarding", "0",
 		"accept_redirects", "0",
 		"accept_source_route", "0")
-	add(v4only, "ipv6/conf/"+Inside+"/",
+	add(v4only, "ipv6/conf/"+plug.Interface+"/",
 		"disable_ipv6", disable,
 		"forwarding", "0",
 		"accept_ra", "0",
@@ -97,15 +98,9 @@ func (n Network) sysctlsWith(with6 bool) []sysctl.Setting {
 		"ndisc_notify", "1") // announce addresses, and a new hardware address
 	// Kernels may be built without it; where it is, an address must not be used
 	// before detection has ended.
-	add(true, "ipv6/conf/"+Inside+"/", "optimistic_dad", "0")
+	add(true, "ipv6/conf/"+plug.Interface+"/", "optimistic_dad", "0")
 	add(true, "ipv6/conf/all/", "optimistic_dad", "0")
 	add(v4only, "", retransPath, retrans)
 	add(true, "ipv6/conf/lo/", "disable_ipv6", "0") // servers listen on [::], and call [::1]
 	return s
-}
-
-// outerSysctls are those of the host's end. A bridge port needs no address, and
-// what the kernel would send from its link-local one reaches the tenant.
-func (n Network) outerSysctls() []sysctl.Setting {
-	return []sysctl.Setting{{Path: "ipv6/conf/" + n.HostLink + "/disable_ipv6", Value: "1", Optional: true}}
 }

@@ -16,8 +16,8 @@ func (n Network) validate() error {
 	if err := n.validateNames(); err != nil {
 		return err
 	}
-	if err := n.Plug.validate(n); err != nil {
-		return err
+	if err := n.site().Validate(); err != nil {
+		return fmt.Errorf("%w: %w", err, ErrInvalid)
 	}
 	if n.MTU != 0 && (n.MTU < 1280 || n.MTU > 65535) {
 		return fmt.Errorf("mtu %d: not between 1280 and 65535: %w", n.MTU, ErrInvalid)

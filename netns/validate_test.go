@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 func TestValidate(t *testing.T) {
@@ -39,12 +41,12 @@ func TestValidate(t *testing.T) {
 		{"host link of 16 bytes", func(n *Network) { n.HostLink = "cw34567890123456" }, "host link"},
 		{"host link with slash", func(n *Network) { n.HostLink = "cw/all" }, "host link"},
 		{"no plug", func(n *Network) { n.Plug = nil }, "plug"},
-		{"no bridge", func(n *Network) { n.Plug = Bridge{Name: ""} }, "bridge"},
-		{"bridge with space", func(n *Network) { n.Plug = Bridge{Name: "br blue"} }, "bridge"},
-		{"bridge is a path", func(n *Network) { n.Plug = Bridge{Name: "../x"} }, "bridge"},
-		{"bridge of 16 bytes", func(n *Network) { n.Plug = Bridge{Name: "br34567890123456"} }, "bridge"},
-		{"bridge is the link", func(n *Network) { n.Plug = Bridge{Name: n.HostLink} }, "bridge"},
-		{"bridge with dot", func(n *Network) { n.Plug = Bridge{Name: "br.100"} }, ""},
+		{"no bridge", func(n *Network) { n.Plug = plug.Bridge{Name: ""} }, "bridge"},
+		{"bridge with space", func(n *Network) { n.Plug = plug.Bridge{Name: "br blue"} }, "bridge"},
+		{"bridge is a path", func(n *Network) { n.Plug = plug.Bridge{Name: "../x"} }, "bridge"},
+		{"bridge of 16 bytes", func(n *Network) { n.Plug = plug.Bridge{Name: "br34567890123456"} }, "bridge"},
+		{"bridge is the link", func(n *Network) { n.Plug = plug.Bridge{Name: n.HostLink} }, "bridge"},
+		{"bridge with dot", func(n *Network) { n.Plug = plug.Bridge{Name: "br.100"} }, ""},
 		{"mtu", func(n *Network) { n.MTU = 1280 }, ""},
 		{"mtu too low", func(n *Network) { n.MTU = 1279 }, "mtu"},
 		{"mtu too high", func(n *Network) { n.MTU = 65536 }, "mtu"},
@@ -116,27 +118,12 @@ func TestValidate(t *testing.T) {
 func TestRemoveTouchesOnlyOurs(t *testing.T) {
 	for _, n := range []Network{
 		{Namespace: "cw-blue", HostLink: "cwblue"}, // without a plug
-		{Namespace: "blue", HostLink: "cwblue", Plug: Bridge{}},
-		{Namespace: "cw-blue", HostLink: "eth0", Plug: Bridge{}},
-		{Namespace: "cw/../../../etc/hosts", HostLink: "cwblue", Plug: Bridge{}},
+		{Namespace: "blue", HostLink: "cwblue", Plug: plug.Bridge{}},
+		{Namespace: "cw-blue", HostLink: "eth0", Plug: plug.Bridge{}},
+		{Namespace: "cw/../../../etc/hosts", HostLink: "cwblue", Plug: plug.Bridge{}},
 	} {
 		if err := New(Options{}).Remove(t.Context(), n); !errors.Is(err, ErrInvalid) {
 			t.Errorf("remove %q, %q: %v, want ErrInvalid", n.Namespace, n.HostLink, err)
-		}
-	}
-}
-
-func TestOuterMAC(t *testing.T) {
-	for inner, want := range map[string]string{
-		"02:77:00:00:00:02": "fe:77:00:00:00:02",
-		"fe:77:00:00:00:02": "fe:77:00:00:00:03",
-	} {
-		n := Network{MAC: mac(inner)}
-		if got := n.outerMAC().String(); got != want {
-			t.Errorf("of %s: %s, want %s", inner, got, want)
-		}
-		if n.MAC.String() != inner {
-			t.Errorf("%s was changed to %s", inner, n.MAC)
 		}
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"slices"
 
 	"github.com/causeway-project/causeway/agent/model"
-	"github.com/causeway-project/causeway/netns"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 // A Plug is one in the ledger. Records of agents that knew bridges alone have
@@ -74,7 +74,7 @@ func (p Plug) sameMake(o Plug) bool {
 func (p Plug) segment() string {
 	switch p.kind() {
 	case model.PlugVXLAN:
-		return fmt.Sprintf("vxlan %d port %d", p.VXLAN, cmp.Or(p.Port, netns.VXLANPort))
+		return fmt.Sprintf("vxlan %d port %d", p.VXLAN, cmp.Or(p.Port, plug.VXLANPort))
 	case model.PlugNone:
 		return "namespace " + p.Provided
 	}
@@ -91,18 +91,18 @@ func (p Plug) single() bool {
 }
 
 // of says it to the package that makes it.
-func (p Plug) of(id string) netns.Plug {
+func (p Plug) of(id string) plug.Plug {
 	switch p.kind() {
 	case model.PlugVLAN:
-		return netns.VLAN{Device: p.Device, ID: p.VLAN}
+		return plug.VLAN{Device: p.Device, ID: p.VLAN}
 	case model.PlugVXLAN:
-		return netns.VXLAN{ID: p.VXLAN, Device: p.Device, Local: p.Local, Peers: p.Peers, Port: p.Port}
+		return plug.VXLAN{ID: p.VXLAN, Device: p.Device, Local: p.Local, Peers: p.Peers, Port: p.Port}
 	case model.PlugMacvlan:
-		return netns.Macvlan{Device: p.Device}
+		return plug.Macvlan{Device: p.Device}
 	case model.PlugOVS:
-		return netns.OVS{Bridge: p.Bridge, InterfaceID: p.InterfaceID, VLAN: p.VLAN}
+		return plug.OVS{Bridge: p.Bridge, InterfaceID: p.InterfaceID, VLAN: p.VLAN}
 	case model.PlugNone:
-		return netns.Provided{Interface: p.Interface, Owner: id}
+		return plug.Provided{Interface: p.Interface, Owner: id}
 	}
-	return netns.Bridge{Name: p.Bridge, VLAN: p.VLAN}
+	return plug.Bridge{Name: p.Bridge, VLAN: p.VLAN}
 }

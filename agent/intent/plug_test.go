@@ -9,7 +9,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/agent/model"
-	"github.com/causeway-project/causeway/netns"
+	"github.com/causeway-project/causeway/netns/plug"
 )
 
 // What agents wrote that knew bridges alone.
@@ -24,7 +24,7 @@ func TestRecordWithoutPlugIsOfBridge(t *testing.T) {
 	if diff := cmp.Diff(bridge, r.Network.Model(), addresses); diff != "" {
 		t.Errorf("plug (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(netns.Plug(netns.Bridge{Name: "br-blue"}), r.Network.of("blue")); diff != "" {
+	if diff := cmp.Diff(plug.Plug(plug.Bridge{Name: "br-blue"}), r.Network.of("blue")); diff != "" {
 		t.Errorf("to the host (-want +got):\n%s", diff)
 	}
 	if !r.Network.Plug.equal(PlugOf(bridge)) {

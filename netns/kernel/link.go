@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	rtnl "github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/netns/namespace"
 )
 
 // Open opens a netlink socket in the namespace of the calling thread, where it
@@ -22,6 +25,18 @@ func Open() (*netlink.Handle, error) {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	return nl, nil
+}
+
+// Inside runs f on a thread in the namespace, with a handle there.
+func Inside(ns *os.File, f func(in *netlink.Handle) error) error {
+	return namespace.Inside(ns, func() error {
+		in, err := Open()
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		return f(in)
+	})
 }
 
 // Link returns the link of that name, or nil if there is none.

@@ -1,4 +1,4 @@
-package netns
+package plug
 
 import (
 	"bytes"
@@ -39,21 +39,21 @@ func (p VXLAN) port() int {
 	return VXLANPort
 }
 
-func (p VXLAN) validate(n Network) error {
+func (p VXLAN) validate(o Options) error {
 	if p.ID < 1 || p.ID >= 1<<24 {
-		return fmt.Errorf("vxlan %d: not between 1 and %d (24 bits): %w", p.ID, 1<<24-1, ErrInvalid)
+		return fmt.Errorf("vxlan %d: not between 1 and %d (24 bits)", p.ID, 1<<24-1)
 	}
-	if err := validateDevice(p.Device, n); err != nil {
+	if err := validateDevice(p.Device, o); err != nil {
 		return err
 	}
 	if p.Port < 0 || p.Port > 65535 {
-		return fmt.Errorf("vxlan port %d: not between 1 and 65535: %w", p.Port, ErrInvalid)
+		return fmt.Errorf("vxlan port %d: not between 1 and 65535", p.Port)
 	}
 	if err := validateUnicast("vxlan local address", p.Local); err != nil {
 		return err
 	}
 	if len(p.Peers) == 0 {
-		return fmt.Errorf("vxlan peers: none given, so that nothing could be reached: %w", ErrInvalid)
+		return errors.New("vxlan peers: none given, so that nothing could be reached")
 	}
 	for i, a := range p.Peers {
 		if err := validateUnicast("vxlan peer", a); err != nil {
@@ -61,17 +61,17 @@ func (p VXLAN) validate(n Network) error {
 		}
 		switch {
 		case a.Is4() != p.Local.Is4():
-			return fmt.Errorf("vxlan peer %s: of another family than the local address %s: %w", a, p.Local, ErrInvalid)
+			return fmt.Errorf("vxlan peer %s: of another family than the local address %s", a, p.Local)
 		case a == p.Local:
-			return fmt.Errorf("vxlan peer %s: is this host: %w", a, ErrInvalid)
+			return fmt.Errorf("vxlan peer %s: is this host", a)
 		case slices.Contains(p.Peers[:i], a):
-			return fmt.Errorf("vxlan peer %s: given twice: %w", a, ErrInvalid)
+			return fmt.Errorf("vxlan peer %s: given twice", a)
 		}
 	}
 	return nil
 }
 
-func (p VXLAN) base(_ context.Context, s *site) (base, error) {
+func (p VXLAN) base(_ context.Context, s *Site) (base, error) {
 	headers := 14 + 20 + 8 + 8 // inner Ethernet, IPv4, UDP, VXLAN
 	if p.Local.Is6() {
 		headers += 20
@@ -92,7 +92,7 @@ func (p VXLAN) base(_ context.Context, s *site) (base, error) {
 	return base{}, fmt.Errorf("vxlan local address %s: is not an address of device %s: %w", p.Local, p.Device, ErrNoDevice)
 }
 
-func (p VXLAN) stacked(s *site, b base) stacked {
+func (p VXLAN) stacked(s *Site, b base) stacked {
 	a := s.stackedAttrs(b)
 	a.ParentIndex = 0 // named by VtepDevIndex
 	return stacked{
@@ -108,9 +108,9 @@ func (p VXLAN) stacked(s *site, b base) stacked {
 	}
 }
 
-func (p VXLAN) observe(context.Context, *site, base) ([]string, bool, error) { return nil, false, nil }
+func (p VXLAN) observe(context.Context, *Site, base) ([]string, bool, error) { return nil, false, nil }
 
-func (p VXLAN) observeInside(s *site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
+func (p VXLAN) observeInside(s *Site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
 	if b.link == nil {
 		return nil, nil
 	}
@@ -135,7 +135,7 @@ func (p VXLAN) observeInside(s *site, b base, in *netlink.Handle, inner netlink.
 	return drift, nil
 }
 
-func (p VXLAN) attach(ctx context.Context, s *site, b base) error {
+func (p VXLAN) attach(ctx context.Context, s *Site, b base) error {
 	return s.attachStacked(ctx, p.stacked(s, b), p.repairPeers)
 }
 
@@ -192,6 +192,6 @@ func fixedEntries(in *netlink.Handle, l netlink.Link) ([]netlink.Neigh, error) {
 	return slices.DeleteFunc(all, func(e netlink.Neigh) bool { return e.State&netlink.NUD_PERMANENT == 0 || e.IP == nil }), nil
 }
 
-func (VXLAN) open(*site) error                                          { return nil }
-func (VXLAN) await(context.Context, *site, *netlink.Handle, base) error { return nil }
-func (VXLAN) detach(_ context.Context, s *site) error                   { return s.clearStrays() }
+func (VXLAN) open(*Site) error                        { return nil }
+func (VXLAN) await(context.Context, *Site) error      { return nil }
+func (VXLAN) detach(_ context.Context, s *Site) error { return s.clearStrays() }

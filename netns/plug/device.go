@@ -1,4 +1,4 @@
-package netns
+package plug
 
 import (
 	"context"
@@ -19,19 +19,19 @@ type VLAN struct {
 	ID     int    // required: 1 to 4094
 }
 
-func (p VLAN) validate(n Network) error {
-	if err := validateDevice(p.Device, n); err != nil {
+func (p VLAN) validate(o Options) error {
+	if err := validateDevice(p.Device, o); err != nil {
 		return err
 	}
 	if p.ID == 0 {
-		return fmt.Errorf("vlan 0: not between 1 and 4094 (IEEE 802.1Q keeps 0 and 4095): %w", ErrInvalid)
+		return errors.New("vlan 0: not between 1 and 4094 (IEEE 802.1Q keeps 0 and 4095)")
 	}
 	return validateTag(p.ID)
 }
 
-func (p VLAN) base(_ context.Context, s *site) (base, error) { return s.onDevice(p.Device, 0) }
+func (p VLAN) base(_ context.Context, s *Site) (base, error) { return s.onDevice(p.Device, 0) }
 
-func (p VLAN) stacked(s *site, b base) stacked {
+func (p VLAN) stacked(s *Site, b base) stacked {
 	return stacked{
 		words: fmt.Sprintf("the VLAN %d of %s", p.ID, p.Device),
 		make: &netlink.Vlan{
@@ -44,14 +44,14 @@ func (p VLAN) stacked(s *site, b base) stacked {
 	}
 }
 
-func (p VLAN) observeInside(s *site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
+func (p VLAN) observeInside(s *Site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
 	if b.link == nil {
 		return nil, nil
 	}
 	return s.observeStacked(in, inner, p.stacked(s, b))
 }
 
-func (p VLAN) attach(ctx context.Context, s *site, b base) error {
+func (p VLAN) attach(ctx context.Context, s *Site, b base) error {
 	return s.attachStacked(ctx, p.stacked(s, b), nil)
 }
 
@@ -61,11 +61,11 @@ type Macvlan struct {
 	Device string // required
 }
 
-func (p Macvlan) validate(n Network) error { return validateDevice(p.Device, n) }
+func (p Macvlan) validate(o Options) error { return validateDevice(p.Device, o) }
 
-func (p Macvlan) base(_ context.Context, s *site) (base, error) { return s.onDevice(p.Device, 0) }
+func (p Macvlan) base(_ context.Context, s *Site) (base, error) { return s.onDevice(p.Device, 0) }
 
-func (p Macvlan) stacked(s *site, b base) stacked {
+func (p Macvlan) stacked(s *Site, b base) stacked {
 	return stacked{
 		words: "a macvlan on " + p.Device,
 		make:  &netlink.Macvlan{LinkAttrs: s.stackedAttrs(b), Mode: netlink.MACVLAN_MODE_BRIDGE},
@@ -76,14 +76,14 @@ func (p Macvlan) stacked(s *site, b base) stacked {
 	}
 }
 
-func (p Macvlan) observeInside(s *site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
+func (p Macvlan) observeInside(s *Site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
 	if b.link == nil {
 		return nil, nil
 	}
 	return s.observeStacked(in, inner, p.stacked(s, b))
 }
 
-func (p Macvlan) attach(ctx context.Context, s *site, b base) error {
+func (p Macvlan) attach(ctx context.Context, s *Site, b base) error {
 	return s.attachStacked(ctx, p.stacked(s, b), nil)
 }
 
@@ -91,31 +91,31 @@ func (p Macvlan) attach(ctx context.Context, s *site, b base) error {
 // request, and nothing of them is on the host's side: a killed Ensure leaves
 // all of the link or nothing, and the namespace takes it along.
 
-func (VLAN) observe(context.Context, *site, base) ([]string, bool, error)         { return nil, false, nil }
-func (VLAN) open(*site) error                                                     { return nil }
-func (VLAN) await(context.Context, *site, *netlink.Handle, base) error            { return nil }
-func (VLAN) detach(_ context.Context, s *site) error                              { return s.clearStrays() }
-func (Macvlan) observe(context.Context, *site, base) ([]string, bool, error)      { return nil, false, nil }
-func (Macvlan) open(*site) error                                                  { return nil }
-func (Macvlan) await(_ context.Context, _ *site, _ *netlink.Handle, _ base) error { return nil }
-func (Macvlan) detach(_ context.Context, s *site) error                           { return s.clearStrays() }
+func (VLAN) observe(context.Context, *Site, base) ([]string, bool, error)    { return nil, false, nil }
+func (VLAN) open(*Site) error                                                { return nil }
+func (VLAN) await(context.Context, *Site) error                              { return nil }
+func (VLAN) detach(_ context.Context, s *Site) error                         { return s.clearStrays() }
+func (Macvlan) observe(context.Context, *Site, base) ([]string, bool, error) { return nil, false, nil }
+func (Macvlan) open(*Site) error                                             { return nil }
+func (Macvlan) await(context.Context, *Site) error                           { return nil }
+func (Macvlan) detach(_ context.Context, s *Site) error                      { return s.clearStrays() }
 
-// linkKinds makes links and tells their kind. It stands here because kernels
+// LinkKinds makes links and tells their kind. It stands here because kernels
 // may be built without 802.1Q: the tests have a model of such links.
-type linkKinds interface {
-	// known is ErrUnsupported where the kernel makes no links of a kind. It has
+type LinkKinds interface {
+	// Known is ErrUnsupported where the kernel makes no links of a kind. It has
 	// the kernel load the module, where there is one.
-	known(kind string) error
-	add(nl *netlink.Handle, l netlink.Link) error
-	kind(l netlink.Link) netlink.Link
+	Known(kind string) error
+	Add(nl *netlink.Handle, l netlink.Link) error
+	Kind(l netlink.Link) netlink.Link
 }
 
 type kernelKinds struct{}
 
-// known asks for a link without saying on what: a kernel that knows the kind
+// Known asks for a link without saying on what: a kernel that knows the kind
 // finds that wrong, and makes none (vlan_validate, macvlan_common_newlink,
 // vxlan_validate).
-func (kernelKinds) known(kind string) error {
+func (kernelKinds) Known(kind string) error {
 	req := rtnl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
 	req.AddData(rtnl.NewIfInfomsg(unix.AF_UNSPEC))
 	info := rtnl.NewRtAttr(unix.IFLA_LINKINFO, nil)
@@ -135,19 +135,19 @@ func unknownKind(kind string) error {
 	return fmt.Errorf("this kernel makes no links of the kind %s: load it with \"modprobe %s\": %w", kind, module, ErrUnsupported)
 }
 
-func (kernelKinds) add(nl *netlink.Handle, l netlink.Link) error { return nl.LinkAdd(l) }
-func (kernelKinds) kind(l netlink.Link) netlink.Link             { return l }
+func (kernelKinds) Add(nl *netlink.Handle, l netlink.Link) error { return nl.LinkAdd(l) }
+func (kernelKinds) Kind(l netlink.Link) netlink.Link             { return l }
 
 // onDevice finds a plug's device. Headers of the given length leave so much
 // less room.
-func (s *site) onDevice(name string, headers int) (base, error) {
+func (s *Site) onDevice(name string, headers int) (base, error) {
 	l, err := device(s.nl, name)
 	if err != nil {
 		return base{}, err
 	}
 	b := base{link: l, mtu: l.Attrs().MTU - headers}
-	if s.n.MTU > b.mtu {
-		return base{}, fmt.Errorf("mtu %d: device %s carries no more than %d: %w", s.n.MTU, name, b.mtu, ErrMTU)
+	if s.o.MTU > b.mtu {
+		return base{}, fmt.Errorf("mtu %d: device %s carries no more than %d: %w", s.o.MTU, name, b.mtu, ErrMTU)
 	}
 	if b.mtu < 1280 {
 		return base{}, fmt.Errorf("device %s: carries no more than %d bytes, below what IPv6 needs: %w", name, b.mtu, ErrNoDevice)
@@ -162,9 +162,9 @@ type stacked struct {
 	same  func(netlink.Link) bool // whether a link is this one, but for the namespace of its device
 }
 
-func (s *site) stackedAttrs(b base) netlink.LinkAttrs {
+func (s *Site) stackedAttrs(b base) netlink.LinkAttrs {
 	a := netlink.NewLinkAttrs()
-	a.Name, a.ParentIndex, a.MTU, a.HardwareAddr = Inside, b.link.Attrs().Index, s.n.mtu(b), s.n.MAC
+	a.Name, a.ParentIndex, a.MTU, a.HardwareAddr = Interface, b.link.Attrs().Index, s.o.mtu(b), s.o.MAC
 	if s.ns != nil {
 		a.Namespace = netlink.NsFd(int(s.ns.Fd()))
 	}
@@ -173,8 +173,8 @@ func (s *site) stackedAttrs(b base) netlink.LinkAttrs {
 
 // sameStacked runs in the namespace. The index of a device alone could be that
 // of another device in another namespace.
-func (s *site) sameStacked(in *netlink.Handle, l netlink.Link, want stacked) (bool, error) {
-	if l == nil || !want.same(s.h.kinds.kind(l)) {
+func (s *Site) sameStacked(in *netlink.Handle, l netlink.Link, want stacked) (bool, error) {
+	if l == nil || !want.same(s.h.kinds().Kind(l)) {
 		return false, nil
 	}
 	id, err := in.GetNetNsIdByFd(int(s.host.Fd()))
@@ -184,33 +184,33 @@ func (s *site) sameStacked(in *netlink.Handle, l netlink.Link, want stacked) (bo
 	return id >= 0 && l.Attrs().NetNsID == id, nil
 }
 
-func (s *site) observeStacked(in *netlink.Handle, inner netlink.Link, want stacked) (drift []string, err error) {
+func (s *Site) observeStacked(in *netlink.Handle, inner netlink.Link, want stacked) (drift []string, err error) {
 	ok, err := s.sameStacked(in, inner, want)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
-		return []string{fmt.Sprintf("%s inside is not %s", Inside, want.words)}, nil
+		return []string{fmt.Sprintf("%s inside is not %s", Interface, want.words)}, nil
 	}
-	if a := inner.Attrs().Alias; a != s.n.Namespace {
-		drift = append(drift, fmt.Sprintf("%s inside has the alias %q, not %q", Inside, a, s.n.Namespace))
+	if a := inner.Attrs().Alias; a != s.o.Namespace {
+		drift = append(drift, fmt.Sprintf("%s inside has the alias %q, not %q", Interface, a, s.o.Namespace))
 	}
 	return drift, nil
 }
 
 // attachStacked makes the link unless it is there, and calls more with it, in
 // the namespace.
-func (s *site) attachStacked(ctx context.Context, want stacked, more func(in *netlink.Handle, l netlink.Link) error) error {
+func (s *Site) attachStacked(ctx context.Context, want stacked, more func(in *netlink.Handle, l netlink.Link) error) error {
 	ok := false
-	err := s.inside(func(in *netlink.Handle) error {
-		l, err := kernel.Link(in, Inside)
+	err := kernel.Inside(s.ns, func(in *netlink.Handle) error {
+		l, err := kernel.Link(in, Interface)
 		if err != nil {
 			return err
 		}
 		if ok, err = s.sameStacked(in, l, want); ok || err != nil {
 			return err
 		}
-		if err := kernel.Delete(in, Inside); err != nil {
+		if err := kernel.Delete(in, Interface); err != nil {
 			return err
 		}
 		return s.clearRenamed(in, want)
@@ -224,14 +224,14 @@ func (s *site) attachStacked(ctx context.Context, want stacked, more func(in *ne
 		}
 		crashpoint.Hit(crashpoint.NetnsLink)
 	}
-	return s.inside(func(in *netlink.Handle) error {
-		l, err := in.LinkByName(Inside)
+	return kernel.Inside(s.ns, func(in *netlink.Handle) error {
+		l, err := in.LinkByName(Interface)
 		if err != nil {
-			return fmt.Errorf("get link %s: %w", Inside, err)
+			return fmt.Errorf("get link %s: %w", Interface, err)
 		}
-		if l.Attrs().Alias != s.n.Namespace {
-			if err := in.LinkSetAlias(l, s.n.Namespace); err != nil {
-				return fmt.Errorf("set alias of %s: %w", Inside, err)
+		if l.Attrs().Alias != s.o.Namespace {
+			if err := in.LinkSetAlias(l, s.o.Namespace); err != nil {
+				return fmt.Errorf("set alias of %s: %w", Interface, err)
 			}
 		}
 		if more == nil {
@@ -241,14 +241,14 @@ func (s *site) attachStacked(ctx context.Context, want stacked, more func(in *ne
 	})
 }
 
-func (s *site) addStacked(ctx context.Context, want stacked) error {
+func (s *Site) addStacked(ctx context.Context, want stacked) error {
 	if err := s.numberNamespace(); err != nil {
 		return err
 	}
 	if err := s.clearStrays(); err != nil {
 		return err
 	}
-	err := kernel.Retry(ctx, unix.EEXIST, func() error { return s.h.kinds.add(s.nl, want.make) })
+	err := kernel.Retry(ctx, unix.EEXIST, func() error { return s.h.kinds().Add(s.nl, want.make) })
 	switch {
 	case err == nil:
 		return nil
@@ -265,7 +265,7 @@ func (s *site) addStacked(ctx context.Context, want stacked) error {
 
 // clearRenamed removes the link under another name in its own namespace, where
 // all is ours.
-func (s *site) clearRenamed(in *netlink.Handle, want stacked) error {
+func (s *Site) clearRenamed(in *netlink.Handle, want stacked) error {
 	all, err := kernel.Dump(in.LinkList)
 	if err != nil {
 		return fmt.Errorf("list links: %w", err)

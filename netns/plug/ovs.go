@@ -1,4 +1,4 @@
-package netns
+package plug
 
 import (
 	"context"
@@ -28,29 +28,29 @@ type OVS struct {
 	VLAN int
 }
 
-func (p OVS) validate(n Network) error {
+func (p OVS) validate(o Options) error {
 	if !kernel.ValidLinkName(p.Bridge) {
-		return fmt.Errorf("open vswitch bridge %q: no name of a link: %w", p.Bridge, ErrInvalid)
+		return fmt.Errorf("open vswitch bridge %q: no name of a link", p.Bridge)
 	}
-	if p.Bridge == n.HostLink {
-		return fmt.Errorf("open vswitch bridge %q: is the host link too: %w", p.Bridge, ErrInvalid)
+	if p.Bridge == o.HostLink {
+		return fmt.Errorf("open vswitch bridge %q: is the host link too", p.Bridge)
 	}
 	if len(p.InterfaceID) > 128 {
-		return fmt.Errorf("interface id of %d bytes: more than 128: %w", len(p.InterfaceID), ErrInvalid)
+		return fmt.Errorf("interface id of %d bytes: more than 128", len(p.InterfaceID))
 	}
 	for _, c := range []byte(p.InterfaceID) {
 		if c <= ' ' || c >= 0x7f {
-			return fmt.Errorf("interface id %q: not printable ASCII without spaces: %w", p.InterfaceID, ErrInvalid)
+			return fmt.Errorf("interface id %q: not printable ASCII without spaces", p.InterfaceID)
 		}
 	}
 	return validateTag(p.VLAN)
 }
 
-func (p OVS) base(ctx context.Context, s *site) (base, error) {
+func (p OVS) base(ctx context.Context, s *Site) (base, error) {
 	b := base{mtu: 1500}
 	var there bool
 	var err error
-	if b.ovs, there, err = s.h.ovs.Look(ctx, p.Bridge, s.n.HostLink); err != nil {
+	if b.ovs, there, err = s.h.OVS.Look(ctx, p.Bridge, s.o.HostLink); err != nil {
 		return base{}, unavailable(err)
 	}
 	if !there {
@@ -66,21 +66,21 @@ func (p OVS) base(ctx context.Context, s *site) (base, error) {
 	return b, nil
 }
 
-func (p OVS) ids(n Network) map[string]string {
-	ids := map[string]string{"causeway-network": n.Namespace, "attached-mac": n.MAC.String(), "iface-status": "active"}
+func (p OVS) ids(o Options) map[string]string {
+	ids := map[string]string{"causeway-network": o.Namespace, "attached-mac": o.MAC.String(), "iface-status": "active"}
 	if p.InterfaceID != "" {
 		ids["iface-id"] = p.InterfaceID
 	}
 	return ids
 }
 
-func (p OVS) observe(_ context.Context, s *site, b base) (drift []string, remains bool, err error) {
+func (p OVS) observe(_ context.Context, s *Site, b base) (drift []string, remains bool, err error) {
 	drift, err = s.observeOuter(b)
 	remains = s.outer != nil || b.ovs.Port != nil
 	if err != nil || b.mtu == 0 {
 		return drift, remains, err
 	}
-	name, port := s.n.HostLink, b.ovs.Port
+	name, port := s.o.HostLink, b.ovs.Port
 	switch {
 	case port == nil || !port.Here:
 		return append(drift, fmt.Sprintf("link %s is not a port of %s", name, p.Bridge)), remains, nil
@@ -89,7 +89,7 @@ func (p OVS) observe(_ context.Context, s *site, b base) (drift []string, remain
 	case p.VLAN != 0 && (port.Tag != p.VLAN || port.Trunks):
 		drift = append(drift, fmt.Sprintf("port %s has the tag %d, not %d alone", name, port.Tag, p.VLAN))
 	}
-	for k, v := range p.ids(s.n) {
+	for k, v := range p.ids(s.o) {
 		if port.IDs[k] != v {
 			drift = append(drift, fmt.Sprintf("port %s has external_ids:%s %q, not %q", name, k, port.IDs[k], v))
 		}
@@ -97,28 +97,28 @@ func (p OVS) observe(_ context.Context, s *site, b base) (drift []string, remain
 	return drift, remains, nil
 }
 
-func (p OVS) observeInside(s *site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
+func (p OVS) observeInside(s *Site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
 	drift, err := s.observePair(inner)
 	if err != nil || !b.ovs.Userspace {
 		return drift, err
 	}
-	on, err := kernel.OffloadsChecksums(Inside)
+	on, err := kernel.OffloadsChecksums(Interface)
 	if on {
-		drift = append(drift, Inside+" inside leaves checksums to a card")
+		drift = append(drift, Interface+" inside leaves checksums to a card")
 	}
 	return drift, err
 }
 
 // attach takes the port away before its link is made anew: a port whose link
 // changes under it may go on with the old one.
-func (p OVS) attach(ctx context.Context, s *site, b base) error {
+func (p OVS) attach(ctx context.Context, s *Site, b base) error {
 	port := b.ovs.Port
 	ok, err := s.intactPair()
 	if err != nil {
 		return err
 	}
 	if port != nil && (!ok || !port.Here || port.Number < 1) {
-		if err := s.h.ovs.Remove(ctx, s.n.HostLink); err != nil {
+		if err := s.h.OVS.Remove(ctx, s.o.HostLink); err != nil {
 			return unavailable(err)
 		}
 		port = nil
@@ -131,28 +131,28 @@ func (p OVS) attach(ctx context.Context, s *site, b base) error {
 	if b.ovs.Userspace {
 		// A userspace datapath reads frames as a program would, and nothing adds
 		// the checksums that the kernel has left out.
-		if err := namespace.Inside(s.ns, func() error { return kernel.ComputeChecksums(Inside) }); err != nil {
+		if err := namespace.Inside(s.ns, func() error { return kernel.ComputeChecksums(Interface) }); err != nil {
 			return err
 		}
 	}
 	if err := s.repairOuter(b); err != nil {
 		return err
 	}
-	o := ovs.PortOptions{Name: s.n.HostLink, Bridge: p.Bridge, Tag: p.VLAN, IDs: p.ids(s.n)}
+	o := ovs.PortOptions{Name: s.o.HostLink, Bridge: p.Bridge, Tag: p.VLAN, IDs: p.ids(s.o)}
 	if port != nil {
-		return unavailable(s.h.ovs.Set(ctx, o))
+		return unavailable(s.h.OVS.Set(ctx, o))
 	}
-	return unavailable(s.h.ovs.Add(ctx, o))
+	return unavailable(s.h.OVS.Add(ctx, o))
 }
 
-func (p OVS) open(s *site) error { return kernel.SetUp(s.nl, s.outer) }
+func (p OVS) open(s *Site) error { return kernel.SetUp(s.nl, s.outer) }
 
 // await asks until the port is served; ovs-vsctl has waited for ovs-vswitchd,
 // which opens links a little later where it met them too early.
-func (p OVS) await(ctx context.Context, s *site, _ *netlink.Handle, _ base) error {
+func (p OVS) await(ctx context.Context, s *Site) error {
 	fault := ""
 	err := kernel.Poll(ctx, kernel.Wait, func() (bool, error) {
-		b, _, err := s.h.ovs.Look(ctx, p.Bridge, s.n.HostLink)
+		b, _, err := s.h.OVS.Look(ctx, p.Bridge, s.o.HostLink)
 		if err != nil || b.Port == nil {
 			return false, unavailable(err)
 		}
@@ -160,17 +160,17 @@ func (p OVS) await(ctx context.Context, s *site, _ *netlink.Handle, _ base) erro
 		return b.Port.Number > 0, nil
 	})
 	if err != nil {
-		return fmt.Errorf("wait for open vswitch to serve port %s %s: %w", s.n.HostLink, fault, err)
+		return fmt.Errorf("wait for open vswitch to serve port %s %s: %w", s.o.HostLink, fault, err)
 	}
 	return nil
 }
 
-func (p OVS) detach(ctx context.Context, s *site) error {
+func (p OVS) detach(ctx context.Context, s *Site) error {
 	// Where Open vSwitch was uninstalled, its database is nobody's any more.
-	if err := s.h.ovs.Remove(ctx, s.n.HostLink); err != nil && !errors.Is(err, exec.ErrNotFound) {
+	if err := s.h.OVS.Remove(ctx, s.o.HostLink); err != nil && !errors.Is(err, exec.ErrNotFound) {
 		return unavailable(err)
 	}
-	return kernel.Delete(s.nl, s.n.HostLink)
+	return kernel.Delete(s.nl, s.o.HostLink)
 }
 
 // unavailable marks a failure of Open vSwitch as one that the host's owner must

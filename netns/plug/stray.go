@@ -1,4 +1,4 @@
-package netns
+package plug
 
 import (
 	"encoding/binary"
@@ -21,7 +21,7 @@ import (
 // its end on the host is known.
 
 // numberNamespace gives the network's namespace a number in the host's.
-func (s *site) numberNamespace() error {
+func (s *Site) numberNamespace() error {
 	id, err := s.nl.GetNetNsIdByFd(int(s.ns.Fd()))
 	if err != nil {
 		return fmt.Errorf("get id of %s: %w", s.ns.Name(), err)
@@ -38,7 +38,7 @@ func (s *site) numberNamespace() error {
 
 // clearStrays removes the links that bear the network's alias in every other
 // namespace that has a number.
-func (s *site) clearStrays() error {
+func (s *Site) clearStrays() error {
 	own := -1
 	if s.ns != nil {
 		var err error
@@ -61,7 +61,7 @@ func (s *site) clearStrays() error {
 	return nil
 }
 
-func (s *site) clearStray(id int) error {
+func (s *Site) clearStray(id int) error {
 	where := rtnl.NewRtAttr(unix.IFLA_TARGET_NETNSID, binary.NativeEndian.AppendUint32(nil, uint32(id)))
 	replies, err := kernel.Dump(func() ([][]byte, error) {
 		req := rtnl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
@@ -80,7 +80,7 @@ func (s *site) clearStray(id int) error {
 		if err != nil {
 			return err
 		}
-		if l.Attrs().Alias != s.n.Namespace || l.Type() == "veth" {
+		if l.Attrs().Alias != s.o.Namespace || l.Type() == "veth" {
 			continue
 		}
 		req := rtnl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)

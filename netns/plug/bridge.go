@@ -1,4 +1,4 @@
-package netns
+package plug
 
 import (
 	"context"
@@ -26,37 +26,37 @@ type Bridge struct {
 	VLAN int
 }
 
-func (p Bridge) validate(n Network) error {
+func (p Bridge) validate(o Options) error {
 	if !kernel.ValidLinkName(p.Name) {
-		return fmt.Errorf("bridge %q: no name of a link: %w", p.Name, ErrInvalid)
+		return fmt.Errorf("bridge %q: no name of a link", p.Name)
 	}
-	if p.Name == n.HostLink {
-		return fmt.Errorf("bridge %q: is the host link too: %w", p.Name, ErrInvalid)
+	if p.Name == o.HostLink {
+		return fmt.Errorf("bridge %q: is the host link too", p.Name)
 	}
 	return validateTag(p.VLAN)
 }
 
-func (p Bridge) base(_ context.Context, s *site) (base, error) {
+func (p Bridge) base(_ context.Context, s *Site) (base, error) {
 	l, err := bridge(s.nl, p.Name)
 	if err != nil {
 		return base{}, err
 	}
 	if p.VLAN != 0 {
-		if err := s.h.vlans(s.nl).filters(l); err != nil {
+		if err := s.h.vlans(s.nl).Filters(l); err != nil {
 			return base{}, fmt.Errorf("bridge %s: %w", p.Name, err)
 		}
 	}
 	return base{link: l, mtu: l.Attrs().MTU}, nil
 }
 
-func (p Bridge) observe(_ context.Context, s *site, b base) (drift []string, remains bool, err error) {
+func (p Bridge) observe(_ context.Context, s *Site, b base) (drift []string, remains bool, err error) {
 	drift, err = s.observeOuter(b)
 	if err != nil || s.outer == nil || b.link == nil {
 		return drift, s.outer != nil, err
 	}
 	port := s.outer.Attrs().MasterIndex == b.link.Attrs().Index
 	if !port {
-		return append(drift, fmt.Sprintf("link %s is not a port of %s", s.n.HostLink, p.Name)), true, nil
+		return append(drift, fmt.Sprintf("link %s is not a port of %s", s.o.HostLink, p.Name)), true, nil
 	}
 	if kernel.Up(s.outer) {
 		ok, err := forwards(s.outer)
@@ -64,28 +64,28 @@ func (p Bridge) observe(_ context.Context, s *site, b base) (drift []string, rem
 			return nil, true, err
 		}
 		if !ok {
-			drift = append(drift, fmt.Sprintf("bridge %s does not forward for link %s", p.Name, s.n.HostLink))
+			drift = append(drift, fmt.Sprintf("bridge %s does not forward for link %s", p.Name, s.o.HostLink))
 		}
 	}
 	if p.VLAN != 0 {
-		have, err := s.h.vlans(s.nl).list(s.outer)
+		have, err := s.h.vlans(s.nl).List(s.outer)
 		if err != nil {
 			return nil, true, err
 		}
-		if !slices.Equal(have, []portVLAN{p.access()}) {
-			drift = append(drift, fmt.Sprintf("link %s is in the VLANs %v, not in %v alone", s.n.HostLink, have, p.access()))
+		if !slices.Equal(have, []PortVLAN{p.access()}) {
+			drift = append(drift, fmt.Sprintf("link %s is in the VLANs %v, not in %v alone", s.o.HostLink, have, p.access()))
 		}
 	}
 	return drift, true, nil
 }
 
-func (p Bridge) observeInside(s *site, _ base, _ *netlink.Handle, inner netlink.Link) ([]string, error) {
+func (p Bridge) observeInside(s *Site, _ base, _ *netlink.Handle, inner netlink.Link) ([]string, error) {
 	return s.observePair(inner)
 }
 
 // attach makes the host's end a port of the bridge, and of its VLAN alone,
 // before it is up: a new port is in the bridge's default VLAN.
-func (p Bridge) attach(_ context.Context, s *site, b base) error {
+func (p Bridge) attach(_ context.Context, s *Site, b base) error {
 	if err := s.repairPair(b); err != nil {
 		return err
 	}
@@ -95,13 +95,13 @@ func (p Bridge) attach(_ context.Context, s *site, b base) error {
 	if s.outer.Attrs().MasterIndex != b.link.Attrs().Index {
 		if p.VLAN != 0 {
 			if err := s.nl.LinkSetDown(s.outer); err != nil {
-				return fmt.Errorf("set %s down: %w", s.n.HostLink, err)
+				return fmt.Errorf("set %s down: %w", s.o.HostLink, err)
 			}
 			s.outer.Attrs().Flags &^= 1 // net.FlagUp
 		}
 		// From one bridge to the other in one request: the pair stays as it is.
 		if err := s.nl.LinkSetMaster(s.outer, b.link); err != nil {
-			return fmt.Errorf("make %s a port of %s: %w", s.n.HostLink, p.Name, err)
+			return fmt.Errorf("make %s a port of %s: %w", s.o.HostLink, p.Name, err)
 		}
 	}
 	if p.VLAN == 0 {
@@ -112,8 +112,8 @@ func (p Bridge) attach(_ context.Context, s *site, b base) error {
 
 // repairVLAN takes the port out of every other VLAN first: while it is in two,
 // another tenant's broadcasts would reach the gateway.
-func (p Bridge) repairVLAN(table portVLANs, port netlink.Link) error {
-	have, err := table.list(port)
+func (p Bridge) repairVLAN(table PortVLANs, port netlink.Link) error {
+	have, err := table.List(port)
 	if err != nil {
 		return err
 	}
@@ -121,66 +121,66 @@ func (p Bridge) repairVLAN(table portVLANs, port netlink.Link) error {
 		if v == p.access() {
 			continue
 		}
-		if err := table.remove(port, v.id); err != nil {
-			return fmt.Errorf("take %s out of VLAN %d: %w", port.Attrs().Name, v.id, err)
+		if err := table.Remove(port, v.ID); err != nil {
+			return fmt.Errorf("take %s out of VLAN %d: %w", port.Attrs().Name, v.ID, err)
 		}
 	}
 	if slices.Contains(have, p.access()) {
 		return nil
 	}
-	if err := table.add(port, p.access()); err != nil {
+	if err := table.Add(port, p.access()); err != nil {
 		return fmt.Errorf("put %s into VLAN %d: %w", port.Attrs().Name, p.VLAN, err)
 	}
 	return nil
 }
 
-func (p Bridge) open(s *site) error { return kernel.SetUp(s.nl, s.outer) }
+func (p Bridge) open(s *Site) error { return kernel.SetUp(s.nl, s.outer) }
 
-func (p Bridge) await(ctx context.Context, s *site, _ *netlink.Handle, _ base) error {
+func (p Bridge) await(ctx context.Context, s *Site) error {
 	return awaitForwarding(ctx, p.Name, s.outer)
 }
 
-func (p Bridge) detach(_ context.Context, s *site) error { return kernel.Delete(s.nl, s.n.HostLink) }
+func (p Bridge) detach(_ context.Context, s *Site) error { return kernel.Delete(s.nl, s.o.HostLink) }
 
 // access is the VLAN of a port whose machine knows nothing of VLANs.
-func (p Bridge) access() portVLAN { return portVLAN{id: p.VLAN, pvid: true, untagged: true} }
+func (p Bridge) access() PortVLAN { return PortVLAN{ID: p.VLAN, PVID: true, Untagged: true} }
 
-// A portVLAN is one VLAN of a bridge's port.
-type portVLAN struct {
-	id       int
-	pvid     bool // of frames that come in untagged
-	untagged bool // frames leave without the tag
+// A PortVLAN is one VLAN of a bridge's port.
+type PortVLAN struct {
+	ID       int
+	PVID     bool // of frames that come in untagged
+	Untagged bool // frames leave without the tag
 }
 
-func (v portVLAN) String() string {
-	words := []string{strconv.Itoa(v.id)}
-	if v.pvid {
+func (v PortVLAN) String() string {
+	words := []string{strconv.Itoa(v.ID)}
+	if v.PVID {
 		words = append(words, "pvid")
 	}
-	if v.untagged {
+	if v.Untagged {
 		words = append(words, "untagged")
 	}
 	return strings.Join(words, " ")
 }
 
-// portVLANs is the VLAN table of a host's bridges. It stands here because
+// PortVLANs is the VLAN table of a host's bridges. It stands here because
 // kernels may be built without it (CONFIG_BRIDGE_VLAN_FILTERING): the tests
 // have a model of it.
-type portVLANs interface {
-	// filters says whether the bridge separates VLANs: ErrNoVLANs, or
+type PortVLANs interface {
+	// Filters says whether the bridge separates VLANs: ErrNoVLANs, or
 	// ErrUnsupported where the kernel cannot.
-	filters(bridge netlink.Link) error
-	// list the VLANs of a port, by id.
-	list(port netlink.Link) ([]portVLAN, error)
-	add(port netlink.Link, v portVLAN) error
-	// remove is success where the port is not in the VLAN.
-	remove(port netlink.Link, id int) error
+	Filters(bridge netlink.Link) error
+	// List the VLANs of a port, by id.
+	List(port netlink.Link) ([]PortVLAN, error)
+	Add(port netlink.Link, v PortVLAN) error
+	// Remove is success where the port is not in the VLAN.
+	Remove(port netlink.Link, id int) error
 }
 
 // kernelVLANs is the kernel's table: RTM_*LINK of the family AF_BRIDGE.
 type kernelVLANs struct{ nl *netlink.Handle }
 
-func (kernelVLANs) filters(l netlink.Link) error {
+func (kernelVLANs) Filters(l netlink.Link) error {
 	br, ok := l.(*netlink.Bridge)
 	switch {
 	case !ok || br.VlanFiltering == nil: // attribute left out by kernels without it
@@ -192,7 +192,7 @@ func (kernelVLANs) filters(l netlink.Link) error {
 	return nil
 }
 
-func (k kernelVLANs) list(port netlink.Link) ([]portVLAN, error) {
+func (k kernelVLANs) List(port netlink.Link) ([]PortVLAN, error) {
 	all, err := kernel.Dump(func() ([]map[int32][]*rtnl.BridgeVlanInfo, error) {
 		m, err := k.nl.BridgeVlanList()
 		return []map[int32][]*rtnl.BridgeVlanInfo{m}, err
@@ -200,19 +200,19 @@ func (k kernelVLANs) list(port netlink.Link) ([]portVLAN, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list VLANs: %w", unsupported(err))
 	}
-	var out []portVLAN
+	var out []PortVLAN
 	for _, v := range all[0][int32(port.Attrs().Index)] {
-		out = append(out, portVLAN{int(v.Vid), v.PortVID(), v.EngressUntag()})
+		out = append(out, PortVLAN{int(v.Vid), v.PortVID(), v.EngressUntag()})
 	}
-	slices.SortFunc(out, func(a, b portVLAN) int { return a.id - b.id })
+	slices.SortFunc(out, func(a, b PortVLAN) int { return a.ID - b.ID })
 	return out, nil
 }
 
-func (k kernelVLANs) add(port netlink.Link, v portVLAN) error {
-	return unsupported(k.nl.BridgeVlanAdd(port, uint16(v.id), v.pvid, v.untagged, false, true))
+func (k kernelVLANs) Add(port netlink.Link, v PortVLAN) error {
+	return unsupported(k.nl.BridgeVlanAdd(port, uint16(v.ID), v.PVID, v.Untagged, false, true))
 }
 
-func (k kernelVLANs) remove(port netlink.Link, id int) error {
+func (k kernelVLANs) Remove(port netlink.Link, id int) error {
 	err := k.nl.BridgeVlanDel(port, uint16(id), false, false, false, true)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
