@@ -227,6 +227,7 @@ func TestRuleConflicts(t *testing.T) {
 		{"everyone", wide, fault.RuleForEveryone, "allow_everyone"},
 		{"expired", named("new", "10.1.0.0/16", func(r *access.Rule) { r.ExpiresAt = time.Now().Add(-time.Second) }), fault.RuleExpired, "later time"},
 		{"have, expired", named("have", "10.77.0.0/24", func(r *access.Rule) { r.ExpiresAt = time.Now().Add(-time.Second) }), fault.RuleExpired, "later time"},
+		{"squashed to root", named("new", "10.1.0.0/16", func(r *access.Rule) { r.AnonGID = 1<<32 - 1 }), fault.BadRule, "choose another"},
 		{"nobody squashed", named("new", "10.1.0.0/16", func(r *access.Rule) { r.Squash, r.AnonUID = access.SquashNone, 7 }), fault.BadRule, "squash root or all"},
 		{"no client has it", named("new", "0.0.0.0/32", as), fault.BadRule, "no client"},
 		{"kerberos", named("new", "10.1.0.0/16", func(r *access.Rule) { r.Sec = []access.Sec{access.SecSys, access.SecKrb5i} }), fault.NoKerberos, "use sys"},

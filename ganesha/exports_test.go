@@ -127,6 +127,12 @@ func testRulesBind(t *testing.T, system string) {
 			t.Errorf("write from %s: %v, want ROFS", from, err)
 		}
 	}
+	for _, who := range []identity{{"127.0.0.3", NoID, 1000}, {"127.0.0.3", 1000, NoID}} {
+		if c, err := nfs41.Dial(ctx, s.options(who)); err == nil {
+			c.Abandon()
+			t.Errorf("%v comes in: it would act as root", who)
+		}
+	}
 	c := s.client(identity{from: "127.0.0.99"})
 	if _, err := c.Stat(ctx, "/share1"); !errors.Is(err, nfs41.NOENT) {
 		t.Errorf("from 127.0.0.99: %v, want NOENT", err)

@@ -349,17 +349,9 @@ type identity struct {
 // client is a real NFSv4.1 client in the gateway's namespace.
 func (s *site) client(who identity) *nfs41.Client {
 	s.t.Helper()
-	o := nfs41.Options{
-		Address: "127.0.0.1:2049", NetNS: s.o.NetNS, Minor: 1,
-		Owner: fmt.Sprintf("%s %v %d", s.t.Name(), who, sites.Add(1)),
-		UID:   who.uid, GID: who.gid,
-	}
-	if who.from != "" {
-		o.LocalAddr = netip.MustParseAddr(who.from)
-	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
 	defer cancel()
-	c, err := nfs41.Dial(ctx, o)
+	c, err := nfs41.Dial(ctx, s.options(who))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -369,6 +361,18 @@ func (s *site) client(who identity) *nfs41.Client {
 		_ = c.Close(ctx) // the gateway may be gone
 	})
 	return c
+}
+
+func (s *site) options(who identity) nfs41.Options {
+	o := nfs41.Options{
+		Address: "127.0.0.1:2049", NetNS: s.o.NetNS, Minor: 1,
+		Owner: fmt.Sprintf("%s %v %d", s.t.Name(), who, sites.Add(1)),
+		UID:   who.uid, GID: who.gid,
+	}
+	if who.from != "" {
+		o.LocalAddr = netip.MustParseAddr(who.from)
+	}
+	return o
 }
 
 // stop stops a process, and returns when none of its threads runs any more.

@@ -127,6 +127,8 @@ func TestRenderExportRefuses(t *testing.T) {
 		"unknown level":          func(e *Export) { e.Rules[0].Level = "admin" },
 		"no level":               func(e *Export) { e.Rules[0].Level = "" },
 		"unknown squash":         func(e *Export) { e.Rules[0].Squash = "some" },
+		"user that is root":      func(e *Export) { e.Rules[0].AnonUID = NoID },
+		"group that is root":     func(e *Export) { e.Rules[0].AnonGID = NoID },
 		"no client":              func(e *Export) { e.Rules[0].Client = netip.Prefix{} },
 		"host bits":              func(e *Export) { e.Rules[0].Client = netip.MustParsePrefix("10.0.0.1/8") },
 		"mapped client":          func(e *Export) { e.Rules[0].Client = netip.MustParsePrefix("::ffff:10.0.0.0/104") },

@@ -29,6 +29,12 @@ type Squash string
 // export is in. A gateway has no keytab: with Kerberos alone nobody comes in.
 type Sec uint8
 
+// NoID is a uid and gid that nobody can have: to the kernel it says that all
+// stays as it is (setfsuid(2), setresuid(2)), and a Ganesha that is to become it
+// stays root (seen with 4.3 and 6.5: files of squashed users belong to root).
+// As a client's own it is refused by Ganesha's RPC.
+const NoID = 1<<32 - 1
+
 // The levels and squashes.
 const (
 	ReadOnly  Level = "ro"
@@ -285,6 +291,9 @@ func (v Versions) words(r Rule) (ruleWords, error) {
 		w.options |= bitAllSquash
 	default:
 		return w, fmt.Errorf("squash %q is unknown", r.Squash)
+	}
+	if r.AnonUID == NoID || r.AnonGID == NoID {
+		return w, fmt.Errorf("anonymous %d:%d would be root", r.AnonUID, r.AnonGID)
 	}
 	var names []string
 	for _, f := range flavours {

@@ -289,6 +289,12 @@ func TestBadRules(t *testing.T) {
 		{"expires at no time", bad(func(r *nodev1.AccessRule) { r.ExpiresAt = &timestamppb.Timestamp{Seconds: 1 << 60} }), invalid("field_malformed"), "correct it"},
 		{"anonymous user and nobody squashed", bad(func(r *nodev1.AccessRule) { r.AnonymousUid = proto.Uint32(7) }), invalid("bad_access_rule"), "squash root or all"},
 		{"anonymous group and nobody squashed", bad(func(r *nodev1.AccessRule) { r.AnonymousGid = proto.Uint32(7) }), invalid("bad_access_rule"), "squash root or all"},
+		{"anonymous user that stays root", bad(func(r *nodev1.AccessRule) {
+			r.Squash, r.AnonymousUid = nodev1.Squash_SQUASH_ALL, proto.Uint32(1<<32-1)
+		}), invalid("bad_access_rule"), "choose another"},
+		{"anonymous group that stays root", bad(func(r *nodev1.AccessRule) {
+			r.Squash, r.AnonymousGid = nodev1.Squash_SQUASH_ALL, proto.Uint32(1<<32-1)
+		}), invalid("bad_access_rule"), "choose another"},
 		{"key of metadata", bad(func(r *nodev1.AccessRule) { r.Metadata = map[string]string{"a b": "v"} }), invalid("bad_metadata"), "printable text"},
 		{"value of metadata", bad(func(r *nodev1.AccessRule) { r.Metadata = map[string]string{"a": "\x1b[31m"} }), invalid("bad_metadata"), "printable text"},
 		{"long metadata", bad(func(r *nodev1.AccessRule) { r.Metadata = map[string]string{"a": strings.Repeat("v", 1024)} }), invalid("bad_metadata"), "keep at most"},

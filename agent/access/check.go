@@ -7,6 +7,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/word"
+	"github.com/causeway-project/causeway/ganesha"
 )
 
 // CheckAll refuses rules that could never be, whatever else there is.
@@ -49,6 +50,9 @@ func Check(r Rule) error {
 	}
 	if r.Squash == SquashNone && (r.AnonUID != Anonymous || r.AnonGID != Anonymous) {
 		return fault.Invalidf(fault.BadRule, "access rule for %v: squash none maps nobody, so leave the anonymous user and group out, or squash root or all", r.Client)
+	}
+	if r.AnonUID == ganesha.NoID || r.AnonGID == ganesha.NoID {
+		return fault.Invalidf(fault.BadRule, "access rule for %v: %d is no user and no group, and whoever were mapped to it would act as root: choose another", r.Client, uint32(ganesha.NoID))
 	}
 	for _, s := range r.Sec {
 		switch s {
