@@ -70,14 +70,12 @@ type placedServer struct {
 type Agent struct {
 	o      Options
 	log    *slog.Logger
-	at     layout
+	at     *Tree
 	ledger *ledger.Ledger
 	start  time.Time
 	pulse  atomic.Int64 // unix nanoseconds of the last beat of Run
 
 	metrics *metrics
-
-	views sync.Mutex // guards the directories that gateways see, and the making of those below; never held with mu
 
 	mu       sync.Mutex
 	objects  map[objectKey]*object
@@ -104,7 +102,7 @@ func New(o Options) (*Agent, error) {
 		o.CallTimeout = 60 * time.Second
 	}
 	a := &Agent{
-		o: o, log: o.Logger, at: layout{state: o.StateDir, run: o.RunDir}, start: time.Now(),
+		o: o, log: o.Logger, at: newTree(Options_{StateDir: o.StateDir, RunDir: o.RunDir, Mounts: o.Mounts, Drivers: o.Drivers}), start: time.Now(),
 		objects: map[objectKey]*object{}, exports: exportIndex{}, groups: map[string]*group{}, servers: map[string]placedServer{},
 		watchers: map[*watcher]bool{},
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"syscall"
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers"
@@ -13,7 +12,7 @@ import (
 	"github.com/causeway-project/causeway/netns/plug"
 )
 
-// classify gives an error of the parts that do the work its kind and reason. A
+// Classify gives an error of the parts that do the work its kind and reason. A
 // backend's "permission denied" is not the caller's.
 func classify(err error) *fault.Error {
 	var e *fault.Error
@@ -54,20 +53,4 @@ func classify(err error) *fault.Error {
 		}
 	}
 	return &fault.Error{Kind: fault.Internal, Reason: fault.StepFailed, Message: "a step failed: it will be tried again", Err: err}
-}
-
-// ledgerError is a failure to write an intent down. Nothing was changed.
-func ledgerError(err error) *fault.Error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return &fault.Error{Kind: fault.Exhausted, Reason: fault.LedgerFull,
-			Message: "the file system of the state directory is full and nothing was changed: free some space and repeat the call", Err: err}
-	}
-	return &fault.Error{Kind: fault.Unavailable, Reason: fault.LedgerFailed,
-		Message: "the intent could not be written to the state directory and nothing was changed", Err: err}
-}
-
-// keptError is a failure to remove a record of which nothing is left on the host.
-func keptError(err error) *fault.Error {
-	return &fault.Error{Kind: fault.Unavailable, Reason: fault.LedgerFailed,
-		Message: "nothing is left on the host, and the record could not be removed from the state directory: it will be tried again", Err: err}
 }

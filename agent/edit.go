@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
@@ -259,4 +261,20 @@ func otherSettings(key objectKey, what string) *fault.Error {
 func unknownID(kind, id string) *fault.Error {
 	return &fault.Error{Kind: fault.NotFound, Reason: fault.UnknownID, Metadata: map[string]string{"id": id},
 		Message: fmt.Sprintf("there is no %s %q: list them to see which there are", kind, id)}
+}
+
+// ledgerError is a failure to write an intent down. Nothing was changed.
+func ledgerError(err error) *fault.Error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return &fault.Error{Kind: fault.Exhausted, Reason: fault.LedgerFull,
+			Message: "the file system of the state directory is full and nothing was changed: free some space and repeat the call", Err: err}
+	}
+	return &fault.Error{Kind: fault.Unavailable, Reason: fault.LedgerFailed,
+		Message: "the intent could not be written to the state directory and nothing was changed", Err: err}
+}
+
+// keptError is a failure to remove a record of which nothing is left on the host.
+func keptError(err error) *fault.Error {
+	return &fault.Error{Kind: fault.Unavailable, Reason: fault.LedgerFailed,
+		Message: "nothing is left on the host, and the record could not be removed from the state directory: it will be tried again", Err: err}
 }

@@ -442,3 +442,10 @@ func (a *Agent) targetOf(k reconcile.Key) string {
 	}
 	return ""
 }
+
+// timings of the reconciler. They are not settings.
+const (
+	backoffFirst  = 200 * time.Millisecond
+	backoffMost   = 30 * time.Second
+	eventPatience = 500 * time.Millisecond // of a failed step, when an event says that the world changed
+)

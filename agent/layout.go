@@ -1,20 +1,41 @@
 package agent
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"sync"
 
-// A layout says where things lie on this host.
-type layout struct{ state, run string }
+	"github.com/causeway-project/causeway/drivers"
+)
 
-func (l layout) ledger() string                 { return filepath.Join(l.state, "ledger") }
-func (l layout) mounts() string                 { return filepath.Join(l.run, "mounts") }
-func (l layout) mount(name string) string       { return filepath.Join(l.run, "mounts", name) }
-func (l layout) gatewayRun(net string) string   { return filepath.Join(l.run, "gateways", net) }
-func (l layout) gatewayState(net string) string { return filepath.Join(l.state, "gateways", net) }
-func (l layout) exports(net string) string      { return filepath.Join(l.run, "exports", net) }
-func (l layout) view(net, export string) string { return filepath.Join(l.run, "exports", net, export) }
-func (l layout) daemon(attachment string) string {
-	return filepath.Join(l.run, "virtiofs", attachment)
+// Options of a Tree. All are required.
+type Options_ struct {
+	StateDir string // survives a reboot
+	RunDir   string // on the host's /run
+	Mounts   Mounts
+	Drivers  *drivers.Registry
 }
-func (l layout) socket(attachment string) string {
-	return filepath.Join(l.daemon(attachment), "sock")
+
+// A Tree is the agent's directories on this host.
+type Tree struct {
+	o     Options_
+	views sync.Mutex // guards the directories that gateways see, and the making of those below
+}
+
+// newTree does nothing.
+func newTree(o Options_) *Tree { return &Tree{o: o} }
+
+func (t *Tree) ledger() string                 { return filepath.Join(t.o.StateDir, "ledger") }
+func (t *Tree) mounts() string                 { return filepath.Join(t.o.RunDir, "mounts") }
+func (t *Tree) mount(name string) string       { return filepath.Join(t.o.RunDir, "mounts", name) }
+func (t *Tree) gatewayRun(net string) string   { return filepath.Join(t.o.RunDir, "gateways", net) }
+func (t *Tree) gatewayState(net string) string { return filepath.Join(t.o.StateDir, "gateways", net) }
+func (t *Tree) exports(net string) string      { return filepath.Join(t.o.RunDir, "exports", net) }
+func (t *Tree) view(net, export string) string {
+	return filepath.Join(t.o.RunDir, "exports", net, export)
+}
+func (t *Tree) daemon(attachment string) string {
+	return filepath.Join(t.o.RunDir, "virtiofs", attachment)
+}
+func (t *Tree) socket(attachment string) string {
+	return filepath.Join(t.daemon(attachment), "sock")
 }

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"time"
 
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
@@ -109,10 +108,3 @@ type InstanceEvent struct {
 	UUID     string // empty: all of them, libvirt was away
 	Rebooted bool   // the guest started anew: its mounts are gone
 }
-
-// timings of the reconciler. They are not settings.
-const (
-	backoffFirst  = 200 * time.Millisecond
-	backoffMost   = 30 * time.Second
-	eventPatience = 500 * time.Millisecond // of a failed step, when an event says that the world changed
-)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"time"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
@@ -13,7 +11,6 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/drivers"
-	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -68,14 +65,18 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 	switch s.Key.Kind {
 	case reconcile.Mount:
 		if remove {
-			return a.unmount(ctx, m)
+			return a.at.unmountShare(ctx, m.rec)
 		}
-		return a.mount(ctx, m)
+		conn, err := a.connectionOf(m)
+		if err != nil {
+			return err
+		}
+		return a.at.mountShare(ctx, m.rec, conn)
 	case reconcile.View:
 		if remove {
-			return a.removeMountpoint(ctx, a.at.view(m.rec.Export.Network, m.key.id))
+			return a.at.removeView(ctx, m.rec.Export.Network, m.key.id)
 		}
-		return a.makeView(ctx, m)
+		return a.at.makeView(m.key.id, m.rec.Export)
 	case reconcile.Namespace:
 		if remove && m.rec.Network.Former != nil {
 			return a.leave(ctx, m)
@@ -117,105 +118,8 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 	return errors.New("unknown kind")
 }
 
-func (a *Agent) mount(ctx context.Context, m member) error {
-	conn, err := a.connectionOf(m)
-	if err != nil {
-		return err
-	}
-	d, ok := a.o.Drivers.Get(conn.Kind)
-	if !ok {
-		return fault.Preconditionf(fault.UnknownDriver, "this agent has no driver for %q any more: restore its configuration", conn.Kind)
-	}
-	target := a.at.mount(m.rec.MountName())
-	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return d.Mount(ctx, drivers.MountRequest{Connection: conn, Target: target, ReadOnly: m.rec.MountReadOnly()})
-}
-
-func (a *Agent) unmount(ctx context.Context, m member) error {
-	target := a.at.mount(m.rec.MountName())
-	if d, ok := a.o.Drivers.Get(m.rec.Connection().Kind); ok {
-		if err := d.Unmount(ctx, target); err != nil {
-			return err
-		}
-	}
-	return a.removeMountpoint(ctx, target)
-}
-
-// removeMountpoint takes away what is mounted at a directory of ours, and the
-// directory.
-func (a *Agent) removeMountpoint(ctx context.Context, target string) error {
-	if err := a.o.Mounts.Unmount(ctx, target); err != nil {
-		return err
-	}
-	// os.Remove takes an empty directory alone: should the unmount have lied,
-	// no file of a tenant goes with it.
-	if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// makeView shows a share below the directory that its gateway sees.
-func (a *Agent) makeView(ctx context.Context, m member) error {
-	target := a.at.view(m.rec.Export.Network, m.key.id)
-	if err := a.shareDir(m.rec.Export.Network, target); err != nil {
-		return err
-	}
-	return a.o.Mounts.BindPath(a.at.mount(m.rec.Export.Mount), target, mounts.BindOptions{})
-}
-
-// shareDir makes the directory that a network's gateway sees, and the
-// directories of views below it. The groups of the network and of its shares
-// come here at the same time. Without the lock two shared mounts were stacked,
-// and a view below the lower one could neither be seen nor taken away; and a
-// gateway that was being stopped took the mount from under a new view.
-func (a *Agent) shareDir(network string, views ...string) error {
-	a.views.Lock()
-	defer a.views.Unlock()
-	dir := a.at.exports(network)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	// Whether a mount is shared takes a search of the whole table. What is
-	// mounted there was shared before it was; the gateway's start makes sure.
-	sight, err := a.o.Mounts.Peek(dir)
-	if err != nil || !sight.Mounted || len(views) == 0 {
-		err = a.o.Mounts.Shared(dir)
-	}
-	if err != nil {
-		return err
-	}
-	for _, v := range views {
-		if err := os.Mkdir(v, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
-	}
-	return nil
-}
-
-// unshareDir takes that directory away. A new export's view may have come
-// meanwhile: then the directory stays for the gateway that starts again.
-func (a *Agent) unshareDir(ctx context.Context, network string) error {
-	a.views.Lock()
-	defer a.views.Unlock()
-	dir := a.at.exports(network)
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if len(entries) > 0 && a.hasExports(network) {
-		return nil
-	}
-	if len(entries) > 0 {
-		return fmt.Errorf("remove %s: there is a view of %s: %w", dir, entries[0].Name(), drivers.ErrBusy)
-	}
-	return a.removeMountpoint(ctx, dir)
-}
-
 func (a *Agent) startGateway(ctx context.Context, g *group, s reconcile.Step, m member) error {
-	if err := a.shareDir(m.key.id); err != nil {
+	if err := a.at.shareDir(m.key.id); err != nil {
 		return err
 	}
 	if s.Verb == reconcile.Create {
@@ -342,7 +246,7 @@ func (a *Agent) stopGateway(ctx context.Context, m member) error {
 	if err := a.server(m.key.id, m.rec.Network).Stop(ctx, ganesha.StopOptions{Forget: forget}); err != nil {
 		return err
 	}
-	return a.unshareDir(ctx, m.key.id)
+	return a.at.unshareDir(ctx, m.key.id, func() bool { return a.hasExports(m.key.id) })
 }
 
 func (a *Agent) deviceOf(m member) Device {
