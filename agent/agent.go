@@ -18,6 +18,7 @@ import (
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -30,11 +31,11 @@ type Options struct {
 	StateDir      string                              // required: survives a reboot
 	RunDir        string                              // required: on the host's /run; at most 29 bytes, for the sockets below it
 	Drivers       *drivers.Registry                   // required
-	Mounts        Mounts                              // required
-	Namespaces    Namespaces                          // required
-	Instances     Instances                           // required
-	Daemons       Daemons                             // required
-	Servers       func(ServerPlace) Server            // required: makes the handle of a gateway, and does nothing else
+	Mounts        parts.Mounts                        // required
+	Namespaces    parts.Namespaces                    // required
+	Instances     parts.Instances                     // required
+	Daemons       parts.Daemons                       // required
+	Servers       func(ServerPlace) parts.Server      // required: makes the handle of a gateway, and does nothing else
 	CheckVersions func(ganesha.Versions) error        // whether this host can serve them: ganesha.ErrVersion; nil is yes to all
 	Checks        []func(context.Context) model.Check // of Preflight
 	Subsystems    func() []model.Subsystem            // what the parts say of themselves; may be nil
@@ -59,7 +60,7 @@ type ServerPlace struct {
 
 // A placedServer is a gateway's handle, which a network that moves has anew.
 type placedServer struct {
-	Server
+	parts.Server
 	place ServerPlace
 }
 
@@ -224,7 +225,7 @@ func (a *Agent) InSync() bool {
 }
 
 // InstanceChanged makes every attachment of an instance be looked at again.
-func (a *Agent) InstanceChanged(e InstanceEvent) {
+func (a *Agent) InstanceChanged(e parts.InstanceEvent) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, o := range a.objects {
@@ -307,7 +308,7 @@ func (a *Agent) MountsChanged() {
 }
 
 // server returns the handle of a network's gateway.
-func (a *Agent) server(network string, n *intent.Network) Server {
+func (a *Agent) server(network string, n *intent.Network) parts.Server {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	place := ServerPlace{

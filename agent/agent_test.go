@@ -19,6 +19,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -465,7 +466,7 @@ func TestInstanceGoesOffAndComesBack(t *testing.T) {
 			h.endDaemon(a.at.daemon("docs-vm1"))
 		}
 		h.mu.Unlock()
-		a.InstanceChanged(InstanceEvent{UUID: i.UUID, Rebooted: on})
+		a.InstanceChanged(parts.InstanceEvent{UUID: i.UUID, Rebooted: on})
 	}
 	power(false)
 	eventually(t, "all released", func() bool { return h.String() == "" })
@@ -508,7 +509,7 @@ func TestLibvirtAway(t *testing.T) {
 	h.mu.Lock()
 	h.libvirtOff = false
 	h.mu.Unlock()
-	a.InstanceChanged(InstanceEvent{})
+	a.InstanceChanged(parts.InstanceEvent{})
 	if err := a.Detach(t.Context(), "docs-vm1"); err != nil {
 		t.Error(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -47,7 +48,7 @@ func (a *Agent) Attach(ctx context.Context, at model.Attachment) (model.Attachme
 // preflightAttachment refuses what the host can tell is wrong before anything
 // is written. An attachment that is there already needs no preflight: its
 // instance may well be off by now.
-func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at model.Attachment) (Instance, error) {
+func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at model.Attachment) (parts.Instance, error) {
 	a.mu.Lock()
 	o := a.objects[key]
 	known := o != nil && o.rec != nil && !o.rec.Removing && (at.Instance == o.rec.Attachment.Instance || at.Instance == o.rec.Attachment.InstanceUUID)
@@ -57,22 +58,22 @@ func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at model
 	}
 	a.mu.Unlock()
 	if known {
-		return Instance{UUID: uuid}, nil
+		return parts.Instance{UUID: uuid}, nil
 	}
 	i, err := a.o.Instances.Instance(ctx, at.Instance)
 	if err != nil {
-		return Instance{}, classify(err)
+		return parts.Instance{}, parts.Classify(err)
 	}
 	switch {
 	case !i.Running:
-		return Instance{}, fault.Preconditionf(fault.InstanceOff, "instance %s is not running: start it, then attach", word.Quote(at.Instance))
+		return parts.Instance{}, fault.Preconditionf(fault.InstanceOff, "instance %s is not running: start it, then attach", word.Quote(at.Instance))
 	case !i.SharedMemory:
-		return Instance{}, fault.Preconditionf(fault.NoSharedMemory,
+		return parts.Instance{}, fault.Preconditionf(fault.NoSharedMemory,
 			"instance %s has no shared memory, which virtiofs needs: give its domain a NUMA cell with memAccess='shared' and restart it", word.Quote(at.Instance))
-	case slices.ContainsFunc(i.Devices, func(d Device) bool { return d.Tag == at.Tag && d.Alias != intent.Alias(at.ID) }):
-		return Instance{}, tagTaken(at)
+	case slices.ContainsFunc(i.Devices, func(d parts.Device) bool { return d.Tag == at.Tag && d.Alias != intent.Alias(at.ID) }):
+		return parts.Instance{}, tagTaken(at)
 	case i.FreePorts == 0:
-		return Instance{}, fault.Preconditionf(fault.NoFreePort, "instance %s has no free PCIe root port: detach something, or give its domain more pcie-root-port controllers and restart it", word.Quote(at.Instance))
+		return parts.Instance{}, fault.Preconditionf(fault.NoFreePort, "instance %s has no free PCIe root port: detach something, or give its domain more pcie-root-port controllers and restart it", word.Quote(at.Instance))
 	}
 	return i, a.probe(ctx, at.Connection.Kind, func(d driver) error {
 		if d.Prober == nil {
@@ -93,7 +94,7 @@ func (a *Agent) probe(ctx context.Context, kind string, probe func(driver) error
 		return nil // checked before
 	}
 	if err := probe(d); err != nil {
-		return classify(err)
+		return parts.Classify(err)
 	}
 	return ctx.Err()
 }
@@ -109,12 +110,12 @@ func (a *Agent) checkConnection(c drivers.Connection) error {
 		return fault.Invalidf(fault.UnknownDriver, "backend kind %s: this agent has %s", word.Quote(c.Kind), strings.Join(kinds, ", "))
 	}
 	if err := d.Validate(c); err != nil {
-		return classify(err)
+		return parts.Classify(err)
 	}
 	return nil
 }
 
-func (a *Agent) attachmentRecord(key objectKey, old *intent.Record, at model.Attachment, i Instance) (*intent.Record, error) {
+func (a *Agent) attachmentRecord(key objectKey, old *intent.Record, at model.Attachment, i parts.Instance) (*intent.Record, error) {
 	want := intent.AttachmentOf(at, i.UUID)
 	if old != nil {
 		if old.Removing {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
@@ -46,7 +47,7 @@ type host struct {
 	bridges    map[string]bool
 	gateways   map[string]*server // by network
 	daemons    map[string]chan struct{}
-	instances  map[string]*Instance // by name
+	instances  map[string]*parts.Instance // by name
 	libvirtOff bool
 	guestBusy  bool
 	agentless  bool                  // guests without a guest agent
@@ -60,13 +61,13 @@ func newHost(t *testing.T) *host {
 	h := &host{
 		t: t, shares: map[string]bool{"docs": true, "music": true}, mounted: map[string]string{}, sharing: map[string]bool{}, gone: map[string]bool{},
 		namespaces: map[string]netns.Network{}, bridges: map[string]bool{"br-blue": true, "br-red": true}, gateways: map[string]*server{},
-		daemons: map[string]chan struct{}{}, instances: map[string]*Instance{}, guests: map[string]bool{},
+		daemons: map[string]chan struct{}{}, instances: map[string]*parts.Instance{}, guests: map[string]bool{},
 	}
 	for _, name := range []string{"vm1", "vm2"} {
-		h.instances[name] = &Instance{UUID: "uuid-" + name, Name: name, Running: true, SharedMemory: true, FreePorts: 4, GuestAgent: true}
+		h.instances[name] = &parts.Instance{UUID: "uuid-" + name, Name: name, Running: true, SharedMemory: true, FreePorts: 4, GuestAgent: true}
 	}
-	h.instances["off"] = &Instance{UUID: "uuid-off", Name: "off"}
-	h.instances["plain"] = &Instance{UUID: "uuid-plain", Name: "plain", Running: true, FreePorts: 4}
+	h.instances["off"] = &parts.Instance{UUID: "uuid-off", Name: "off"}
+	h.instances["plain"] = &parts.Instance{UUID: "uuid-plain", Name: "plain", Running: true, FreePorts: 4}
 	return h
 }
 
@@ -324,7 +325,7 @@ type server struct {
 	exports  map[uint16]ganesha.Export
 }
 
-func (h *host) server(p ServerPlace) Server {
+func (h *host) server(p ServerPlace) parts.Server {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.gateways[p.Network]
@@ -512,12 +513,12 @@ func (s *server) IDs(context.Context) ([]uint16, error) {
 // Libvirt: agent.Instances.
 type libvirt struct{ *host }
 
-func (h libvirt) Instance(_ context.Context, name string) (Instance, error) {
+func (h libvirt) Instance(_ context.Context, name string) (parts.Instance, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.looks++
 	if h.libvirtOff {
-		return Instance{}, &fault.Error{Kind: fault.Unavailable, Reason: fault.LibvirtUnavailable, Message: "libvirt is away"}
+		return parts.Instance{}, &fault.Error{Kind: fault.Unavailable, Reason: fault.LibvirtUnavailable, Message: "libvirt is away"}
 	}
 	for _, i := range h.instances {
 		if i.Name == name || i.UUID == name {
@@ -526,10 +527,10 @@ func (h libvirt) Instance(_ context.Context, name string) (Instance, error) {
 			return c, nil
 		}
 	}
-	return Instance{}, &fault.Error{Kind: fault.NotFound, Reason: fault.InstanceNotFound, Message: "no such instance: check its name"}
+	return parts.Instance{}, &fault.Error{Kind: fault.NotFound, Reason: fault.InstanceNotFound, Message: "no such instance: check its name"}
 }
 
-func (h libvirt) byUUID(uuid string) *Instance {
+func (h libvirt) byUUID(uuid string) *parts.Instance {
 	for _, i := range h.instances {
 		if i.UUID == uuid {
 			return i
@@ -538,7 +539,7 @@ func (h libvirt) byUUID(uuid string) *Instance {
 	return nil
 }
 
-func (h libvirt) Attach(_ context.Context, d Device) error {
+func (h libvirt) Attach(_ context.Context, d parts.Device) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	i := h.byUUID(d.Instance)
@@ -555,7 +556,7 @@ func (h libvirt) Attach(_ context.Context, d Device) error {
 	return nil
 }
 
-func (h libvirt) Detach(_ context.Context, d Device) error {
+func (h libvirt) Detach(_ context.Context, d parts.Device) error {
 	h.slow("detach " + d.Alias)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -569,11 +570,11 @@ func (h libvirt) Detach(_ context.Context, d Device) error {
 	if h.guestBusy {
 		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestBusy, Message: "the guest holds the device"}
 	}
-	i.Devices = slices.DeleteFunc(i.Devices, func(o Device) bool { return o.Alias == d.Alias })
+	i.Devices = slices.DeleteFunc(i.Devices, func(o parts.Device) bool { return o.Alias == d.Alias })
 	return nil
 }
 
-func (h libvirt) GuestMount(_ context.Context, g GuestMount) error {
+func (h libvirt) GuestMount(_ context.Context, g parts.GuestMount) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.changing("guest mount %s", g.Tag); err != nil {
@@ -582,14 +583,14 @@ func (h libvirt) GuestMount(_ context.Context, g GuestMount) error {
 	if h.agentless {
 		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestAgentAbsent, Message: "no guest agent"}
 	}
-	if i := h.byUUID(g.Instance); !slices.ContainsFunc(i.Devices, func(d Device) bool { return d.Tag == g.Tag }) {
+	if i := h.byUUID(g.Instance); !slices.ContainsFunc(i.Devices, func(d parts.Device) bool { return d.Tag == g.Tag }) {
 		h.t.Errorf("mounted %s in a guest without the device", g.Tag)
 	}
 	h.guests[g.Instance+" "+g.Path] = true
 	return nil
 }
 
-func (h libvirt) GuestUnmount(_ context.Context, g GuestMount) error {
+func (h libvirt) GuestUnmount(_ context.Context, g parts.GuestMount) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.changing("guest unmount %s", g.Tag); err != nil {

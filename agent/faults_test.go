@@ -12,6 +12,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 )
 
 // TestLibvirtGoesInTheMiddle: what waits for libvirt neither asks it as fast
@@ -91,14 +92,14 @@ func TestGuestRestartsUnseen(t *testing.T) {
 	uuid := h.instances["vm1"].UUID
 	h.instances["vm1"].Devices, h.guests = nil, map[string]bool{}
 	h.mu.Unlock()
-	a.InstanceChanged(InstanceEvent{UUID: uuid})
+	a.InstanceChanged(parts.InstanceEvent{UUID: uuid})
 	eventually(t, "attached and mounted again", func() bool { return h.String() == before })
 
 	// Reset while libvirt was away: the device stays.
 	h.mu.Lock()
 	h.guests = map[string]bool{}
 	h.mu.Unlock()
-	a.InstanceChanged(InstanceEvent{})
+	a.InstanceChanged(parts.InstanceEvent{})
 	eventually(t, "mounted again", func() bool { return h.String() == before })
 }
 
@@ -212,7 +213,7 @@ func TestEventsKeepTheBackOff(t *testing.T) {
 	h.mu.Unlock()
 	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {
 		a.NetworksChanged()
-		a.InstanceChanged(InstanceEvent{UUID: uuid})
+		a.InstanceChanged(parts.InstanceEvent{UUID: uuid})
 	}
 	h.mu.Lock()
 	n := fails

@@ -13,6 +13,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/netns"
 )
@@ -282,7 +283,7 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 	if ctx.Err() != nil {
 		return
 	}
-	e := keepsEnding(s.Key, g.fails[s.Key], classify(err))
+	e := keepsEnding(s.Key, g.fails[s.Key], parts.Classify(err))
 	if f := g.fails[s.Key]; f == nil || f.err.Reason != e.Reason {
 		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(e.Reason), "err", err)
 	}

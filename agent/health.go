@@ -7,6 +7,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -29,7 +30,7 @@ const (
 const probeDeadline = 5 * time.Second
 
 // watchHealth probes a gateway until done is closed, once for each process.
-func (a *Agent) watchHealth(network string, s Server, done <-chan struct{}) {
+func (a *Agent) watchHealth(network string, s parts.Server, done <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[objectKey{model.KindNetwork, network}]

@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -92,7 +93,7 @@ func TestExportIDsRunOut(t *testing.T) {
 	}
 	a.mu.Unlock()
 	_, err := a.PutExport(t.Context(), docs())
-	if e := classify(err); err == nil || e.Kind != fault.Exhausted || e.Reason != fault.NoExportIDs || !strings.Contains(e.Message, "another network") {
+	if e := parts.Classify(err); err == nil || e.Kind != fault.Exhausted || e.Reason != fault.NoExportIDs || !strings.Contains(e.Message, "another network") {
 		t.Errorf("one too many: %v", err)
 	}
 	a.mu.Lock()

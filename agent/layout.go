@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -11,7 +12,7 @@ import (
 type Options_ struct {
 	StateDir string // survives a reboot
 	RunDir   string // on the host's /run
-	Mounts   Mounts
+	Mounts   parts.Mounts
 	Drivers  *drivers.Registry
 }
 

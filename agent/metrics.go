@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/statistics"
 )
@@ -123,7 +124,7 @@ func (m *metrics) step(s reconcile.Step, err error, d time.Duration) {
 	result := "ok"
 	if err != nil {
 		result = "error"
-		m.failures.WithLabelValues(s.Key.Kind.String(), string(classify(err).Reason)).Inc()
+		m.failures.WithLabelValues(s.Key.Kind.String(), string(parts.Classify(err).Reason)).Inc()
 	}
 	m.steps.WithLabelValues(s.Key.Kind.String(), string(s.Verb), result).Observe(d.Seconds())
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -39,7 +40,7 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n model.Network, seen int64) 
 		return model.Network{}, err
 	}
 	if err := a.o.Namespaces.Check(ctx, want.ForHost(n.ID)); err != nil {
-		return model.Network{}, classify(err)
+		return model.Network{}, parts.Classify(err)
 	}
 	var before, after *intent.Record
 	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -29,7 +30,7 @@ func (a *Agent) PutNetwork(ctx context.Context, n model.Network) (model.Network,
 		return model.Network{}, err
 	}
 	if err := a.o.Namespaces.Check(ctx, want.ForHost(n.ID)); err != nil {
-		return model.Network{}, classify(err)
+		return model.Network{}, parts.Classify(err)
 	}
 	created, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
 		return a.networkRecord(key, old, want)
@@ -156,7 +157,7 @@ func (a *Agent) checkServed(n *intent.Network) error {
 		return nil
 	}
 	if err := a.o.CheckVersions(n.Served()); err != nil {
-		return classify(err)
+		return parts.Classify(err)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
@@ -244,7 +245,7 @@ func (a *Agent) toRecover(key objectKey) bool {
 
 // putIntoGateway tells a gateway of an export. The gateway reads back what came
 // of it, so that it need not be asked once more.
-func (a *Agent) putIntoGateway(ctx context.Context, g *group, s Server, m member) error {
+func (a *Agent) putIntoGateway(ctx context.Context, g *group, s parts.Server, m member) error {
 	put, recover := s.Put, a.toRecover(m.key)
 	if recover {
 		put = s.Recover

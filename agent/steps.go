@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/crashpoint"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
@@ -214,7 +215,7 @@ func (a *Agent) mountedExports(network string) []ganesha.Export {
 
 // dropUnknownExports withdraws what an adopted gateway serves and no record
 // asks for, unless a record that cannot be read may do so.
-func (a *Agent) dropUnknownExports(ctx context.Context, network string, server Server) error {
+func (a *Agent) dropUnknownExports(ctx context.Context, network string, server parts.Server) error {
 	ids, err := server.IDs(ctx)
 	if err != nil {
 		return err
@@ -249,8 +250,8 @@ func (a *Agent) stopGateway(ctx context.Context, m member) error {
 	return a.at.unshareDir(ctx, m.key.id, func() bool { return a.hasExports(m.key.id) })
 }
 
-func (a *Agent) deviceOf(m member) Device {
-	return Device{
+func (a *Agent) deviceOf(m member) parts.Device {
+	return parts.Device{
 		Instance: m.rec.Attachment.InstanceUUID, Alias: m.rec.Attachment.Alias,
 		Tag: m.rec.Attachment.Tag, Socket: a.at.socket(m.key.id),
 	}
@@ -278,9 +279,9 @@ func (a *Agent) daemonRuns(m member) bool {
 	return err == nil && done != nil
 }
 
-func guestMountOf(m member) GuestMount {
+func guestMountOf(m member) parts.GuestMount {
 	at := m.rec.Attachment
-	return GuestMount{Instance: at.InstanceUUID, Tag: at.Tag, Path: at.MountAt, ReadOnly: at.ReadOnly}
+	return parts.GuestMount{Instance: at.InstanceUUID, Tag: at.Tag, Path: at.MountAt, ReadOnly: at.ReadOnly}
 }
 
 func (a *Agent) guestMount(ctx context.Context, m member) error {

@@ -10,6 +10,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -229,7 +230,7 @@ func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member, i
 		if g.unknown[k] == nil {
 			a.log.Warn("thing could not be looked at, and is left alone", "step", k.Kind.String(), "name", k.Name, "err", err)
 		}
-		g.unknown[k] = g.unknown[k].again(classify(err))
+		g.unknown[k] = g.unknown[k].again(parts.Classify(err))
 	default:
 		delete(g.unknown, k)
 		if there {
@@ -350,7 +351,7 @@ func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version,
 	return drifted, sight.Match != ganesha.Absent, nil
 }
 
-func (a *Agent) existingServer(network string) Server {
+func (a *Agent) existingServer(network string) parts.Server {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.servers[network].Server
@@ -410,11 +411,11 @@ func (a *Agent) exportOf(m member) ganesha.Export {
 type instanceCache map[string]instanceAnswer
 
 type instanceAnswer struct {
-	instance Instance
+	instance parts.Instance
 	err      *fault.Error
 }
 
-func (c instanceCache) get(ctx context.Context, is Instances, uuid string) (Instance, *fault.Error) {
+func (c instanceCache) get(ctx context.Context, is parts.Instances, uuid string) (parts.Instance, *fault.Error) {
 	if got, ok := c[uuid]; ok {
 		return got.instance, got.err
 	}
@@ -423,7 +424,7 @@ func (c instanceCache) get(ctx context.Context, is Instances, uuid string) (Inst
 	i, err := is.Instance(ctx, uuid)
 	got := instanceAnswer{instance: i}
 	if err != nil {
-		got.err = classify(err)
+		got.err = parts.Classify(err)
 	}
 	c[uuid] = got
 	return got.instance, got.err

@@ -20,13 +20,14 @@ var mayImport = map[string][]string{
 	"cmd/causeway-launch": {"agent/process"},
 	"api/node/v1":         {},
 
-	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/reconcile", "agent/statistics", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns", "netns/plug"},
+	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/parts", "agent/reconcile", "agent/statistics", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
 	"agent/crashpoint": {},
 	"agent/fault":      {},
 	"agent/intent":     {"agent/access", "agent/fault", "agent/ledger", "agent/model", "agent/reconcile", "agent/word", "drivers", "ganesha", "netns", "netns/plug"},
 	"agent/ledger":     {"agent/crashpoint"},
 	"agent/model":      {"agent/access", "agent/fault", "agent/word", "drivers"},
+	"agent/parts":      {"agent/fault", "drivers", "drivers/mounts", "ganesha", "netns", "netns/plug"},
 	"agent/process":    {"agent/crashpoint"},
 
 	// The launcher imports agent/process, and must not become large.

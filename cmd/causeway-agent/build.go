@@ -13,6 +13,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/local"
 	"github.com/causeway-project/causeway/drivers/mounts"
@@ -47,7 +48,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 		Namespaces: n.networks,
 		Daemons:    virtiofsDaemons{daemons},
 		Instances:  noLibvirt{},
-		Servers: func(p agent.ServerPlace) agent.Server {
+		Servers: func(p agent.ServerPlace) parts.Server {
 			return ganesha.New(ganesha.Options{
 				RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS, Settings: p.Settings, Versions: p.Versions,
 				Library: cfg.library(),
@@ -66,7 +67,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 	}
 	if cfg.Libvirt.Enabled {
 		n.libvirt = virtiofs.New(virtiofs.Options{URI: cfg.Libvirt.URI, Logger: log, Changed: func(e virtiofs.Event) {
-			n.Agent.InstanceChanged(agent.InstanceEvent{UUID: e.Instance, Rebooted: e.Rebooted})
+			n.Agent.InstanceChanged(parts.InstanceEvent{UUID: e.Instance, Rebooted: e.Rebooted})
 		}})
 		o.Instances = instances{n.libvirt}
 		o.Checks = append(o.Checks, n.checkLibvirt)

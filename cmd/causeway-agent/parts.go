@@ -5,8 +5,8 @@ import (
 	"errors"
 	"time"
 
-	"github.com/causeway-project/causeway/agent"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/virtiofs"
 )
@@ -61,33 +61,33 @@ func (v virtiofsDaemons) Done(dir string) (<-chan struct{}, error) {
 // import what needs a C library.
 type instances struct{ h *virtiofs.Host }
 
-func (i instances) Instance(ctx context.Context, nameOrUUID string) (agent.Instance, error) {
+func (i instances) Instance(ctx context.Context, nameOrUUID string) (parts.Instance, error) {
 	v, err := i.h.Instance(ctx, nameOrUUID)
 	if err != nil {
-		return agent.Instance{}, libvirtError(err)
+		return parts.Instance{}, libvirtError(err)
 	}
-	out := agent.Instance{
+	out := parts.Instance{
 		UUID: v.UUID, Name: v.Name, Running: v.Running, SharedMemory: v.SharedMemory, FreePorts: v.FreePorts, GuestAgent: v.GuestAgent,
 	}
 	for _, d := range v.Filesystems {
-		out.Devices = append(out.Devices, agent.Device(d))
+		out.Devices = append(out.Devices, parts.Device(d))
 	}
 	return out, nil
 }
 
-func (i instances) Attach(ctx context.Context, d agent.Device) error {
+func (i instances) Attach(ctx context.Context, d parts.Device) error {
 	return libvirtError(i.h.Attach(ctx, virtiofs.Device(d)))
 }
 
-func (i instances) Detach(ctx context.Context, d agent.Device) error {
+func (i instances) Detach(ctx context.Context, d parts.Device) error {
 	return libvirtError(i.h.Detach(ctx, virtiofs.Device(d)))
 }
 
-func (i instances) GuestMount(ctx context.Context, g agent.GuestMount) error {
+func (i instances) GuestMount(ctx context.Context, g parts.GuestMount) error {
 	return libvirtError(i.h.GuestMount(ctx, virtiofs.GuestMount(g)))
 }
 
-func (i instances) GuestUnmount(ctx context.Context, g agent.GuestMount) error {
+func (i instances) GuestUnmount(ctx context.Context, g parts.GuestMount) error {
 	return libvirtError(i.h.GuestUnmount(ctx, virtiofs.GuestMount(g)))
 }
 
@@ -128,10 +128,10 @@ var errNoLibvirt = &fault.Error{
 	Message: "this agent serves no instances: set libvirt.enabled to true in its configuration",
 }
 
-func (noLibvirt) Instance(context.Context, string) (agent.Instance, error) {
-	return agent.Instance{}, errNoLibvirt
+func (noLibvirt) Instance(context.Context, string) (parts.Instance, error) {
+	return parts.Instance{}, errNoLibvirt
 }
-func (noLibvirt) Attach(context.Context, agent.Device) error           { return errNoLibvirt }
-func (noLibvirt) Detach(context.Context, agent.Device) error           { return errNoLibvirt }
-func (noLibvirt) GuestMount(context.Context, agent.GuestMount) error   { return errNoLibvirt }
-func (noLibvirt) GuestUnmount(context.Context, agent.GuestMount) error { return errNoLibvirt }
+func (noLibvirt) Attach(context.Context, parts.Device) error           { return errNoLibvirt }
+func (noLibvirt) Detach(context.Context, parts.Device) error           { return errNoLibvirt }
+func (noLibvirt) GuestMount(context.Context, parts.GuestMount) error   { return errNoLibvirt }
+func (noLibvirt) GuestUnmount(context.Context, parts.GuestMount) error { return errNoLibvirt }

@@ -1,4 +1,6 @@
-package agent
+// Package parts is what the agent needs of the packages that do the work on the
+// host: an interface for each, and what their errors mean to a caller.
+package parts
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package agent
+package parts
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 
 // Classify gives an error of the parts that do the work its kind and reason. A
 // backend's "permission denied" is not the caller's.
-func classify(err error) *fault.Error {
+func Classify(err error) *fault.Error {
 	var e *fault.Error
 	if errors.As(err, &e) {
 		return e
