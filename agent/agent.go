@@ -19,6 +19,7 @@ import (
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/tree"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -71,7 +72,7 @@ type placedServer struct {
 type Agent struct {
 	o      Options
 	log    *slog.Logger
-	at     *Tree
+	at     *tree.Tree
 	ledger *ledger.Ledger
 	start  time.Time
 	pulse  atomic.Int64 // unix nanoseconds of the last beat of Run
@@ -103,21 +104,21 @@ func New(o Options) (*Agent, error) {
 		o.CallTimeout = 60 * time.Second
 	}
 	a := &Agent{
-		o: o, log: o.Logger, at: newTree(Options_{StateDir: o.StateDir, RunDir: o.RunDir, Mounts: o.Mounts, Drivers: o.Drivers}), start: time.Now(),
+		o: o, log: o.Logger, at: tree.New(tree.Options{StateDir: o.StateDir, RunDir: o.RunDir, Mounts: o.Mounts, Drivers: o.Drivers}), start: time.Now(),
 		objects: map[objectKey]*object{}, exports: exportIndex{}, groups: map[string]*group{}, servers: map[string]placedServer{},
 		watchers: map[*watcher]bool{},
 	}
 	a.metrics = newMetrics(a)
 	// A unix socket's path has at most 107 bytes, and an id 63.
-	if n := len(a.at.socket(strings.Repeat("x", 63))); n > 107 {
+	if n := len(a.at.Socket(strings.Repeat("x", 63))); n > 107 {
 		return nil, fmt.Errorf("run directory %s is too long by %d bytes for the sockets below it", o.RunDir, n-107)
 	}
-	for _, dir := range []string{o.RunDir, a.at.mounts(), a.at.gatewayRun(""), a.at.exports(""), a.at.daemon(""), a.at.gatewayState("")} {
+	for _, dir := range []string{o.RunDir, a.at.Mounts(), a.at.GatewayRun(""), a.at.Exports(""), a.at.Daemon(""), a.at.GatewayState("")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make directory: %w", err)
 		}
 	}
-	l, records, damaged, err := ledger.Open(a.at.ledger(), model.KindAttachment, model.KindNetwork, model.KindExport)
+	l, records, damaged, err := ledger.Open(a.at.Ledger(), model.KindAttachment, model.KindNetwork, model.KindExport)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +126,7 @@ func New(o Options) (*Agent, error) {
 	for _, lr := range records {
 		r, err := intent.Decode(lr)
 		if err != nil {
-			damaged = append(damaged, ledger.Damage{Kind: lr.Kind, ID: lr.ID, Path: filepath.Join(a.at.ledger(), lr.Kind, lr.ID+".json"), Err: err})
+			damaged = append(damaged, ledger.Damage{Kind: lr.Kind, ID: lr.ID, Path: filepath.Join(a.at.Ledger(), lr.Kind, lr.ID+".json"), Err: err})
 			continue
 		}
 		key := objectKey{lr.Kind, lr.ID}
@@ -313,9 +314,9 @@ func (a *Agent) server(network string, n *intent.Network) parts.Server {
 	defer a.mu.Unlock()
 	place := ServerPlace{
 		Network:  network,
-		RunDir:   a.at.gatewayRun(network),
-		StateDir: a.at.gatewayState(network),
-		Exports:  a.at.exports(network),
+		RunDir:   a.at.GatewayRun(network),
+		StateDir: a.at.GatewayState(network),
+		Exports:  a.at.Exports(network),
 		NetNS:    namespacePath(n.Namespace),
 		Settings: n.GatewaySettings(),
 		Versions: n.Served(),

@@ -407,7 +407,7 @@ func TestDaemonDies(t *testing.T) {
 	before := h.String()
 	h.mu.Lock()
 	h.log = nil
-	h.endDaemon(a.at.daemon("docs-vm1"))
+	h.endDaemon(a.at.Daemon("docs-vm1"))
 	h.mu.Unlock()
 	want := []string{"detach ua-cw-docs-vm1", "guest unmount docs", "daemon docs-vm1", "attach ua-cw-docs-vm1", "guest mount docs"}
 	eventually(t, "repaired", func() bool {
@@ -463,7 +463,7 @@ func TestInstanceGoesOffAndComesBack(t *testing.T) {
 		i.Running, i.Devices = on, nil
 		h.guests = map[string]bool{}
 		if !on {
-			h.endDaemon(a.at.daemon("docs-vm1"))
+			h.endDaemon(a.at.Daemon("docs-vm1"))
 		}
 		h.mu.Unlock()
 		a.InstanceChanged(parts.InstanceEvent{UUID: i.UUID, Rebooted: on})
@@ -578,7 +578,7 @@ func TestShareDeletedUnderAnAttachment(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.mu.Lock()
-	h.gone[a.at.mount(intent.ConnectionOf(share("docs")).MountName())] = true
+	h.gone[a.at.Mount(intent.ConnectionOf(share("docs")).MountName())] = true
 	delete(h.shares, "docs")
 	h.mu.Unlock()
 	at, err := a.RepairAttachment(t.Context(), "docs-vm1")
@@ -609,7 +609,7 @@ func TestShareDeletedUnderAnExport(t *testing.T) {
 			a.wakeLocked(key, lookAgain)
 		}
 	}
-	mount := a.at.mount(intent.ConnectionOf(share("docs")).MountName())
+	mount := a.at.Mount(intent.ConnectionOf(share("docs")).MountName())
 	h.mu.Lock()
 	h.gone[mount] = true
 	delete(h.shares, "docs")
@@ -653,7 +653,7 @@ func TestViewTakenAway(t *testing.T) {
 	if _, err := a.PutExport(t.Context(), docs()); err != nil {
 		t.Fatal(err)
 	}
-	before, view := h.String(), a.at.view("blue", "docs")
+	before, view := h.String(), a.at.View("blue", "docs")
 	h.mu.Lock()
 	delete(h.mounted, view)
 	puts := len(h.log)

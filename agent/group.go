@@ -433,13 +433,13 @@ func namespacePath(name string) string { return netns.Path(name) }
 func (a *Agent) targetOf(k reconcile.Key) string {
 	switch k.Kind {
 	case reconcile.Mount:
-		return a.at.mount(k.Name)
+		return a.at.Mount(k.Name)
 	case reconcile.View:
 		o := a.objects[objectKey{model.KindExport, k.Name}]
 		if o == nil || o.rec == nil {
 			return ""
 		}
-		return filepath.Clean(a.at.view(o.rec.Export.Network, k.Name))
+		return filepath.Clean(a.at.View(o.rec.Export.Network, k.Name))
 	}
 	return ""
 }

@@ -114,7 +114,7 @@ func TestUpdateInPlace(t *testing.T) {
 func TestReplug(t *testing.T) {
 	h, a := served(t)
 	ctx := t.Context()
-	before, err := os.ReadFile(filepath.Join(a.at.ledger(), "export/docs.json"))
+	before, err := os.ReadFile(filepath.Join(a.at.Ledger(), "export/docs.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,11 +143,11 @@ func TestReplug(t *testing.T) {
 	if want := "br-red [10.77.0.2/24] serves knows 1:/docs"; h.plugged() != want {
 		t.Errorf("blue is %s, want %s", h.plugged(), want)
 	}
-	after, err := os.ReadFile(filepath.Join(a.at.ledger(), "export/docs.json"))
+	after, err := os.ReadFile(filepath.Join(a.at.Ledger(), "export/docs.json"))
 	if err != nil || string(after) != string(before) {
 		t.Errorf("export's record was %s and is %s, %v", before, after, err)
 	}
-	if r, err := os.ReadFile(filepath.Join(a.at.ledger(), "network/blue.json")); err != nil || strings.Contains(string(r), "former") {
+	if r, err := os.ReadFile(filepath.Join(a.at.Ledger(), "network/blue.json")); err != nil || strings.Contains(string(r), "former") {
 		t.Errorf("record is %s, %v", r, err)
 	}
 	stop()

@@ -67,7 +67,7 @@ func (a *Agent) mountsLocked() []model.Mount {
 		m := byName[name]
 		if m == nil {
 			c := o.rec.Connection()
-			m = &model.Mount{Name: name, Kind: c.Kind, Source: c.Source, Path: a.at.mount(name), ReadOnly: o.rec.MountReadOnly()}
+			m = &model.Mount{Name: name, Kind: c.Kind, Source: c.Source, Path: a.at.Mount(name), ReadOnly: o.rec.MountReadOnly()}
 			m.Status = a.mountStatusLocked(reconcile.Key{Kind: reconcile.Mount, Name: name}, a.groups[o.rec.Group(key.id)])
 			byName[name] = m
 		}

@@ -66,18 +66,18 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 	switch s.Key.Kind {
 	case reconcile.Mount:
 		if remove {
-			return a.at.unmountShare(ctx, m.rec)
+			return a.at.UnmountShare(ctx, m.rec)
 		}
 		conn, err := a.connectionOf(m)
 		if err != nil {
 			return err
 		}
-		return a.at.mountShare(ctx, m.rec, conn)
+		return a.at.MountShare(ctx, m.rec, conn)
 	case reconcile.View:
 		if remove {
-			return a.at.removeView(ctx, m.rec.Export.Network, m.key.id)
+			return a.at.RemoveView(ctx, m.rec.Export.Network, m.key.id)
 		}
-		return a.at.makeView(m.key.id, m.rec.Export)
+		return a.at.MakeView(m.key.id, m.rec.Export)
 	case reconcile.Namespace:
 		if remove && m.rec.Network.Former != nil {
 			return a.leave(ctx, m)
@@ -102,9 +102,9 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 		return a.putIntoGateway(ctx, g, server, m)
 	case reconcile.Daemon:
 		if remove {
-			return a.o.Daemons.Stop(ctx, a.at.daemon(m.key.id))
+			return a.o.Daemons.Stop(ctx, a.at.Daemon(m.key.id))
 		}
-		return a.o.Daemons.Start(ctx, a.at.daemon(m.key.id), a.at.mount(m.rec.Attachment.Mount))
+		return a.o.Daemons.Start(ctx, a.at.Daemon(m.key.id), a.at.Mount(m.rec.Attachment.Mount))
 	case reconcile.Device:
 		if remove {
 			return a.detach(ctx, m)
@@ -120,7 +120,7 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 }
 
 func (a *Agent) startGateway(ctx context.Context, g *group, s reconcile.Step, m member) error {
-	if err := a.at.shareDir(m.key.id); err != nil {
+	if err := a.at.Share(m.key.id); err != nil {
 		return err
 	}
 	if s.Verb == reconcile.Create {
@@ -185,7 +185,7 @@ func (a *Agent) viewUnderWay(network string) <-chan struct{} {
 	}
 	a.mu.Unlock()
 	for id, changed := range working {
-		if sight, err := a.o.Mounts.Peek(a.at.view(network, id)); err == nil && !sight.Mounted {
+		if sight, err := a.o.Mounts.Peek(a.at.View(network, id)); err == nil && !sight.Mounted {
 			return changed
 		}
 	}
@@ -206,7 +206,7 @@ func (a *Agent) mountedExports(network string) []ganesha.Export {
 	a.mu.Unlock()
 	var exports []ganesha.Export
 	for _, m := range ms {
-		if sight, err := a.o.Mounts.Peek(a.at.view(network, m.key.id)); err == nil && sight.Mounted {
+		if sight, err := a.o.Mounts.Peek(a.at.View(network, m.key.id)); err == nil && sight.Mounted {
 			exports = append(exports, a.exportOf(m))
 		}
 	}
@@ -247,13 +247,13 @@ func (a *Agent) stopGateway(ctx context.Context, m member) error {
 	if err := a.server(m.key.id, m.rec.Network).Stop(ctx, ganesha.StopOptions{Forget: forget}); err != nil {
 		return err
 	}
-	return a.at.unshareDir(ctx, m.key.id, func() bool { return a.hasExports(m.key.id) })
+	return a.at.Unshare(ctx, m.key.id, func() bool { return a.hasExports(m.key.id) })
 }
 
 func (a *Agent) deviceOf(m member) parts.Device {
 	return parts.Device{
 		Instance: m.rec.Attachment.InstanceUUID, Alias: m.rec.Attachment.Alias,
-		Tag: m.rec.Attachment.Tag, Socket: a.at.socket(m.key.id),
+		Tag: m.rec.Attachment.Tag, Socket: a.at.Socket(m.key.id),
 	}
 }
 
@@ -275,7 +275,7 @@ func (a *Agent) detach(ctx context.Context, m member) error {
 }
 
 func (a *Agent) daemonRuns(m member) bool {
-	done, err := a.o.Daemons.Done(a.at.daemon(m.key.id))
+	done, err := a.o.Daemons.Done(a.at.Daemon(m.key.id))
 	return err == nil && done != nil
 }
 

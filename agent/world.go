@@ -141,7 +141,7 @@ func (a *Agent) leftDir(k reconcile.Key) bool {
 	if k.Kind != reconcile.Gateway {
 		return false
 	}
-	sight, err := a.o.Mounts.Peek(a.at.exports(k.Name))
+	sight, err := a.o.Mounts.Peek(a.at.Exports(k.Name))
 	return err == nil && sight.Mounted
 }
 
@@ -243,7 +243,7 @@ func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member, i
 func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member, instances instanceCache) (reconcile.Version, bool, error) {
 	switch k.Kind {
 	case reconcile.Mount:
-		sight, err := a.o.Mounts.Peek(a.at.mount(k.Name))
+		sight, err := a.o.Mounts.Peek(a.at.Mount(k.Name))
 		back := sight.Gone && a.shareIsBack(ctx, g, m)
 		a.mu.Lock()
 		g.gone[k] = sight.Gone && !back
@@ -253,7 +253,7 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 		}
 		return here, sight.Mounted, err
 	case reconcile.View:
-		sight, err := a.o.Mounts.Peek(a.at.view(m.rec.Export.Network, m.key.id))
+		sight, err := a.o.Mounts.Peek(a.at.View(m.rec.Export.Network, m.key.id))
 		return here, sight.Mounted, err
 	case reconcile.Namespace:
 		if m.rec.Network.Former != nil {
@@ -272,7 +272,7 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 	case reconcile.Export:
 		return a.observeExport(ctx, m)
 	case reconcile.Daemon:
-		done, err := a.o.Daemons.Done(a.at.daemon(m.key.id))
+		done, err := a.o.Daemons.Done(a.at.Daemon(m.key.id))
 		if err != nil || done == nil {
 			return here, false, err
 		}
@@ -369,7 +369,7 @@ func (a *Agent) observeDevice(ctx context.Context, m member, instances instanceC
 		if d.Alias != m.rec.Attachment.Alias {
 			continue
 		}
-		if d.Socket != a.at.socket(m.key.id) {
+		if d.Socket != a.at.Socket(m.key.id) {
 			return reconcile.Version{Identity: "socket " + d.Socket}, true, nil
 		}
 		return deviceVersion(d.Tag), true, nil
@@ -402,7 +402,7 @@ func (a *Agent) guestMounted(g *group, m member) bool {
 func (a *Agent) exportOf(m member) ganesha.Export {
 	e := m.rec.Export
 	return ganesha.Export{
-		ID: e.ExportID, Path: filepath.Clean(a.at.view(e.Network, m.key.id)), Pseudo: e.Pseudo, FSID: e.FSID,
+		ID: e.ExportID, Path: filepath.Clean(a.at.View(e.Network, m.key.id)), Pseudo: e.Pseudo, FSID: e.FSID,
 		Rules: e.ServedRules(m.at),
 	}
 }

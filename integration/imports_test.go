@@ -20,7 +20,7 @@ var mayImport = map[string][]string{
 	"cmd/causeway-launch": {"agent/process"},
 	"api/node/v1":         {},
 
-	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/parts", "agent/reconcile", "agent/statistics", "agent/word", "drivers", "drivers/mounts", "ganesha", "netns"},
+	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/parts", "agent/reconcile", "agent/statistics", "agent/tree", "agent/word", "drivers", "ganesha", "netns"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
 	"agent/crashpoint": {},
 	"agent/fault":      {},
@@ -37,6 +37,7 @@ var mayImport = map[string][]string{
 	"agent/reconcile":  {},
 	"agent/rpc":        {"agent", "agent/access", "agent/fault", "agent/model", "agent/statistics", "api/node/v1", "drivers"},
 	"agent/statistics": {"ganesha"},
+	"agent/tree":       {"agent/fault", "agent/intent", "agent/parts", "drivers", "drivers/mounts"},
 	"agent/word":       {"agent/fault"},
 
 	// These know nothing of each other, nor of the agent; the two leaves

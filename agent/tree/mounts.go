@@ -1,4 +1,4 @@
-package agent
+package tree
 
 import (
 	"context"
@@ -13,22 +13,22 @@ import (
 	"github.com/causeway-project/causeway/drivers/mounts"
 )
 
-// mountShare mounts the share of a record, by its connection with the secret.
-func (t *Tree) mountShare(ctx context.Context, r *intent.Record, conn drivers.Connection) error {
+// MountShare mounts the share of a record, by its connection with the secret.
+func (t *Tree) MountShare(ctx context.Context, r *intent.Record, conn drivers.Connection) error {
 	d, ok := t.o.Drivers.Get(conn.Kind)
 	if !ok {
 		return fault.Preconditionf(fault.UnknownDriver, "this agent has no driver for %q any more: restore its configuration", conn.Kind)
 	}
-	target := t.mount(r.MountName())
+	target := t.Mount(r.MountName())
 	if err := os.Mkdir(target, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return d.Mount(ctx, drivers.MountRequest{Connection: conn, Target: target, ReadOnly: r.MountReadOnly()})
 }
 
-// unmountShare undoes it. Not there is success.
-func (t *Tree) unmountShare(ctx context.Context, r *intent.Record) error {
-	target := t.mount(r.MountName())
+// UnmountShare undoes it. Not there is success.
+func (t *Tree) UnmountShare(ctx context.Context, r *intent.Record) error {
+	target := t.Mount(r.MountName())
 	if d, ok := t.o.Drivers.Get(r.Connection().Kind); ok {
 		if err := d.Unmount(ctx, target); err != nil {
 			return err
@@ -37,8 +37,7 @@ func (t *Tree) unmountShare(ctx context.Context, r *intent.Record) error {
 	return t.remove(ctx, target)
 }
 
-// remove takes away what is mounted at a directory of ours, and the
-// directory.
+// remove takes away what is mounted at a directory of ours, and the directory.
 func (t *Tree) remove(ctx context.Context, target string) error {
 	if err := t.o.Mounts.Unmount(ctx, target); err != nil {
 		return err
@@ -51,29 +50,29 @@ func (t *Tree) remove(ctx context.Context, target string) error {
 	return nil
 }
 
-// makeView shows a share below the directory that its gateway sees.
-func (t *Tree) makeView(id string, e *intent.Export) error {
-	target := t.view(e.Network, id)
-	if err := t.shareDir(e.Network, target); err != nil {
+// MakeView shows a share below the directory that its gateway sees.
+func (t *Tree) MakeView(id string, e *intent.Export) error {
+	target := t.View(e.Network, id)
+	if err := t.Share(e.Network, target); err != nil {
 		return err
 	}
-	return t.o.Mounts.BindPath(t.mount(e.Mount), target, mounts.BindOptions{})
+	return t.o.Mounts.BindPath(t.Mount(e.Mount), target, mounts.BindOptions{})
 }
 
-// removeView undoes it. Not there is success.
-func (t *Tree) removeView(ctx context.Context, network, id string) error {
-	return t.remove(ctx, t.view(network, id))
+// RemoveView undoes it. Not there is success.
+func (t *Tree) RemoveView(ctx context.Context, network, id string) error {
+	return t.remove(ctx, t.View(network, id))
 }
 
-// shareDir makes the directory that a network's gateway sees, and the
+// Share makes the directory that a network's gateway sees, and the
 // directories of views below it. The groups of the network and of its shares
 // come here at the same time. Without the lock two shared mounts were stacked,
 // and a view below the lower one could neither be seen nor taken away; and a
 // gateway that was being stopped took the mount from under a new view.
-func (t *Tree) shareDir(network string, views ...string) error {
+func (t *Tree) Share(network string, views ...string) error {
 	t.views.Lock()
 	defer t.views.Unlock()
-	dir := t.exports(network)
+	dir := t.Exports(network)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -94,13 +93,13 @@ func (t *Tree) shareDir(network string, views ...string) error {
 	return nil
 }
 
-// unshareDir takes that directory away. A new export's view may have come
+// Unshare takes that directory away. A new export's view may have come
 // meanwhile: then the directory stays for the gateway that starts again, which
 // inUse tells.
-func (t *Tree) unshareDir(ctx context.Context, network string, inUse func() bool) error {
+func (t *Tree) Unshare(ctx context.Context, network string, inUse func() bool) error {
 	t.views.Lock()
 	defer t.views.Unlock()
-	dir := t.exports(network)
+	dir := t.Exports(network)
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
