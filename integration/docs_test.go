@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -66,17 +67,34 @@ func programs(t *testing.T) map[string]string {
 	return texts
 }
 
-// TestLinks: every file that a document names is there.
+// TestLinks: every file that a document names is there, and every heading.
 func TestLinks(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^)#:]+)(#[a-z-]+)?\)`)
+	link := regexp.MustCompile(`\]\(([^)#:]*)(#[^)]+)?\)`)
 	for _, doc := range []string{"README.md", "docs/quickstart.md", "docs/gateways.md", "docs/architecture.md", "docs/node-api.md", "docs/troubleshooting.md", "docs/bench.md"} {
 		dir := "../" + strings.TrimSuffix(doc, doc[strings.LastIndex(doc, "/")+1:])
 		for _, l := range link.FindAllStringSubmatch(read(t, "../"+doc), -1) {
-			if _, err := os.Stat(dir + l[1]); err != nil {
+			file := "../" + doc
+			if l[1] != "" {
+				file = dir + l[1]
+			}
+			if _, err := os.Stat(file); err != nil {
 				t.Errorf("%s links to %s: %v", doc, l[1], err)
+			} else if l[2] != "" && !slices.Contains(anchors(read(t, file)), l[2]) {
+				t.Errorf("%s links to %s%s, which is no heading there", doc, l[1], l[2])
 			}
 		}
 	}
+}
+
+// anchors of the headings of a document, as they are made of their text where
+// the documents are shown.
+func anchors(doc string) []string {
+	var all []string
+	for _, h := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(doc, -1) {
+		text := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(h[1]), "")
+		all = append(all, "#"+strings.ReplaceAll(text, " ", "-"))
+	}
+	return all
 }
 
 func read(t *testing.T, path string) string {
