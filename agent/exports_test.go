@@ -1,0 +1,107 @@
+package agent
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
+	"github.com/causeway-project/causeway/agent/model"
+)
+
+// TestReadOnlyExport: the rules say so, since one mount of a file system serves
+// all its exports.
+func TestReadOnlyExport(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	e := docs()
+	e.ReadOnly = true
+	if _, err := a.PutExport(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	if got := seen(h, dir); strings.Contains(got, " rw ") || !strings.Contains(got, "10.77.0.5/32 ro") {
+		t.Errorf("somebody may write:\n%s", got)
+	}
+}
+
+// TestShareDeletedUnderAnExport: the export says so, and is served again when
+// the share is there again, without anybody's call.
+func TestShareDeletedUnderAnExport(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.PutExport(t.Context(), docs()); err != nil {
+		t.Fatal(err)
+	}
+	before := h.String()
+	look := func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for key := range a.groups {
+			a.wakeLocked(key, lookAgain)
+		}
+	}
+	mount := a.at.Mount(intent.ConnectionOf(share("docs")).MountName())
+	h.mu.Lock()
+	h.gone[mount] = true
+	delete(h.shares, "docs")
+	h.mu.Unlock()
+	look()
+	status := func() model.Status {
+		e, err := a.Export(t.Context(), "docs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Status
+	}
+	eventually(t, "degraded", func() bool { return status().Phase == model.Degraded && status().Reason == fault.ShareGone })
+	if now := h.String(); now != before {
+		t.Errorf("the host has\n%s\nand had\n%s", now, before)
+	}
+	h.mu.Lock()
+	h.shares["docs"] = true
+	h.mu.Unlock()
+	look()
+	eventually(t, "ready", func() bool { return status().Phase == model.Ready })
+	h.mu.Lock()
+	gone := h.gone[mount]
+	h.mu.Unlock()
+	if now := h.String(); now != before || gone {
+		t.Errorf("the mount is of the deleted share: %v; the host has\n%s\nand had\n%s", gone, now, before)
+	}
+	if err := errors.Join(a.DeleteExport(t.Context(), "docs"), a.DeleteNetwork(t.Context(), "blue")); err != nil || h.String() != "" {
+		t.Errorf("delete: %v; left:\n%s", err, h)
+	}
+}
+
+// TestViewTakenAway: it is made again under its export, of which clients have
+// files open.
+func TestViewTakenAway(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.PutExport(t.Context(), docs()); err != nil {
+		t.Fatal(err)
+	}
+	before, view := h.String(), a.at.View("blue", "docs")
+	h.mu.Lock()
+	delete(h.mounted, view)
+	puts := len(h.log)
+	h.mu.Unlock()
+	a.MountsChanged()
+	eventually(t, "made again", func() bool { return h.String() == before })
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if done := h.log[puts:]; !slices.Equal(done, []string{"bind docs"}) {
+		t.Errorf("steps %q", done)
+	}
+}

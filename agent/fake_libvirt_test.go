@@ -1,0 +1,138 @@
+package agent
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/parts"
+)
+
+// Libvirt: agent.Instances.
+type libvirt struct{ *host }
+
+func (h libvirt) Instance(_ context.Context, name string) (parts.Instance, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.looks++
+	if h.libvirtOff {
+		return parts.Instance{}, &fault.Error{Kind: fault.Unavailable, Reason: fault.LibvirtUnavailable, Message: "libvirt is away"}
+	}
+	for _, i := range h.instances {
+		if i.Name == name || i.UUID == name {
+			c := *i
+			c.Devices = slices.Clone(i.Devices)
+			return c, nil
+		}
+	}
+	return parts.Instance{}, &fault.Error{Kind: fault.NotFound, Reason: fault.InstanceNotFound, Message: "no such instance: check its name"}
+}
+
+func (h libvirt) byUUID(uuid string) *parts.Instance {
+	for _, i := range h.instances {
+		if i.UUID == uuid {
+			return i
+		}
+	}
+	return nil
+}
+
+func (h libvirt) Attach(_ context.Context, d parts.Device) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := h.byUUID(d.Instance)
+	if slices.Contains(i.Devices, d) {
+		return nil
+	}
+	if err := h.changing("attach %s", d.Alias); err != nil {
+		return err
+	}
+	if h.daemons[filepath.Dir(d.Socket)] == nil {
+		h.t.Errorf("attached %s without its daemon", d.Alias)
+	}
+	i.Devices = append(i.Devices, d)
+	return nil
+}
+
+func (h libvirt) Detach(_ context.Context, d parts.Device) error {
+	h.slow("detach " + d.Alias)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("detach %s", d.Alias); err != nil {
+		return err
+	}
+	i := h.byUUID(d.Instance)
+	if i == nil {
+		return nil
+	}
+	if h.guestBusy {
+		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestBusy, Message: "the guest holds the device"}
+	}
+	i.Devices = slices.DeleteFunc(i.Devices, func(o parts.Device) bool { return o.Alias == d.Alias })
+	return nil
+}
+
+func (h libvirt) GuestMount(_ context.Context, g parts.GuestMount) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("guest mount %s", g.Tag); err != nil {
+		return err
+	}
+	if h.agentless {
+		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestAgentAbsent, Message: "no guest agent"}
+	}
+	if i := h.byUUID(g.Instance); !slices.ContainsFunc(i.Devices, func(d parts.Device) bool { return d.Tag == g.Tag }) {
+		h.t.Errorf("mounted %s in a guest without the device", g.Tag)
+	}
+	h.guests[g.Instance+" "+g.Path] = true
+	return nil
+}
+
+func (h libvirt) GuestUnmount(_ context.Context, g parts.GuestMount) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("guest unmount %s", g.Tag); err != nil {
+		return err
+	}
+	if h.guestBusy {
+		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestBusy, Message: "the guest has files open"}
+	}
+	delete(h.guests, g.Instance+" "+g.Path)
+	return nil
+}
+
+// virtiofsd: agent.Daemons.
+type daemons struct{ *host }
+
+func (h daemons) Start(_ context.Context, dir, source string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.daemons[dir] != nil {
+		return nil
+	}
+	if err := h.changing("daemon %s", filepath.Base(dir)); err != nil {
+		return err
+	}
+	if h.mounted[source] == "" {
+		h.t.Errorf("started the daemon of %s over nothing", dir)
+	}
+	h.daemons[dir] = make(chan struct{})
+	return nil
+}
+
+func (h daemons) Stop(_ context.Context, dir string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("stop daemon %s", filepath.Base(dir)); err != nil {
+		return err
+	}
+	h.endDaemon(dir)
+	return nil
+}
+
+func (h daemons) Done(dir string) (<-chan struct{}, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.daemons[dir], nil
+}
