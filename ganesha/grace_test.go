@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -173,6 +174,41 @@ func TestGraceLasts(t *testing.T) {
 			if time.Since(began) > 30*time.Second {
 				t.Fatal("the library does not stop waking Ganesha")
 			}
+		}
+	})
+}
+
+// TestGraceStopped: a Ganesha that is told to end while the library wakes it ends
+// as it does otherwise, and wakes nobody that has ended.
+func TestGraceStopped(t *testing.T) {
+	onBoth(t, func(t *testing.T, system string) {
+		s := graceSite(t, system, 30*time.Second, 30*time.Second)
+		share := s.share(1)
+		s.start(share)
+		s.held(s.client(identity{}), "/share1/file")
+		gone := s.client(identity{})
+		s.held(gone, "/share1/gone")
+		gone.Abandon()
+		s.kill(s.pid())
+		s.start(share)
+		if !s.wakes() {
+			t.Fatal("the library wakes nobody")
+		}
+		done := s.g.Done()
+		if err := syscall.Kill(s.pid(), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-done:
+		case <-time.After(30 * time.Second):
+			t.Fatal("Ganesha does not end")
+		}
+		log, err := os.ReadFile(s.g.logFile())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(log), "Attempt to wake") || !strings.Contains(string(log), "Reaper thread shut down") {
+			t.Errorf("Ganesha ended with\n%s", log[max(0, len(log)-4000):])
 		}
 	})
 }
