@@ -66,27 +66,32 @@ func (g *Gateway) Start(ctx context.Context, exports func() []Export) error {
 	if err := g.prepare(ctx); err != nil {
 		return err
 	}
-	c, err := g.startBus(ctx)
+	bus, err := g.startBus(ctx)
 	if err != nil {
 		return fmt.Errorf("start bus: %w", err)
-	}
-	crashpoint.Hit(crashpoint.GatewayBus)
-	config, err := g.config(ctx, exports())
-	if err != nil {
-		return fmt.Errorf("render gateway: %w", err)
-	}
-	// Nothing runs that could be taken for what these two files say.
-	if err := replace(g.path(confDir, "settings"), g.o.Settings); err != nil {
-		return err
-	}
-	if err := replace(g.path(confDir, "ganesha.conf"), config); err != nil {
-		return err
 	}
 	epoch, err := nextEpoch(g.o.StateDir, time.Now())
 	if err != nil {
 		return fmt.Errorf("epoch: %w", err)
 	}
-	p, err = g.o.Starter.Start(ctx, g.ganeshaSpec(epoch))
+	var c *client
+	p, err = g.o.Starter.StartAfter(ctx, g.ganeshaSpec(epoch), func(ctx context.Context) error {
+		answering, err := g.answering(ctx, bus)
+		if err != nil {
+			return fmt.Errorf("start bus: %w", err)
+		}
+		c = answering
+		crashpoint.Hit(crashpoint.GatewayBus)
+		config, err := g.config(ctx, exports())
+		if err != nil {
+			return fmt.Errorf("render gateway: %w", err)
+		}
+		// Nothing runs that could be taken for what these two files say.
+		if err := replace(g.path(confDir, "settings"), g.o.Settings); err != nil {
+			return err
+		}
+		return replace(g.path(confDir, "ganesha.conf"), config)
+	})
 	if err != nil {
 		return fmt.Errorf("start ganesha: %w", err)
 	}
@@ -273,9 +278,9 @@ func (g *Gateway) ready(ctx context.Context, c *client, p *process.Process, limi
 	}
 }
 
-// startBus returns a connection to the gateway's bus, which it starts, or
-// replaces where it does not answer or runs elsewhere. Ganesha does not run.
-func (g *Gateway) startBus(ctx context.Context) (*client, error) {
+// startBus starts the gateway's bus, or replaces one that does not answer or
+// runs elsewhere. Ganesha does not run.
+func (g *Gateway) startBus(ctx context.Context) (*process.Process, error) {
 	p, err := process.Find(g.path(busDir))
 	if err != nil {
 		return nil, err
@@ -287,7 +292,7 @@ func (g *Gateway) startBus(ctx context.Context) (*client, error) {
 		}
 		if there {
 			if c, err := g.client(ctx); err == nil && c.ping(ctx, g.limits.look) == nil {
-				return c, nil
+				return p, nil
 			}
 		}
 		g.hangUp()
@@ -303,14 +308,11 @@ func (g *Gateway) startBus(ctx context.Context) (*client, error) {
 	if err := replace(g.path(confDir, "bus.conf"), renderBus(socket)); err != nil {
 		return nil, err
 	}
-	p, err = g.o.Starter.Start(ctx, g.busSpec())
-	if err != nil {
-		return nil, err
-	}
-	return g.answering(ctx, p)
+	return g.o.Starter.Start(ctx, g.busSpec())
 }
 
-// answering waits for a new bus to listen, which takes a few milliseconds.
+// answering is a connection to a bus. A new one takes a few milliseconds until
+// it listens.
 func (g *Gateway) answering(ctx context.Context, p *process.Process) (*client, error) {
 	ctx, cancel := context.WithTimeout(ctx, g.limits.start)
 	defer cancel()

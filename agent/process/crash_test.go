@@ -66,7 +66,7 @@ func TestLauncherKilledAnywhere(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		if _, err := talk(t.Context(), c.agent, text); err != nil {
+		if _, err := talk(t.Context(), c.agent, orders{text: text}); err != nil {
 			t.Error(err)
 		}
 		<-killed
@@ -78,6 +78,39 @@ func TestLauncherKilledAnywhere(t *testing.T) {
 			t.Errorf("kill %d: Find = %v, %v", i, p, err)
 		}
 		c.kill()
+	}
+	start(t, s, spec)
+}
+
+// A launcher that waits for the agent ends with it.
+func TestAgentGoneWhileLauncherWaits(t *testing.T) {
+	s, dir := starter(t), t.TempDir()
+	spec := sleeper(dir)
+	spec.Root = &Root{ReadOnly: system}
+	text, err := json.Marshal(order{Spec: spec, Waits: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := fork(s.Launcher, Spec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.kill() // reaps it
+	if _, err := c.agent.Write(text); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the launcher is under way", func() bool {
+		_, launching, err := readIdentity(dir)
+		return err == nil && launching
+	})
+	if err := c.agent.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := ended(c.pidfd); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := Find(dir); p != nil || err != nil {
+		t.Errorf("Find = %+v, %v", p, err)
 	}
 	start(t, s, spec)
 }
@@ -158,7 +191,7 @@ func TestZombie(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.kill() // reaps it
-	if _, err := talk(t.Context(), c.agent, text); err != nil {
+	if _, err := talk(t.Context(), c.agent, orders{text: text}); err != nil {
 		t.Fatal(err)
 	}
 	p, err := Find(dir)
@@ -298,7 +331,7 @@ func TestLockGivenAway(t *testing.T) {
 		t.Errorf("Start made %+v beside %+v", q.Identity(), p.Identity())
 	}
 	// Not even a launcher that nobody asked Find before.
-	q, err := s.launch(t.Context(), spec, fmt.Appendf(nil, `{"Dir":%q,"Path":"/bin/sleep"}`, dir))
+	q, err := s.launch(t.Context(), spec, orders{text: fmt.Appendf(nil, `{"Dir":%q,"Path":"/bin/sleep"}`, dir)})
 	if !errors.Is(err, errRunning) {
 		t.Errorf("launch = %v, %v", q, err)
 	}

@@ -59,8 +59,9 @@ func launch(agent *os.File, n *notice) error {
 }
 
 func become(agent io.ReadWriter, n *notice) error {
-	var s Spec
-	if err := json.NewDecoder(agent).Decode(&s); err != nil {
+	var s order
+	orders := json.NewDecoder(agent)
+	if err := orders.Decode(&s); err != nil {
 		return fmt.Errorf("read specification: %w", err)
 	}
 	if err := takeLock(s.Dir); err != nil {
@@ -90,10 +91,15 @@ func become(agent io.ReadWriter, n *notice) error {
 		return fmt.Errorf("write identity: %w", err)
 	}
 	crashpoint.Hit(crashpoint.LaunchIdentified)
-	if err := confine(&s); err != nil {
+	if err := confine(&s.Spec); err != nil {
 		return err
 	}
 	crashpoint.Hit(crashpoint.LaunchConfined)
+	if s.Waits {
+		if err := orders.Decode(new(bool)); err != nil {
+			return fmt.Errorf("wait for the agent: %w", err)
+		}
+	}
 	if _, err := io.WriteString(agent, ready); err != nil {
 		return fmt.Errorf("answer: %w", err)
 	}

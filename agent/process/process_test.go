@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,6 +63,38 @@ func TestStart(t *testing.T) {
 	}
 }
 
+func TestStartAfter(t *testing.T) {
+	s, dir := starter(t), t.TempDir()
+	end(t, dir)
+	spec := sleeper(dir)
+	failed := errors.New("no")
+	calls := 0
+	p, err := s.StartAfter(t.Context(), spec, func(context.Context) error { calls++; return failed })
+	if p != nil || err != failed || calls != 1 {
+		t.Fatalf("%+v, %v after %d calls; want the error of what came first", p, err, calls)
+	}
+	if p, err := Find(dir); p != nil || err != nil {
+		t.Fatalf("Find = %+v, %v", p, err)
+	}
+	file := filepath.Join(dir, "first")
+	spec.Path, spec.Args = "/bin/sh", []string{"-c", "cat " + file + "; exec sleep 1000"}
+	spec.Env = []string{"PATH=/usr/bin:/bin"}
+	p, err = s.StartAfter(t.Context(), spec, func(context.Context) error { return os.WriteFile(file, []byte("was first"), 0o600) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the program saw what came first", func() bool { return strings.Contains(Tail(dir, 100), "was first") })
+	again, err := s.StartAfter(t.Context(), spec, func(context.Context) error { calls++; return nil })
+	if err != nil || again.Identity() != p.Identity() || calls != 2 {
+		t.Errorf("%+v, %v after %d calls; want %+v", again, err, calls, p.Identity())
+	}
+	// What the launcher could not do is said, though what came first worked.
+	spec.Dir, spec.Path = t.TempDir(), "/nonexistent"
+	if p, err := s.StartAfter(t.Context(), spec, func(context.Context) error { return nil }); err == nil || !strings.Contains(err.Error(), "exec") {
+		t.Errorf("%+v, %v; want that exec failed", p, err)
+	}
+}
+
 func TestStartersAtOnce(t *testing.T) {
 	s, dir := starter(t), t.TempDir()
 	end(t, dir)
@@ -98,7 +131,7 @@ func TestLaunchersAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			_, err := s.launch(t.Context(), sleeper(dir), text)
+			_, err := s.launch(t.Context(), sleeper(dir), orders{text: text})
 			switch {
 			case err == nil:
 				won.Add(1)

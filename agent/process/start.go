@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -87,21 +88,45 @@ func (s *Starter) Forget(n Name) error {
 // step that failed. Children that an ended process of the directory left
 // behind are killed first. When ctx ends, nothing new runs.
 func (s *Starter) Start(ctx context.Context, spec Spec) (*Process, error) {
-	p, err := s.start(ctx, spec)
+	p, err := s.start(ctx, spec, nil)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", spec.Path, err)
 	}
 	return p, nil
 }
 
-func (s *Starter) start(ctx context.Context, spec Spec) (*Process, error) {
+// StartAfter is Start of a program for which something has to be done first,
+// and saves the time that a launcher takes: first is called, once, beside it,
+// and only when it has returned nil the launcher becomes the program. Where it
+// fails, or the agent dies before, the launcher ends; its error is returned as
+// it is. It should not take long, since Find waits meanwhile.
+func (s *Starter) StartAfter(ctx context.Context, spec Spec, first func(context.Context) error) (*Process, error) {
+	done := sync.OnceValue(func() error { return first(ctx) })
+	p, err := s.start(ctx, spec, done)
+	var failed *firstError
+	if err == nil {
+		return p, done() // where the program ran already, it is not done yet
+	}
+	if errors.As(err, &failed) {
+		return nil, failed.err
+	}
+	return nil, fmt.Errorf("start %s: %w", spec.Path, err)
+}
+
+// A firstError is of what was to be done first.
+type firstError struct{ err error }
+
+func (e *firstError) Error() string { return e.err.Error() }
+
+func (s *Starter) start(ctx context.Context, spec Spec, first func() error) (*Process, error) {
 	if !filepath.IsAbs(spec.Dir) || !filepath.IsAbs(spec.Path) {
 		return nil, fmt.Errorf("run directory %q, program %q: want absolute paths", spec.Dir, spec.Path)
 	}
-	text, err := json.Marshal(spec)
+	text, err := json.Marshal(order{Spec: spec, Waits: first != nil})
 	if err != nil {
 		return nil, err
 	}
+	o := orders{text: text, first: first}
 	for {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -115,7 +140,7 @@ func (s *Starter) start(ctx context.Context, spec Spec) (*Process, error) {
 		if err != nil || p != nil {
 			return p, err
 		}
-		p, err = s.launch(ctx, spec, text)
+		p, err = s.launch(ctx, spec, o)
 		if errors.Is(err, errRunning) {
 			// Somebody else's launcher came first. It may fail, and then it is
 			// our turn.
@@ -134,17 +159,33 @@ func sweepLast(ctx context.Context, dir string) (bool, error) {
 	return sweep(ctx, dir, id)
 }
 
-// launch runs the launcher once. The text is spec as JSON.
-func (s *Starter) launch(ctx context.Context, spec Spec, text []byte) (*Process, error) {
+// An order is what a launcher reads. One that waits reads goAhead before it
+// becomes the program.
+type order struct {
+	Spec
+	Waits bool `json:",omitempty"`
+}
+
+const goAhead = "true\n"
+
+// orders are an order as JSON, and what is to be done before goAhead; nil where
+// the launcher does not wait.
+type orders struct {
+	text  []byte
+	first func() error
+}
+
+// launch runs the launcher once.
+func (s *Starter) launch(ctx context.Context, spec Spec, o orders) (*Process, error) {
 	if s.Units != nil {
-		return s.launchUnit(ctx, spec, text)
+		return s.launchUnit(ctx, spec, o)
 	}
 	c, err := fork(s.Launcher, spec)
 	if err != nil {
 		return nil, err
 	}
 	crashpoint.Hit(crashpoint.ProcessForked)
-	id, err := s.direct(ctx, c, spec, text)
+	id, err := s.direct(ctx, c, spec, o)
 	if err != nil {
 		c.kill()
 		return nil, err
@@ -153,7 +194,7 @@ func (s *Starter) launch(ctx context.Context, spec Spec, text []byte) (*Process,
 }
 
 // direct makes the forked launcher c become the program.
-func (s *Starter) direct(ctx context.Context, c *child, spec Spec, text []byte) (Identity, error) {
+func (s *Starter) direct(ctx context.Context, c *child, spec Spec, o orders) (Identity, error) {
 	defer c.agent.Close()
 	if s.Groups != nil {
 		// It reads before it does anything, so nothing escapes.
@@ -161,7 +202,7 @@ func (s *Starter) direct(ctx context.Context, c *child, spec Spec, text []byte) 
 			return Identity{}, err
 		}
 	}
-	answer, err := talk(ctx, c.agent, text)
+	answer, err := talk(ctx, c.agent, o)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -252,14 +293,22 @@ type connection interface {
 	SetDeadline(t time.Time) error
 }
 
-// talk hands over the specification and returns the launcher's whole answer.
-func talk(ctx context.Context, c connection, spec []byte) ([]byte, error) {
+// talk hands over the orders and returns the launcher's whole answer.
+func talk(ctx context.Context, c connection, o orders) ([]byte, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	// A launcher that died has closed its end: its answer, or none, says more
 	// than EPIPE.
-	if _, err := c.Write(spec); err != nil && !errors.Is(err, syscall.EPIPE) {
+	if _, err := c.Write(o.text); err != nil && !errors.Is(err, syscall.EPIPE) {
 		return nil, why(ctx, err)
+	}
+	if o.first != nil {
+		if err := o.first(); err != nil {
+			return nil, &firstError{err}
+		}
+		if _, err := io.WriteString(c, goAhead); err != nil && !errors.Is(err, syscall.EPIPE) {
+			return nil, why(ctx, err)
+		}
 	}
 	answer, err := io.ReadAll(c)
 	if err != nil && !errors.Is(err, syscall.ECONNRESET) {

@@ -29,7 +29,7 @@ const callPrefix = "call-"
 const killPatience = 10 * time.Second
 
 // launchUnit is launch as a unit of systemd.
-func (s *Starter) launchUnit(ctx context.Context, spec Spec, text []byte) (*Process, error) {
+func (s *Starter) launchUnit(ctx context.Context, spec Spec, o orders) (*Process, error) {
 	socket := filepath.Join(spec.Dir, callPrefix+rand.Text())
 	l, err := listen(socket)
 	if err != nil {
@@ -48,7 +48,7 @@ func (s *Starter) launchUnit(ctx context.Context, spec Spec, text []byte) (*Proc
 		return nil, err
 	}
 	crashpoint.Hit(crashpoint.ProcessForked)
-	id, err := converse(ctx, l, conversation{started: started, dir: spec.Dir, text: text})
+	id, err := converse(ctx, l, conversation{started: started, dir: spec.Dir, orders: o})
 	if err == nil {
 		return &Process{id: id, dir: spec.Dir}, nil
 	}
@@ -63,7 +63,7 @@ func (s *Starter) launchUnit(ctx context.Context, spec Spec, text []byte) (*Proc
 type conversation struct {
 	started <-chan string // of the unit
 	dir     string        // the run directory
-	text    []byte        // the specification
+	orders  orders
 }
 
 // converse with the launcher that calls l. Once it has, it says more than
@@ -74,7 +74,7 @@ func converse(ctx context.Context, l *net.UnixListener, o conversation) (Identit
 		return Identity{}, err
 	}
 	defer c.Close()
-	answer, err := talk(ctx, c, o.text)
+	answer, err := talk(ctx, c, o.orders)
 	if err != nil {
 		return Identity{}, err
 	}
