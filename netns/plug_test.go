@@ -4,19 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
-	"github.com/causeway-project/causeway/netns/namespace"
 	"github.com/causeway-project/causeway/netns/plug"
 )
 
@@ -118,86 +113,6 @@ func TestPlugsKilledAnywhere(t *testing.T) {
 	}
 }
 
-const (
-	sceneEnv = "CAUSEWAY_NETNS_TEST_SCENE"
-	ovsdbEnv = "CAUSEWAY_NETNS_TEST_OVSDB"
-)
-
-// sceneOfChild is the world that the parent made.
-func sceneOfChild() (*Host, Network) {
-	h := New(Options{ProbeWait: 40 * time.Millisecond, OVSDB: os.Getenv(ovsdbEnv)})
-	for _, sc := range scenes() {
-		if sc.name == os.Getenv(sceneEnv) {
-			if strings.Contains(sc.name, "model") {
-				h.plugs.Kinds = modelVLANs{}
-			}
-			return h, sc.network()
-		}
-	}
-	return h, blue()
-}
-
-// A VLAN's number and a hardware address can be once on a device. A namespace
-// that somebody unnamed holds ours as long as a process lives in it.
-func TestStrayLinkIsTakenFromUnnamedNamespace(t *testing.T) {
-	for _, sc := range scenes()[:3] {
-		t.Run(sc.name, func(t *testing.T) {
-			h, n := sc.build(t), sc.network()
-			ensure(t, h, n)
-			cmd := exec.CommandContext(t.Context(), "nsenter", "--net="+namespace.Path(n.Namespace), "sh", "-c", "echo in; exec sleep 1000")
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-			if _, err := out.Read(make([]byte, 8)); err != nil {
-				t.Fatal(err)
-			}
-			ip(t, "netns del cw-blue")
-			if err := h.Ensure(t.Context(), n); err != nil {
-				t.Fatal(err)
-			}
-			healthy(t, h, n)
-			reached(t, n.Namespace)
-		})
-	}
-}
-
-// The one of two networks that comes second is told.
-func TestNumberTaken(t *testing.T) {
-	for _, sc := range scenes()[1:3] {
-		t.Run(sc.name, func(t *testing.T) {
-			h, n := sc.build(t), sc.network()
-			ensure(t, h, n)
-			second := sc.network()
-			second.Namespace, second.HostLink, second.MAC = "cw-second", "cwsecond", mac("02:77:00:00:00:03")
-			second.Addresses, second.Routes = prefixes("10.77.0.3/24"), nil
-			t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), second) })
-			if err := h.Ensure(t.Context(), second); !errors.Is(err, plug.ErrTaken) {
-				t.Errorf("ensure: %v, want ErrTaken", err)
-			}
-			healthy(t, h, n)
-		})
-	}
-}
-
-// Several gateways on one device reach one another and the wire, and the host
-// reaches none.
-func TestMacvlanIsClosedToTheHost(t *testing.T) {
-	newWire(t)
-	ip(t, "addr add 10.77.0.8/24 dev p0")
-	h, n := newHost(), scenes()[0].network()
-	ensure(t, h, n)
-	listen(t, "cw-blue", "[::]:2049", "nfs")
-	_, err := net.DialTimeout("tcp", "10.77.0.2:2049", silence)
-	if err == nil {
-		t.Error("the host reached the gateway")
-	}
-}
-
 // A duplicate is found over every plug.
 func TestPlugsFindDuplicates(t *testing.T) {
 	for _, sc := range scenes() {
@@ -274,73 +189,6 @@ func TestPlugsThatTheHostLacks(t *testing.T) {
 	}
 }
 
-// The device of a plug goes and comes back.
-func TestDeviceReturns(t *testing.T) {
-	newWire(t)
-	h, n := newHost(), scenes()[0].network()
-	ensure(t, h, n)
-	ip(t, "link del p0")
-	if err := h.Ensure(t.Context(), n); !errors.Is(err, plug.ErrNoDevice) {
-		t.Errorf("ensure without the device: %v", err)
-	}
-	s, err := h.Observe(t.Context(), n)
-	if err != nil || !s.Exists || !strings.Contains(strings.Join(s.Drift, "\n"), "there is no such link") {
-		t.Errorf("observe without the device: %+v, %v", s, err)
-	}
-	ip(t, "link add p0 type veth peer name t0 netns ten")
-	ip(t, "link set p0 up")
-	tenantAddresses(t, "t0")
-	if err := h.Ensure(t.Context(), n); err != nil {
-		t.Fatal(err)
-	}
-	healthy(t, h, n)
-	reached(t, n.Namespace)
-}
-
-// Whether this kernel has 802.1Q: where it has, the real thing is used, and
-// where not, the error says what is missing.
-func TestKernelVLAN(t *testing.T) {
-	newWire(t)
-	h, n := newHost(), scenes()[1].network()
-	t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), n) })
-	err := h.Ensure(t.Context(), n)
-	if errors.Is(err, plug.ErrUnsupported) {
-		nothingLeft(t, h) // refused before anything was made
-		if !strings.Contains(err.Error(), "modprobe 8021q") {
-			t.Errorf("%v: without the cure", err)
-		}
-		t.Skipf("this kernel has no 802.1Q links (%v): the model of them was tested instead", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	healthy(t, h, n)
-	in(t, "ten", "ip link add link t0 name v100 type vlan id 100")
-	in(t, "ten", "ip addr flush dev t0")
-	tenantAddresses(t, "v100")
-	reached(t, n.Namespace)
-}
-
-// The same for the VLANs of bridges.
-func TestKernelBridgeVLAN(t *testing.T) {
-	newBridge(t, "br-blue")
-	h, n := newHost(), blue()
-	n.Plug = plug.Bridge{Name: "br-blue", VLAN: 100}
-	if out, err := exec.Command("ip", "link", "set", "br-blue", "type", "bridge", "vlan_filtering", "1").CombinedOutput(); err != nil {
-		if err := h.Check(t.Context(), n); !errors.Is(err, plug.ErrUnsupported) && !errors.Is(err, plug.ErrNoVLANs) {
-			t.Errorf("check: %v, want ErrUnsupported or ErrNoVLANs", err)
-		}
-		t.Skipf("this kernel's bridges filter no VLANs (%s): a model of their table was tested instead", strings.TrimSpace(string(out)))
-	}
-	newTenant(t, "ten", "br-blue", "10.77.0.5/24", "fd77::5/64")
-	ensure(t, h, n)
-	healthy(t, h, n)
-	_, err := dial(t, "ten", "tcp", "10.77.0.2:2049", silence)
-	noAnswer(t, "another VLAN", err)
-	run(t, "bridge", "vlan", "add", "dev", "ten", "vid", "100", "pvid", "untagged")
-	reached(t, n.Namespace)
-}
-
 func TestValidatePlugs(t *testing.T) {
 	a, b, c := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("fd00::2")
 	tests := []struct {
@@ -385,35 +233,5 @@ func TestValidatePlugs(t *testing.T) {
 				t.Errorf("%v, want %q", err, test.words)
 			}
 		})
-	}
-}
-
-// A port that is not yet in its VLAN alone is never up: in another one it would
-// hear another tenant.
-func TestTagCutShort(t *testing.T) {
-	newBridge(t, "br-blue")
-	for nth := 1; nth <= 2; nth++ { // out of VLAN 1, into VLAN 100
-		h, n := newHost(), blue()
-		n.Plug = plug.Bridge{Name: "br-blue", VLAN: 100}
-		model := newModelTable()
-		h.plugs.VLANs = func(nl *netlink.Handle) plug.PortVLANs { model.nl = nl; return model }
-		model.fail = nth
-		t.Cleanup(func() { _ = h.Remove(context.WithoutCancel(t.Context()), n) })
-		if err := h.Ensure(t.Context(), n); !errors.Is(err, unix.ENOMEM) {
-			t.Fatalf("ensure, change %d fails: %v", nth, err)
-		}
-		if model.fail != 0 {
-			t.Fatalf("change %d was not made", nth)
-		}
-		if l := ip(t, "link show cwblue"); strings.Contains(l, ",UP") || strings.Contains(l, "<UP") {
-			t.Errorf("change %d failed, and the port is up:\n%s", nth, l)
-		}
-		if err := h.Ensure(t.Context(), n); err != nil {
-			t.Fatal(err)
-		}
-		healthy(t, h, n)
-		if err := h.Remove(t.Context(), n); err != nil {
-			t.Fatal(err)
-		}
 	}
 }

@@ -3,10 +3,12 @@ package netns
 import (
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -233,4 +235,23 @@ func reached(t *testing.T, ns string) {
 		}
 		l.Close()
 	}
+}
+
+const (
+	sceneEnv = "CAUSEWAY_NETNS_TEST_SCENE"
+	ovsdbEnv = "CAUSEWAY_NETNS_TEST_OVSDB"
+)
+
+// sceneOfChild is the world that the parent made.
+func sceneOfChild() (*Host, Network) {
+	h := New(Options{ProbeWait: 40 * time.Millisecond, OVSDB: os.Getenv(ovsdbEnv)})
+	for _, sc := range scenes() {
+		if sc.name == os.Getenv(sceneEnv) {
+			if strings.Contains(sc.name, "model") {
+				h.plugs.Kinds = modelVLANs{}
+			}
+			return h, sc.network()
+		}
+	}
+	return h, blue()
 }
