@@ -130,7 +130,7 @@ func (h *Host) Check(ctx context.Context, n Network) error {
 //
 // What is as wanted is not touched, so that a gateway in it goes on serving; on
 // a healthy network Ensure only reads. Killed half-way, it is finished by the
-// next call. Beside the errors of Check it returns ErrAddressInUse: then the
+// next call. Beside the errors of Check it returns ErrAddressInUse: then
 // the address is not on the interface, everything else may be.
 //
 // A namespace that somebody removed from /run/netns is made anew even if a

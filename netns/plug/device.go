@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/vishvananda/netlink"
 	rtnl "github.com/vishvananda/netlink/nl"
@@ -137,6 +138,32 @@ func unknownKind(kind string) error {
 
 func (kernelKinds) Add(nl *netlink.Handle, l netlink.Link) error { return nl.LinkAdd(l) }
 func (kernelKinds) Kind(l netlink.Link) netlink.Link             { return l }
+
+// device finds a device of this host that carries a plug.
+func device(nl *netlink.Handle, name string) (netlink.Link, error) {
+	l, err := kernel.Link(nl, name)
+	switch {
+	case err != nil:
+		return nil, err
+	case l == nil:
+		return nil, fmt.Errorf("device %s: there is no such link (see \"ip link\"): %w", name, ErrNoDevice)
+	case l.Attrs().Flags&net.FlagLoopback != 0:
+		return nil, fmt.Errorf("device %s: is the loopback, which reaches no network: %w", name, ErrNoDevice)
+	case !kernel.Up(l):
+		return nil, fmt.Errorf("device %s: is down: set it up with \"ip link set %s up\": %w", name, name, ErrNoDevice)
+	}
+	return l, nil
+}
+
+func validateDevice(name string, o Options) error {
+	if !kernel.ValidLinkName(name) {
+		return fmt.Errorf("device %q: no name of a link", name)
+	}
+	if name == o.HostLink {
+		return fmt.Errorf("device %q: is the host link too", name)
+	}
+	return nil
+}
 
 // onDevice finds a plug's device. Headers of the given length leave so much
 // less room.

@@ -7,12 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/ovs"
 )
 
@@ -69,43 +66,10 @@ type base struct {
 	ovs  ovs.Bridge
 }
 
-// device finds a device of this host that carries a plug.
-func device(nl *netlink.Handle, name string) (netlink.Link, error) {
-	l, err := kernel.Link(nl, name)
-	switch {
-	case err != nil:
-		return nil, err
-	case l == nil:
-		return nil, fmt.Errorf("device %s: there is no such link (see \"ip link\"): %w", name, ErrNoDevice)
-	case l.Attrs().Flags&net.FlagLoopback != 0:
-		return nil, fmt.Errorf("device %s: is the loopback, which reaches no network: %w", name, ErrNoDevice)
-	case !kernel.Up(l):
-		return nil, fmt.Errorf("device %s: is down: set it up with \"ip link set %s up\": %w", name, name, ErrNoDevice)
-	}
-	return l, nil
-}
-
-func validateDevice(name string, o Options) error {
-	if !kernel.ValidLinkName(name) {
-		return fmt.Errorf("device %q: no name of a link", name)
-	}
-	if name == o.HostLink {
-		return fmt.Errorf("device %q: is the host link too", name)
-	}
-	return nil
-}
-
 // validateTag takes 0 for none.
 func validateTag(vlan int) error {
 	if vlan < 0 || vlan > 4094 {
 		return fmt.Errorf("vlan %d: not between 1 and 4094 (IEEE 802.1Q keeps 0 and 4095)", vlan)
-	}
-	return nil
-}
-
-func validateUnicast(what string, a netip.Addr) error {
-	if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
-		return fmt.Errorf("%s %s: not a machine's address", what, a)
 	}
 	return nil
 }

@@ -71,6 +71,13 @@ func (p VXLAN) validate(o Options) error {
 	return nil
 }
 
+func validateUnicast(what string, a netip.Addr) error {
+	if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+		return fmt.Errorf("%s %s: not a machine's address", what, a)
+	}
+	return nil
+}
+
 func (p VXLAN) base(_ context.Context, s *Site) (base, error) {
 	headers := 14 + 20 + 8 + 8 // inner Ethernet, IPv4, UDP, VXLAN
 	if p.Local.Is6() {
