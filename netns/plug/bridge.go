@@ -49,12 +49,12 @@ func (p Bridge) base(_ context.Context, s *Site) (base, error) {
 	return base{link: l, mtu: l.Attrs().MTU}, nil
 }
 
-func (p Bridge) observe(_ context.Context, s *Site, b base) (drift []string, remains bool, err error) {
-	drift, err = s.observeOuter(b)
-	if err != nil || s.outer == nil || b.link == nil {
+func (p Bridge) observe(_ context.Context, s *Site) (drift []string, remains bool, err error) {
+	drift, err = s.observeOuter()
+	if err != nil || s.outer == nil || s.base.link == nil {
 		return drift, s.outer != nil, err
 	}
-	port := s.outer.Attrs().MasterIndex == b.link.Attrs().Index
+	port := s.outer.Attrs().MasterIndex == s.base.link.Attrs().Index
 	if !port {
 		return append(drift, fmt.Sprintf("link %s is not a port of %s", s.o.HostLink, p.Name)), true, nil
 	}
@@ -79,20 +79,20 @@ func (p Bridge) observe(_ context.Context, s *Site, b base) (drift []string, rem
 	return drift, true, nil
 }
 
-func (p Bridge) observeInside(s *Site, _ base, _ *netlink.Handle, inner netlink.Link) ([]string, error) {
+func (p Bridge) observeInside(s *Site, _ *netlink.Handle, inner netlink.Link) ([]string, error) {
 	return s.observePair(inner)
 }
 
 // attach makes the host's end a port of the bridge, and of its VLAN alone,
 // before it is up: a new port is in the bridge's default VLAN.
-func (p Bridge) attach(_ context.Context, s *Site, b base) error {
-	if err := s.repairPair(b); err != nil {
+func (p Bridge) attach(_ context.Context, s *Site) error {
+	if err := s.repairPair(); err != nil {
 		return err
 	}
-	if err := s.repairOuter(b); err != nil {
+	if err := s.repairOuter(); err != nil {
 		return err
 	}
-	if s.outer.Attrs().MasterIndex != b.link.Attrs().Index {
+	if s.outer.Attrs().MasterIndex != s.base.link.Attrs().Index {
 		if p.VLAN != 0 {
 			if err := s.nl.LinkSetDown(s.outer); err != nil {
 				return fmt.Errorf("set %s down: %w", s.o.HostLink, err)
@@ -100,7 +100,7 @@ func (p Bridge) attach(_ context.Context, s *Site, b base) error {
 			s.outer.Attrs().Flags &^= 1 // net.FlagUp
 		}
 		// From one bridge to the other in one request: the pair stays as it is.
-		if err := s.nl.LinkSetMaster(s.outer, b.link); err != nil {
+		if err := s.nl.LinkSetMaster(s.outer, s.base.link); err != nil {
 			return fmt.Errorf("make %s a port of %s: %w", s.o.HostLink, p.Name, err)
 		}
 	}

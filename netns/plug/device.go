@@ -32,28 +32,28 @@ func (p VLAN) validate(o Options) error {
 
 func (p VLAN) base(_ context.Context, s *Site) (base, error) { return s.onDevice(p.Device, 0) }
 
-func (p VLAN) stacked(s *Site, b base) stacked {
+func (p VLAN) stacked(s *Site) stacked {
 	return stacked{
 		words: fmt.Sprintf("the VLAN %d of %s", p.ID, p.Device),
 		make: &netlink.Vlan{
-			LinkAttrs: s.stackedAttrs(b), VlanId: p.ID, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q,
+			LinkAttrs: s.stackedAttrs(), VlanId: p.ID, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q,
 		},
 		same: func(l netlink.Link) bool {
 			v, ok := l.(*netlink.Vlan)
-			return ok && v.VlanId == p.ID && v.VlanProtocol == netlink.VLAN_PROTOCOL_8021Q && v.ParentIndex == b.link.Attrs().Index
+			return ok && v.VlanId == p.ID && v.VlanProtocol == netlink.VLAN_PROTOCOL_8021Q && v.ParentIndex == s.base.link.Attrs().Index
 		},
 	}
 }
 
-func (p VLAN) observeInside(s *Site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
-	if b.link == nil {
+func (p VLAN) observeInside(s *Site, in *netlink.Handle, inner netlink.Link) ([]string, error) {
+	if s.base.link == nil {
 		return nil, nil
 	}
-	return s.observeStacked(in, inner, p.stacked(s, b))
+	return s.observeStacked(in, inner, p.stacked(s))
 }
 
-func (p VLAN) attach(ctx context.Context, s *Site, b base) error {
-	return s.attachStacked(ctx, p.stacked(s, b), nil)
+func (p VLAN) attach(ctx context.Context, s *Site) error {
+	return s.attachStacked(ctx, p.stacked(s), nil)
 }
 
 // Macvlan is a macvlan, in mode bridge, on a device: frames reach the device's
@@ -66,40 +66,40 @@ func (p Macvlan) validate(o Options) error { return validateDevice(p.Device, o) 
 
 func (p Macvlan) base(_ context.Context, s *Site) (base, error) { return s.onDevice(p.Device, 0) }
 
-func (p Macvlan) stacked(s *Site, b base) stacked {
+func (p Macvlan) stacked(s *Site) stacked {
 	return stacked{
 		words: "a macvlan on " + p.Device,
-		make:  &netlink.Macvlan{LinkAttrs: s.stackedAttrs(b), Mode: netlink.MACVLAN_MODE_BRIDGE},
+		make:  &netlink.Macvlan{LinkAttrs: s.stackedAttrs(), Mode: netlink.MACVLAN_MODE_BRIDGE},
 		same: func(l netlink.Link) bool {
 			v, ok := l.(*netlink.Macvlan)
-			return ok && v.Mode == netlink.MACVLAN_MODE_BRIDGE && v.ParentIndex == b.link.Attrs().Index
+			return ok && v.Mode == netlink.MACVLAN_MODE_BRIDGE && v.ParentIndex == s.base.link.Attrs().Index
 		},
 	}
 }
 
-func (p Macvlan) observeInside(s *Site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
-	if b.link == nil {
+func (p Macvlan) observeInside(s *Site, in *netlink.Handle, inner netlink.Link) ([]string, error) {
+	if s.base.link == nil {
 		return nil, nil
 	}
-	return s.observeStacked(in, inner, p.stacked(s, b))
+	return s.observeStacked(in, inner, p.stacked(s))
 }
 
-func (p Macvlan) attach(ctx context.Context, s *Site, b base) error {
-	return s.attachStacked(ctx, p.stacked(s, b), nil)
+func (p Macvlan) attach(ctx context.Context, s *Site) error {
+	return s.attachStacked(ctx, p.stacked(s), nil)
 }
 
 // The links that stand on a device are made inside the namespace in one
 // request, and nothing of them is on the host's side: a killed Ensure leaves
 // all of the link or nothing, and the namespace takes it along.
 
-func (VLAN) observe(context.Context, *Site, base) ([]string, bool, error)    { return nil, false, nil }
-func (VLAN) open(*Site) error                                                { return nil }
-func (VLAN) await(context.Context, *Site) error                              { return nil }
-func (VLAN) detach(_ context.Context, s *Site) error                         { return s.clearStrays() }
-func (Macvlan) observe(context.Context, *Site, base) ([]string, bool, error) { return nil, false, nil }
-func (Macvlan) open(*Site) error                                             { return nil }
-func (Macvlan) await(context.Context, *Site) error                           { return nil }
-func (Macvlan) detach(_ context.Context, s *Site) error                      { return s.clearStrays() }
+func (VLAN) observe(context.Context, *Site) ([]string, bool, error)    { return nil, false, nil }
+func (VLAN) open(*Site) error                                          { return nil }
+func (VLAN) await(context.Context, *Site) error                        { return nil }
+func (VLAN) detach(_ context.Context, s *Site) error                   { return s.clearStrays() }
+func (Macvlan) observe(context.Context, *Site) ([]string, bool, error) { return nil, false, nil }
+func (Macvlan) open(*Site) error                                       { return nil }
+func (Macvlan) await(context.Context, *Site) error                     { return nil }
+func (Macvlan) detach(_ context.Context, s *Site) error                { return s.clearStrays() }
 
 // LinkKinds makes links and tells their kind. It stands here because kernels
 // may be built without 802.1Q: the tests have a model of such links.
@@ -189,9 +189,9 @@ type stacked struct {
 	same  func(netlink.Link) bool // whether a link is this one, but for the namespace of its device
 }
 
-func (s *Site) stackedAttrs(b base) netlink.LinkAttrs {
+func (s *Site) stackedAttrs() netlink.LinkAttrs {
 	a := netlink.NewLinkAttrs()
-	a.Name, a.ParentIndex, a.MTU, a.HardwareAddr = Interface, b.link.Attrs().Index, s.o.mtu(b), s.o.MAC
+	a.Name, a.ParentIndex, a.MTU, a.HardwareAddr = Interface, s.base.link.Attrs().Index, s.MTU(), s.o.MAC
 	if s.ns != nil {
 		a.Namespace = netlink.NsFd(int(s.ns.Fd()))
 	}

@@ -74,13 +74,13 @@ func (p OVS) ids(o Options) map[string]string {
 	return ids
 }
 
-func (p OVS) observe(_ context.Context, s *Site, b base) (drift []string, remains bool, err error) {
-	drift, err = s.observeOuter(b)
-	remains = s.outer != nil || b.ovs.Port != nil
-	if err != nil || b.mtu == 0 {
+func (p OVS) observe(_ context.Context, s *Site) (drift []string, remains bool, err error) {
+	drift, err = s.observeOuter()
+	remains = s.outer != nil || s.base.ovs.Port != nil
+	if err != nil || s.base.mtu == 0 {
 		return drift, remains, err
 	}
-	name, port := s.o.HostLink, b.ovs.Port
+	name, port := s.o.HostLink, s.base.ovs.Port
 	switch {
 	case port == nil || !port.Here:
 		return append(drift, fmt.Sprintf("link %s is not a port of %s", name, p.Bridge)), remains, nil
@@ -97,9 +97,9 @@ func (p OVS) observe(_ context.Context, s *Site, b base) (drift []string, remain
 	return drift, remains, nil
 }
 
-func (p OVS) observeInside(s *Site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
+func (p OVS) observeInside(s *Site, in *netlink.Handle, inner netlink.Link) ([]string, error) {
 	drift, err := s.observePair(inner)
-	if err != nil || !b.ovs.Userspace {
+	if err != nil || !s.base.ovs.Userspace {
 		return drift, err
 	}
 	on, err := kernel.OffloadsChecksums(Interface)
@@ -111,8 +111,8 @@ func (p OVS) observeInside(s *Site, b base, in *netlink.Handle, inner netlink.Li
 
 // attach takes the port away before its link is made anew: a port whose link
 // changes under it may go on with the old one.
-func (p OVS) attach(ctx context.Context, s *Site, b base) error {
-	port := b.ovs.Port
+func (p OVS) attach(ctx context.Context, s *Site) error {
+	port := s.base.ovs.Port
 	ok, err := s.intactPair()
 	if err != nil {
 		return err
@@ -124,18 +124,18 @@ func (p OVS) attach(ctx context.Context, s *Site, b base) error {
 		port = nil
 	}
 	if !ok {
-		if err := s.makePair(b); err != nil {
+		if err := s.makePair(); err != nil {
 			return err
 		}
 	}
-	if b.ovs.Userspace {
+	if s.base.ovs.Userspace {
 		// A userspace datapath reads frames as a program would, and nothing adds
 		// the checksums that the kernel has left out.
 		if err := namespace.Inside(s.ns, func() error { return kernel.ComputeChecksums(Interface) }); err != nil {
 			return err
 		}
 	}
-	if err := s.repairOuter(b); err != nil {
+	if err := s.repairOuter(); err != nil {
 		return err
 	}
 	o := ovs.PortOptions{Name: s.o.HostLink, Bridge: p.Bridge, Tag: p.VLAN, IDs: p.ids(s.o)}

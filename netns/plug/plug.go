@@ -51,9 +51,9 @@ type Plug interface {
 	// The others are what the methods of Site say.
 
 	base(ctx context.Context, s *Site) (base, error)
-	observe(ctx context.Context, s *Site, b base) (drift []string, remains bool, err error)
-	observeInside(s *Site, b base, in *netlink.Handle, inner netlink.Link) (drift []string, err error)
-	attach(ctx context.Context, s *Site, b base) error
+	observe(ctx context.Context, s *Site) (drift []string, remains bool, err error)
+	observeInside(s *Site, in *netlink.Handle, inner netlink.Link) (drift []string, err error)
+	attach(ctx context.Context, s *Site) error
 	open(s *Site) error
 	await(ctx context.Context, s *Site) error
 	detach(ctx context.Context, s *Site) error

@@ -70,7 +70,7 @@ func (p Provided) base(_ context.Context, s *Site) (base, error) {
 	return base{}, err
 }
 
-func (p Provided) observe(_ context.Context, s *Site, _ base) ([]string, bool, error) {
+func (p Provided) observe(_ context.Context, s *Site) ([]string, bool, error) {
 	if s.ns == nil {
 		return nil, false, nil
 	}
@@ -79,11 +79,11 @@ func (p Provided) observe(_ context.Context, s *Site, _ base) ([]string, bool, e
 	return nil, there && (owner == p.Owner || owner == ""), err
 }
 
-func (Provided) observeInside(*Site, base, *netlink.Handle, netlink.Link) ([]string, error) {
+func (Provided) observeInside(*Site, *netlink.Handle, netlink.Link) ([]string, error) {
 	return nil, nil
 }
 
-func (Provided) attach(context.Context, *Site, base) error { return nil }
-func (Provided) open(*Site) error                          { return nil }
-func (Provided) await(context.Context, *Site) error        { return nil }
-func (Provided) detach(context.Context, *Site) error       { return nil }
+func (Provided) attach(context.Context, *Site) error { return nil }
+func (Provided) open(*Site) error                    { return nil }
+func (Provided) await(context.Context, *Site) error  { return nil }
+func (Provided) detach(context.Context, *Site) error { return nil }

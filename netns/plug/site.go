@@ -111,19 +111,24 @@ func (s *Site) Makes() error {
 }
 
 // MTU of the interface inside; 0 leaves it as it is.
-func (s *Site) MTU() int { return s.o.mtu(s.base) }
+func (s *Site) MTU() int {
+	if s.o.MTU != 0 {
+		return s.o.MTU
+	}
+	return s.base.mtu
+}
 
 // Observe compares the host's side, changing nothing. ns is nil where there is
 // no namespace, and Find may have found nothing: that is not said again.
 func (s *Site) Observe(ctx context.Context, ns *os.File) (drift []string, remains bool, err error) {
 	s.ns = ns
-	return s.o.Plug.observe(ctx, s, s.base)
+	return s.o.Plug.observe(ctx, s)
 }
 
 // ObserveInside compares the interface inside with what Observe saw; the
 // calling thread and in are in the namespace.
 func (s *Site) ObserveInside(in *netlink.Handle, inner netlink.Link) (drift []string, err error) {
-	return s.o.Plug.observeInside(s, s.base, in, inner)
+	return s.o.Plug.observeInside(s, in, inner)
 }
 
 // Attach makes the interface inside, and what it hangs on, unless it is there.
@@ -131,7 +136,7 @@ func (s *Site) ObserveInside(in *netlink.Handle, inner netlink.Link) (drift []st
 // call.
 func (s *Site) Attach(ctx context.Context, ns *os.File) error {
 	s.ns = ns
-	return s.o.Plug.attach(ctx, s, s.base)
+	return s.o.Plug.attach(ctx, s)
 }
 
 // Open lets the network in; the firewall is there.
@@ -145,12 +150,4 @@ func (s *Site) Await(ctx context.Context) error { return s.o.Plug.await(ctx, s) 
 func (s *Site) Detach(ctx context.Context, ns *os.File) error {
 	s.ns = ns
 	return s.o.Plug.detach(ctx, s)
-}
-
-// mtu is that of the interface inside; 0 leaves it as it is.
-func (o Options) mtu(b base) int {
-	if o.MTU != 0 {
-		return o.MTU
-	}
-	return b.mtu
 }

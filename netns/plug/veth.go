@@ -28,7 +28,7 @@ func (o Options) outerMAC() net.HardwareAddr {
 // outerMTU is that of the host's end. It is never below the bridge's: a bridge
 // whose mtu nobody set takes its ports' lowest (br_mtu_auto_adjust; Open vSwitch
 // does the same), so that one network's wish would reach all others on it.
-func (o Options) outerMTU(b base) int { return max(o.MTU, b.mtu) }
+func (s *Site) outerMTU() int { return max(s.o.MTU, s.base.mtu) }
 
 // paired reports whether outer, in the host's namespace, and inner, in ns, are
 // the two ends of one veth pair. The ids of namespaces are nl's.
@@ -46,7 +46,7 @@ func paired(nl *netlink.Handle, ns *os.File, outer, inner netlink.Link) (bool, e
 }
 
 // observeOuter looks at the host's end of a veth pair.
-func (s *Site) observeOuter(b base) (drift []string, err error) {
+func (s *Site) observeOuter() (drift []string, err error) {
 	o := s.o
 	if s.outer, err = kernel.Link(s.nl, o.HostLink); err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func (s *Site) observeOuter(b base) (drift []string, err error) {
 	if a.Alias != o.Namespace {
 		drift = append(drift, fmt.Sprintf("link %s has the alias %q, not %q", o.HostLink, a.Alias, o.Namespace))
 	}
-	if mtu := o.outerMTU(b); b.mtu != 0 && a.MTU != mtu {
+	if mtu := s.outerMTU(); s.base.mtu != 0 && a.MTU != mtu {
 		drift = append(drift, fmt.Sprintf("link %s has the mtu %d, not %d", o.HostLink, a.MTU, mtu))
 	}
 	if mac := o.outerMAC(); !bytes.Equal(a.HardwareAddr, mac) {
@@ -100,17 +100,17 @@ func (s *Site) intactPair() (ok bool, err error) {
 }
 
 // repairPair makes the veth pair unless it is there.
-func (s *Site) repairPair(b base) error {
+func (s *Site) repairPair() error {
 	ok, err := s.intactPair()
 	if ok || err != nil {
 		return err
 	}
-	return s.makePair(b)
+	return s.makePair()
 }
 
 // makePair makes the peer inside at once, so that no half of a pair is ever
 // without its namespace.
-func (s *Site) makePair(b base) (err error) {
+func (s *Site) makePair() (err error) {
 	o := s.o
 	if err := kernel.Delete(s.nl, o.HostLink); err != nil {
 		return err
@@ -120,9 +120,9 @@ func (s *Site) makePair(b base) (err error) {
 		PeerName:         Interface,
 		PeerHardwareAddr: o.MAC,
 		PeerNamespace:    netlink.NsFd(int(s.ns.Fd())),
-		PeerMTU:          uint32(o.mtu(b)),
+		PeerMTU:          uint32(s.MTU()),
 	}
-	pair.Name, pair.MTU, pair.HardwareAddr = o.HostLink, o.outerMTU(b), o.outerMAC()
+	pair.Name, pair.MTU, pair.HardwareAddr = o.HostLink, s.outerMTU(), o.outerMAC()
 	if err := s.nl.LinkAdd(pair); err != nil {
 		return fmt.Errorf("add veth pair %s: %w", o.HostLink, err)
 	}
@@ -135,14 +135,14 @@ func (s *Site) makePair(b base) (err error) {
 
 // repairOuter does not set the host's end up: that waits for the firewall
 // inside.
-func (s *Site) repairOuter(b base) error {
+func (s *Site) repairOuter() error {
 	o, a := s.o, s.outer.Attrs()
 	if a.Alias != o.Namespace {
 		if err := s.nl.LinkSetAlias(s.outer, o.Namespace); err != nil {
 			return fmt.Errorf("set alias of %s: %w", o.HostLink, err)
 		}
 	}
-	if mtu := o.outerMTU(b); a.MTU != mtu {
+	if mtu := s.outerMTU(); a.MTU != mtu {
 		if err := s.nl.LinkSetMTU(s.outer, mtu); err != nil {
 			return fmt.Errorf("set mtu %d of %s: %w", mtu, o.HostLink, err)
 		}

@@ -99,29 +99,29 @@ func (p VXLAN) base(_ context.Context, s *Site) (base, error) {
 	return base{}, fmt.Errorf("vxlan local address %s: is not an address of device %s: %w", p.Local, p.Device, ErrNoDevice)
 }
 
-func (p VXLAN) stacked(s *Site, b base) stacked {
-	a := s.stackedAttrs(b)
+func (p VXLAN) stacked(s *Site) stacked {
+	a := s.stackedAttrs()
 	a.ParentIndex = 0 // named by VtepDevIndex
 	return stacked{
 		words: fmt.Sprintf("VXLAN %d from %s over %s to port %d", p.ID, p.Local, p.Device, p.port()),
 		make: &netlink.Vxlan{
-			LinkAttrs: a, VxlanId: p.ID, VtepDevIndex: b.link.Attrs().Index, SrcAddr: p.Local.AsSlice(), Port: p.port(), Learning: true,
+			LinkAttrs: a, VxlanId: p.ID, VtepDevIndex: s.base.link.Attrs().Index, SrcAddr: p.Local.AsSlice(), Port: p.port(), Learning: true,
 		},
 		same: func(l netlink.Link) bool {
 			v, ok := l.(*netlink.Vxlan)
-			return ok && v.VxlanId == p.ID && v.VtepDevIndex == b.link.Attrs().Index && v.SrcAddr.Equal(p.Local.AsSlice()) &&
+			return ok && v.VxlanId == p.ID && v.VtepDevIndex == s.base.link.Attrs().Index && v.SrcAddr.Equal(p.Local.AsSlice()) &&
 				v.Port == p.port() && v.Learning && v.Group == nil && !v.FlowBased
 		},
 	}
 }
 
-func (p VXLAN) observe(context.Context, *Site, base) ([]string, bool, error) { return nil, false, nil }
+func (p VXLAN) observe(context.Context, *Site) ([]string, bool, error) { return nil, false, nil }
 
-func (p VXLAN) observeInside(s *Site, b base, in *netlink.Handle, inner netlink.Link) ([]string, error) {
-	if b.link == nil {
+func (p VXLAN) observeInside(s *Site, in *netlink.Handle, inner netlink.Link) ([]string, error) {
+	if s.base.link == nil {
 		return nil, nil
 	}
-	drift, err := s.observeStacked(in, inner, p.stacked(s, b))
+	drift, err := s.observeStacked(in, inner, p.stacked(s))
 	if err != nil || inner.Type() != "vxlan" {
 		return drift, err
 	}
@@ -142,8 +142,8 @@ func (p VXLAN) observeInside(s *Site, b base, in *netlink.Handle, inner netlink.
 	return drift, nil
 }
 
-func (p VXLAN) attach(ctx context.Context, s *Site, b base) error {
-	return s.attachStacked(ctx, p.stacked(s, b), p.repairPeers)
+func (p VXLAN) attach(ctx context.Context, s *Site) error {
+	return s.attachStacked(ctx, p.stacked(s), p.repairPeers)
 }
 
 // repairPeers runs in the namespace.
