@@ -22,6 +22,7 @@ import (
 	"github.com/causeway-project/causeway/agent/tree"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
+	"github.com/causeway-project/causeway/netns"
 )
 
 // driver is what Options.Drivers holds.
@@ -317,7 +318,7 @@ func (a *Agent) server(network string, n *intent.Network) parts.Server {
 		RunDir:   a.at.GatewayRun(network),
 		StateDir: a.at.GatewayState(network),
 		Exports:  a.at.Exports(network),
-		NetNS:    namespacePath(n.Namespace),
+		NetNS:    netns.Path(n.Namespace),
 		Settings: n.GatewaySettings(),
 		Versions: n.Served(),
 	}

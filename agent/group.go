@@ -15,7 +15,6 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
-	"github.com/causeway-project/causeway/netns"
 )
 
 // A group is one dependency group and its worker: a share with all that hangs
@@ -426,8 +425,6 @@ func backoff(attempts int) time.Duration {
 func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
-
-func namespacePath(name string) string { return netns.Path(name) }
 
 // targetOf is where a thing of the mount table lies; empty for others.
 func (a *Agent) targetOf(k reconcile.Key) string {

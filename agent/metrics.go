@@ -11,7 +11,7 @@ import (
 	"github.com/causeway-project/causeway/agent/statistics"
 )
 
-// metrics are read by Prometheus; docs/metrics.md lists them. Counts of objects
+// metrics are read by Prometheus; docs/troubleshooting.md lists them. Counts of objects
 // are taken from the objects when somebody scrapes, so they cannot drift.
 type metrics struct {
 	a         *Agent

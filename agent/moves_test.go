@@ -15,6 +15,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/netns"
 )
 
 // plugged says how the network blue is on the host, and whether its gateway
@@ -354,7 +355,7 @@ func TestReplugToProvided(t *testing.T) {
 			t.Errorf("to %+v: MAC is %q, %v", c.plug, got.MAC, err)
 		}
 		h.mu.Lock()
-		if names := slices.Collect(maps.Keys(h.namespaces)); !slices.Equal(names, []string{c.netns}) || h.gateways["blue"].place.NetNS != namespacePath(c.netns) {
+		if names := slices.Collect(maps.Keys(h.namespaces)); !slices.Equal(names, []string{c.netns}) || h.gateways["blue"].place.NetNS != netns.Path(c.netns) {
 			t.Errorf("to %+v: there are %q, and the gateway is in %s", c.plug, names, h.gateways["blue"].place.NetNS)
 		}
 		h.mu.Unlock()

@@ -29,7 +29,7 @@ import (
 )
 
 // Attachments is what the service of that name needs. Every method may be
-// repeated; errors are or wrap *agent.Error, or the context's.
+// repeated; errors are or wrap *fault.Error, or the context's.
 type Attachments interface {
 	Attach(context.Context, model.Attachment) (model.Attachment, error)
 	Detach(ctx context.Context, id string) error
