@@ -282,6 +282,9 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 	if ctx.Err() != nil {
 		return
 	}
+	if m, _ := memberOf(s.Key, members); a.changedLocked(m) {
+		return // what failed is not what is wanted now, which the next pass tries
+	}
 	e := keepsEnding(s.Key, g.fails[s.Key], parts.Classify(err))
 	if f := g.fails[s.Key]; f == nil || f.err.Reason != e.Reason {
 		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(e.Reason), "err", err)
@@ -294,6 +297,12 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 		f.next = free
 	}
 	g.fails[s.Key] = f
+}
+
+// changedLocked says whether somebody has asked otherwise since a pass began.
+func (a *Agent) changedLocked(m member) bool {
+	o := a.objects[m.key]
+	return o != nil && o.rec != m.rec
 }
 
 func ofGuest(s reconcile.Step) int {
