@@ -2,10 +2,10 @@
 //
 // A file handle names an export and an inode of the file system below, and
 // Ganesha believes both. A library that is loaded into ganesha.nfsd, by
-// preload/handles.c beside this package, adds codes to each handle under a key of the gateway, and lets
-// no handle pass whose codes are not right. What exactly it covers, and why
-// that is enough, stands at its top. This package has what it needs on the
-// host: the key, and the identities of the exports.
+// preload/handles.c beside this package, adds codes to each handle under a key
+// of the gateway, and lets no handle pass whose codes are not right. What
+// exactly it covers, and why that is enough, stands at its top. This package has
+// what it needs on the host: the key, and the identities of the exports.
 package handles
 
 import (
