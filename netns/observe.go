@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -158,48 +157,3 @@ func (n Network) observeInner(nl *netlink.Handle, s *plug.Site) ([]string, error
 	}
 	return drift, nil
 }
-
-// addresses of the interface, without the link-local one that the kernel gives.
-func addresses(nl *netlink.Handle, l netlink.Link) (map[netip.Prefix]netlink.Addr, error) {
-	list, err := kernel.Dump(func() ([]netlink.Addr, error) { return nl.AddrList(l, netlink.FAMILY_ALL) })
-	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
-	}
-	out := make(map[netip.Prefix]netlink.Addr, len(list))
-	for _, a := range list {
-		p, ok := kernel.Prefix(a.IPNet)
-		if !ok || p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
-			continue
-		}
-		out[p] = a
-	}
-	return out, nil
-}
-
-// routes are those through routers, and any others that the kernel did not make
-// itself from an address.
-func (n Network) routes(nl *netlink.Handle, l netlink.Link) (map[Route]netlink.Route, error) {
-	list, err := kernel.Dump(func() ([]netlink.Route, error) {
-		return nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
-	out := make(map[Route]netlink.Route, len(list))
-	for _, r := range list {
-		if r.Protocol == unix.RTPROT_KERNEL {
-			continue
-		}
-		var key Route
-		if r.Dst != nil {
-			key.Destination, _ = kernel.Prefix(r.Dst)
-		}
-		if via, ok := netip.AddrFromSlice(r.Gw); ok && r.LinkIndex == l.Attrs().Index {
-			key.Via = via.Unmap()
-		}
-		out[key] = r
-	}
-	return out, nil
-}
-
-func (r Route) masked() Route { return Route{r.Destination.Masked(), r.Via} }
