@@ -17,6 +17,7 @@ import (
 
 	"github.com/causeway-project/causeway/integration/attack"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/netspace"
 )
 
 // A flooded world has a hostile tenant, red, beside blue.
@@ -290,7 +291,7 @@ func (f flooded) connections(ctx context.Context, count int, words []byte) error
 }
 
 func connectFrom(ctx context.Context, from *lab.Client) (c net.Conn, err error) {
-	err = attack.Inside(from.NetNS, func() (err error) {
+	err = netspace.Do(from.NetNS, func() (err error) {
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		var d net.Dialer

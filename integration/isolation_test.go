@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/causeway-project/causeway/integration/attack"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/netspace"
 )
 
 // TestIsolation has two tenants with the same addresses. Neither sees the
@@ -75,7 +75,7 @@ func scan(ctx context.Context, t *testing.T, from *lab.Client, address string) [
 		ports = append(ports, p)
 	}
 	var answering []int
-	err := attack.Inside(from.NetNS, func() error {
+	err := netspace.Do(from.NetNS, func() error {
 		// All sockets are made on this thread, which is in the namespace; then
 		// they wait together.
 		type attempt struct{ fd, port int }

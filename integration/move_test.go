@@ -24,8 +24,8 @@ import (
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
-	"github.com/causeway-project/causeway/integration/attack"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/netspace"
 	"github.com/causeway-project/causeway/integration/nfs41"
 )
 
@@ -282,7 +282,7 @@ func (n *node) isPort(ctx context.Context, bridge string) bool {
 func listen(ctx context.Context, t *testing.T, from *lab.Client) (heard func(address string) string) {
 	t.Helper()
 	fd := -1
-	err := attack.Inside(from.NetNS, func() (err error) {
+	err := netspace.Do(from.NetNS, func() (err error) {
 		all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
 		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(all))
 		return err

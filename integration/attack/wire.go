@@ -10,10 +10,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/integration/netspace"
 )
 
 // A Wire is a link of one namespace, below the kernel's own protocols. It is
@@ -27,7 +28,7 @@ type Wire struct {
 // Open the link of the namespace at path.
 func Open(netns, link string) (*Wire, error) {
 	w := &Wire{fd: -1}
-	err := Inside(netns, func() error {
+	err := netspace.Do(netns, func() error {
 		l, err := net.InterfaceByName(link)
 		if err != nil {
 			return err
@@ -151,21 +152,4 @@ func neighbourly(frame []byte) bool {
 		return kind == protocolICMPv6 && frame[at] >= 130 && frame[at] <= 143
 	}
 	return false
-}
-
-// Inside runs f on a thread in a namespace, which ends with it.
-func Inside(netns string, f func() error) error {
-	ended := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked
-		ns, err := os.Open(netns)
-		if err == nil {
-			err = errors.Join(unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET), ns.Close())
-		}
-		if err == nil {
-			err = f()
-		}
-		ended <- err
-	}()
-	return <-ended
 }

@@ -15,6 +15,7 @@ import (
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/attack"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/netspace"
 )
 
 // The hostile tenant's network, beside the bench's own.
@@ -181,7 +182,7 @@ func floodsOf(wire *attack.Wire, villain *lab.Client) []flood {
 			return attack.UDP(netip.AddrPortFrom(own, uint16(i)), netip.AddrPortFrom(to.address, 2049), make([]byte, 1000))
 		})},
 		{"connections_300_per_s", "the same at a listener that closes them", func(ctx context.Context, to target) error {
-			return attack.Inside(villain.NetNS, func() error {
+			return netspace.Do(villain.NetNS, func() error {
 				return paced(ctx, func() error {
 					for range 3 {
 						d := net.Dialer{Timeout: 5 * time.Millisecond}
@@ -246,7 +247,7 @@ func targetOf(ctx context.Context, address string, at lab.Client) (target, error
 // listenIn accepts connections to port 2049 of a machine, and closes them.
 func listenIn(c *lab.Client) (stop func(), err error) {
 	var l net.Listener
-	err = attack.Inside(c.NetNS, func() (err error) {
+	err = netspace.Do(c.NetNS, func() (err error) {
 		l, err = net.Listen("tcp4", ":2049")
 		return err
 	})

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/causeway-project/causeway/integration/netspace"
 )
 
 // errLost: the connection, or the server behind it, went away; whether the
@@ -24,53 +22,14 @@ func connect(ctx context.Context, o Options) (net.Conn, error) {
 	if o.LocalAddr.IsValid() {
 		dialer.LocalAddr = &net.TCPAddr{IP: o.LocalAddr.AsSlice()}
 	}
-	if o.NetNS == "" {
-		return dialer.DialContext(ctx, "tcp", o.Address)
-	}
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		var r result
-		r.err = inNamespace(o.NetNS, func() (err error) {
-			// A socket belongs to the namespace of the thread that makes it,
-			// for good, and Dial makes it on the caller's thread.
-			r.conn, err = dialer.DialContext(ctx, "tcp", o.Address)
-			return err
-		})
-		done <- r
-	}()
-	r := <-done
-	return r.conn, r.err
-}
-
-// inNamespace runs f on a thread that is in the network namespace at path. A
-// thread that cannot go back is thrown away: it stays locked when its
-// goroutine ends.
-func inNamespace(path string, f func() error) error {
-	runtime.LockOSThread()
-	home, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
+	var conn net.Conn
+	err := netspace.Do(o.NetNS, func() (err error) {
+		// A socket belongs to the namespace of the thread that makes it, and
+		// Dial makes it on the caller's thread.
+		conn, err = dialer.DialContext(ctx, "tcp", o.Address)
 		return err
-	}
-	defer home.Close()
-	target, err := os.Open(path)
-	if err != nil {
-		runtime.UnlockOSThread()
-		return err
-	}
-	defer target.Close()
-	if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("enter %s: %w", path, err)
-	}
-	err = f()
-	if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back != nil {
-		return errors.Join(err, fmt.Errorf("leave %s: %w", path, back))
-	}
-	runtime.UnlockOSThread()
-	return err
+	})
+	return conn, err
 }
 
 // call sends one COMPOUND (RFC 8881 section 16.2) and reads its answer: the

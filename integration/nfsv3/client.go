@@ -13,10 +13,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/causeway-project/causeway/integration/netspace"
 )
 
 // Programs, by the numbers that rpcbind knows them by.
@@ -74,7 +73,7 @@ func (c *Client) Port(ctx context.Context, program, version uint32) (uint16, err
 // back before ctx ended.
 func (c *Client) Ask(ctx context.Context, p Procedure, arguments ...uint32) (bool, error) {
 	var conn net.Conn
-	err := inNamespace(c.o.NetNS, func() (err error) {
+	err := netspace.Do(c.o.NetNS, func() (err error) {
 		conn, err = (&net.Dialer{}).DialContext(ctx, "udp", netip.AddrPortFrom(c.o.Server, 111).String())
 		return err
 	})
@@ -126,7 +125,7 @@ func (c *Client) connect(ctx context.Context, program, version uint32) (net.Conn
 		d.LocalAddr = &net.TCPAddr{IP: c.o.LocalAddr.AsSlice()}
 	}
 	var conn net.Conn
-	err := inNamespace(c.o.NetNS, func() (err error) {
+	err := netspace.Do(c.o.NetNS, func() (err error) {
 		conn, err = d.DialContext(ctx, "tcp", netip.AddrPortFrom(c.o.Server, port).String())
 		return err
 	})
@@ -135,39 +134,6 @@ func (c *Client) connect(ctx context.Context, program, version uint32) (net.Conn
 	}
 	c.conns[program] = conn
 	return conn, nil
-}
-
-// inNamespace runs f on a thread that is in the network namespace at path. A
-// thread that cannot go back ends with its goroutine.
-func inNamespace(path string, f func() error) error {
-	if path == "" {
-		return f()
-	}
-	done := make(chan error, 1)
-	go func() {
-		done <- func() error {
-			runtime.LockOSThread()
-			home, err := os.Open("/proc/thread-self/ns/net")
-			if err != nil {
-				return err
-			}
-			defer home.Close()
-			target, err := os.Open(path)
-			if err != nil {
-				return err
-			}
-			defer target.Close()
-			if err := unix.Setns(int(target.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			err = f()
-			if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
-				runtime.UnlockOSThread()
-			}
-			return err
-		}()
-	}()
-	return <-done
 }
 
 // A Procedure is one of a version of a program.
