@@ -76,8 +76,12 @@ func TestNothingIsLeft(t *testing.T) {
 				t.Fatalf("nothing was made: %v", cmd.Wait())
 			}
 			disk := filepath.Join(filepath.Dir(pool), "disk")
-			if loops(t, disk) != 1 || sleepers(t, marker) != 2 {
-				t.Errorf("%d loop devices, %d orphans, want 1 and 2", loops(t, disk), sleepers(t, marker))
+			// The orphans may still be on their way to be sleep.
+			if err := lab.Wait(limited(t), func() (bool, error) {
+				l, s := loops(t, disk), sleepers(t, marker)
+				return l == 1 && s == 2, fmt.Errorf("%d loop devices, %d orphans, want 1 and 2", l, s)
+			}); err != nil {
+				t.Error(err)
 			}
 			if err := cmd.Process.Signal(tt.signal); err != nil {
 				t.Fatal(err)
