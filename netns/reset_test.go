@@ -117,6 +117,50 @@ func TestKilledServersClientsLearn(t *testing.T) {
 	}
 }
 
+// A client whose connection was reset with data unread does not meet the
+// listener of a process that is about to close it too: its first SYN is lost,
+// the next one, a second later, is not.
+func TestResetClientsComeLater(t *testing.T) {
+	blueWithTenant(t)
+	for _, f := range families {
+		t.Run(f.name, func(t *testing.T) {
+			var l net.Listener
+			at(t, "cw-blue", func() (err error) {
+				l, err = net.Listen("tcp", "[::]:2049")
+				return err
+			})
+			defer l.Close()
+			addr := net.JoinHostPort(f.gateway, "2049")
+			for range 20 { // on a busy machine the SYN may come too late to be lost
+				c := mustDial(t, "ten", addr)
+				s, err := l.Accept()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := s.(*net.TCPConn).SetLinger(0); err != nil { // reset it
+					t.Fatal(err)
+				}
+				s.Close()
+				if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+					t.Fatalf("read: %v, want a reset", err)
+				}
+				began := time.Now()
+				again := mustDial(t, "ten", addr)
+				took := time.Since(began)
+				again.Close()
+				if s, err = l.Accept(); err != nil {
+					t.Fatal(err)
+				}
+				s.Close()
+				if took > 900*time.Millisecond {
+					return
+				}
+			}
+			t.Error("every SYN was answered at once")
+		})
+	}
+}
+
 // A segment of a connection that the new server never had is answered with a
 // reset without ACK (RFC 9293, 3.10.7.1), with and without a listener. Only that
 // which answers the repeated segment passes.

@@ -3,6 +3,7 @@ package firewall
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables"
@@ -55,6 +56,9 @@ const (
 	forgetCaller = 20 * time.Second
 
 	resets = 4096 // that are held back at a time
+	// closing is how long a process takes to close its sockets; a multiple of all
+	// the kernel's ticks, and less than a new one needs to listen.
+	closing = 20 * time.Millisecond
 )
 
 func (d Door) tcp() []uint16 { return append([]uint16{NFSPort}, d.TCP...) }
@@ -111,7 +115,10 @@ type chain struct {
 //     the same port for as long as a client may wait between two (TCP_RTO_MAX).
 //   - The reset of a socket that is closed with data unread (RST|ACK) passes: nobody
 //     would repeat it, and a client with nothing left to send would hear of it
-//     minutes later.
+//     minutes later. Yet for a moment no SYN of that client's is taken: the dying
+//     process closes one socket after the other, its listener too, and a
+//     connection that it still took would be reset as well. After two such ends
+//     a Linux client waits 3 s.
 //
 // Neighbours: the kernel has one table of them for each family, for the host
 // and all its namespaces together (net.ipv4.neigh.default.gc_thresh3). A tenant
@@ -128,15 +135,17 @@ func tables(d Door) []table {
 	// second hears of the end at once.
 	told := addresses("told", nftables.TypeInetService, resets, 2*time.Minute)
 	held := addresses("held", nftables.TypeInetService, resets, 160*time.Millisecond) // a multiple of all the kernel's ticks
+	reset4 := addresses("reset4", nftables.TypeIPAddr, resets, closing)
+	reset6 := addresses("reset6", nftables.TypeIP6Addr, resets, closing)
 	inet := table{
 		family: nftables.TableFamilyINet,
-		sets:   []*nftables.Set{near4, near6, callers4, callers6, told, held},
+		sets:   []*nftables.Set{near4, near6, callers4, callers6, told, held, reset4, reset6},
 		chains: []chain{
-			{"input", nftables.ChainHookInput, input(d, near6, callers4, callers6)},
+			{"input", nftables.ChainHookInput, input(d, near6, callers4, callers6, reset4, reset6)},
 			{"forward", nftables.ChainHookForward, nil},
 			{"near4", nil, [][]expr.Any{rule(back, ipv4(), remember(near4, destination4)), rule(drop)}},
 			{"near6", nil, [][]expr.Any{rule(back, ipv6(), remember(near6, destination6)), rule(drop)}},
-			{"output", nftables.ChainHookOutput, output(d, told, held)},
+			{"output", nftables.ChainHookOutput, output(d, told, held, reset4, reset6)},
 		},
 	}
 	asking := addresses("near", nftables.TypeIPAddr, d.Neighbours, forgetNeighbour)
@@ -166,7 +175,7 @@ const (
 	fin, syn, rst, ack            = 0x01, 0x02, 0x04, 0x10
 )
 
-func input(d Door, near6, callers4, callers6 *nftables.Set) [][]expr.Any {
+func input(d Door, near6, callers4, callers6, reset4, reset6 *nftables.Set) [][]expr.Any {
 	const (
 		procedure = 8 + 5*4 // behind the UDP header: RFC 5531, 9
 		getAddr   = 3
@@ -177,6 +186,8 @@ func input(d Door, near6, callers4, callers6 *nftables.Set) [][]expr.Any {
 	}
 	in := [][]expr.Any{
 		rule(accept, iifname("lo")),
+		connection(ipv4(), from(reset4, source4)),
+		connection(ipv6(), from(reset6, source6)),
 		connection(unreturnable()), // IPv6 has no rp_filter, and takes what seems to come from itself
 		connection(ipv4(), remember(callers4, source4, connectionsOfOne.over())),
 		connection(ipv6(), remember(callers6, source6, connectionsOfOne.over())),
@@ -222,21 +233,25 @@ func input(d Door, near6, callers4, callers6 *nftables.Set) [][]expr.Any {
 		rule(accept, append(icmp6(solicitation), remember(near6, source6))...))
 }
 
-func output(d Door, told, held *nftables.Set) [][]expr.Any {
+func output(d Door, told, held, reset4, reset6 *nftables.Set) [][]expr.Any {
 	name := d.Interface
 	out := [][]expr.Any{rule(accept, oifname("lo"))}
 	for _, p := range d.tcp() {
 		out = append(out, rule(drop, l4proto(unix.IPPROTO_TCP), transport(sport, port(p)),
 			masked(flags, fin|syn|rst|ack, rst|ack), transport(sequence, []byte{0, 0, 0, 0})))
 	}
+	sent := func(mask, value byte) []expr.Any {
+		return slices.Concat(l4proto(unix.IPPROTO_TCP), transport(sport, port(NFSPort)), masked(flags, mask, value))
+	}
 	nfs := func(mask, value byte, more ...[]expr.Any) []expr.Any {
-		match := [][]expr.Any{l4proto(unix.IPPROTO_TCP), transport(sport, port(NFSPort)), masked(flags, mask, value)}
-		return rule(drop, append(match, more...)...)
+		return rule(drop, append([][]expr.Any{sent(mask, value)}, more...)...)
 	}
 	out = append(out,
 		nfs(fin, fin, owned()),
 		nfs(rst|ack, rst, absent(told, dport), add(told), add(held)),
 		nfs(rst|ack, rst, present(held, dport)),
+		slices.Concat(sent(rst|ack, rst|ack), ipv4(), remember(reset4, destination4)),
+		slices.Concat(sent(rst|ack, rst|ack), ipv6(), remember(reset6, destination6)),
 		rule(drop, l4proto(unix.IPPROTO_TCP), masked(flags, syn|ack, syn)))
 	for _, p := range near(d.Prefixes) {
 		if p.Addr().Is4() {

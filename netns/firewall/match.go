@@ -118,6 +118,11 @@ func present(set *nftables.Set, offset int) []expr.Any {
 	return []expr.Any{load(offset, 2), &expr.Lookup{SourceRegister: 1, SetName: set.Name}}
 }
 
+// from matches when the address at offset is in the set.
+func from(set *nftables.Set, offset int) []expr.Any {
+	return []expr.Any{address(offset, int(set.KeyType.Bytes)), &expr.Lookup{SourceRegister: 1, SetName: set.Name}}
+}
+
 // absent matches when the port at offset is not in the set.
 func absent(set *nftables.Set, offset int) []expr.Any {
 	return []expr.Any{load(offset, 2), &expr.Lookup{SourceRegister: 1, SetName: set.Name, Invert: true}}
