@@ -105,7 +105,8 @@ func (h libvirt) GuestUnmount(_ context.Context, g parts.GuestMount) error {
 // virtiofsd: agent.Daemons.
 type daemons struct{ *host }
 
-func (h daemons) Start(_ context.Context, dir, source string) error {
+func (h daemons) Start(_ context.Context, d parts.Daemon) error {
+	dir, source := d.Dir, d.Source
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.daemons[dir] != nil {

@@ -104,7 +104,7 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 		if remove {
 			return a.o.Daemons.Stop(ctx, a.at.Daemon(m.key.id))
 		}
-		return a.o.Daemons.Start(ctx, a.at.Daemon(m.key.id), a.at.Mount(m.rec.Attachment.Mount))
+		return a.o.Daemons.Start(ctx, parts.Daemon{Dir: a.at.Daemon(m.key.id), Source: a.at.Mount(m.rec.Attachment.Mount)})
 	case reconcile.Device:
 		if remove {
 			return a.detach(ctx, m)

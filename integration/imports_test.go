@@ -16,7 +16,7 @@ const module = "github.com/causeway-project/causeway/"
 // this module that it may import. A trailing ... stands for all below.
 var mayImport = map[string][]string{
 	"cmd/causeway":        {"api/node/v1"},
-	"cmd/causeway-agent":  {"agent...", "api/node/v1", "drivers...", "ganesha", "ganesha/handles", "netns", "virtiofs"},
+	"cmd/causeway-agent":  {"agent...", "api/node/v1", "drivers...", "ganesha", "ganesha/handles", "netns", "virtiofs", "virtiofs/virtiofsd"},
 	"cmd/causeway-launch": {"agent/process"},
 	"api/node/v1":         {},
 
@@ -43,11 +43,12 @@ var mayImport = map[string][]string{
 	// These know nothing of each other, nor of the agent; the two leaves
 	// serve them all.
 	"ganesha":  {"agent/crashpoint", "agent/process", "ganesha/handles", "ganesha/nfs3"},
-	"virtiofs": {"agent/crashpoint", "agent/process"},
+	"virtiofs": {"agent/crashpoint"},
 	"netns":    {"agent/crashpoint", "netns/arp", "netns/firewall", "netns/kernel", "netns/namespace", "netns/ovs", "netns/plug", "netns/sysctl"},
 	"drivers":  {},
 
-	"ganesha/nfs3": {"agent/process"},
+	"ganesha/nfs3":       {"agent/process"},
+	"virtiofs/virtiofsd": {"agent/process"},
 
 	"netns/arp":       {},
 	"netns/firewall":  {},
@@ -87,7 +88,7 @@ var onlyIn = map[string][]string{
 	"google.golang.org/protobuf":            {"agent/rpc", "api...", "cmd...", "integration..."},
 	"github.com/prometheus":                 {"agent", "agent/statistics", "cmd/causeway-agent"},
 	"github.com/spf13":                      {"cmd..."},
-	"os/exec":                               {"agent/process", "netns/ovs", "netns/plug", "virtiofs", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
+	"os/exec":                               {"agent/process", "netns/ovs", "netns/plug", "virtiofs/virtiofsd", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
 }
 
 // TestImports reads the sources itself: a "go list" child would not be noticed

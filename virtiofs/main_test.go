@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"libvirt.org/go/libvirt"
+
+	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
 )
 
 var update = flag.Bool("update", false, "write golden files anew")
@@ -146,7 +149,7 @@ func embedded(t *testing.T) *world {
 	if _, err := user.Lookup("libvirt-qemu"); err != nil {
 		missing(t, "libvirt's QEMU driver needs its account: %v", err)
 	}
-	if _, err := findBinary("/"); err != nil {
+	if _, err := new(virtiofsd.Daemons).Program(t.Context()); err != nil {
 		missing(t, "%v", err)
 	}
 	w := &realWorld
@@ -256,41 +259,52 @@ func wait(limit time.Duration, done func() bool) error {
 	return nil
 }
 
-// virtiofsd runs one by hand, until the test ends or it does.
-func virtiofsd(t *testing.T, source string) (socket string, p *exec.Cmd, ended <-chan struct{}) {
+// launcher builds causeway-launch, once.
+var launcher = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("/tmp", "cwlaunch")
+	if err != nil {
+		return "", err
+	}
+	launcherDir = dir
+	c := exec.Command("go", "build", "-o", dir, "github.com/causeway-project/causeway/cmd/causeway-launch")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := c.CombinedOutput(); err != nil {
+		return "", errors.Join(err, errors.New(string(out)))
+	}
+	return filepath.Join(dir, "causeway-launch"), nil
+})
+
+var launcherDir string // removed by TestMain
+
+// daemon runs one until the test ends.
+func daemon(t *testing.T, source string) (*virtiofsd.Daemons, virtiofsd.Daemon) {
 	t.Helper()
-	binary, err := findBinary("/")
+	binary, err := launcher()
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := detect(t.Context(), binary)
+	run, err := os.MkdirTemp("/tmp", "cwrun")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("/tmp", "cwvfs")
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket = filepath.Join(dir, "sock")
-	p = exec.Command(binary, f.arguments(source, socket)...)
-	p.Stderr = t.Output()
-	if err := p.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() { _ = p.Wait(); close(done) }()
+	d := &virtiofsd.Daemons{Starter: &process.Starter{Launcher: binary}}
+	v := virtiofsd.Daemon{Dir: filepath.Join(run, "virtiofs", "a"), Source: source}
 	t.Cleanup(func() {
-		_ = p.Process.Kill()
-		<-done
-		if err := errors.Join(remove(lockFile(socket)), os.RemoveAll(dir)); err != nil {
+		if err := errors.Join(d.Stop(context.Background(), v, time.Second), os.RemoveAll(run)); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := wait(10*time.Second, func() bool {
-		s, err := socketState(socket)
-		return err == nil && s == Listening
-	}); err != nil {
-		t.Fatalf("virtiofsd: %v", err)
+	if err := d.Start(limited(t, time.Minute), v); err != nil {
+		t.Fatal(err)
 	}
-	return socket, p, done
+	return d, v
+}
+
+func wantState(t *testing.T, d *virtiofsd.Daemons, v virtiofsd.Daemon, want virtiofsd.State) {
+	t.Helper()
+	var got virtiofsd.State
+	var err error
+	if wait(waiting, func() bool { got, err = d.State(v); return got == want }) != nil {
+		t.Fatalf("State = %q, %v, want %q", got, err, want)
+	}
 }

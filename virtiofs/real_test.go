@@ -8,17 +8,20 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"libvirt.org/go/libvirt"
+
+	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
 )
 
 // device makes one for the shared guest, and takes it out when the test ends.
 func (w *world) device(t *testing.T, name, tag, source string) Device {
 	t.Helper()
-	socket, _, _ := virtiofsd(t, source)
-	d := Device{Instance: guestUUID, Alias: AliasPrefix + name, Tag: tag, Socket: socket}
+	_, v := daemon(t, source)
+	d := Device{Instance: guestUUID, Alias: AliasPrefix + name, Tag: tag, Socket: v.Socket()}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
@@ -159,8 +162,8 @@ func TestAttachAgainWithAFreshDaemon(t *testing.T) {
 func TestDaemonDiesIdle(t *testing.T) {
 	w := bootedGuest(t)
 	ctx := limited(t, 2*time.Minute)
-	socket, p, ended := virtiofsd(t, t.TempDir())
-	d := Device{Instance: guestUUID, Alias: AliasPrefix + "dies", Tag: "dies", Socket: socket}
+	ds, v := daemon(t, t.TempDir())
+	d := Device{Instance: guestUUID, Alias: AliasPrefix + "dies", Tag: "dies", Socket: v.Socket()}
 	m := GuestMount{Instance: guestUUID, Tag: "dies", Path: "/mnt/dies"}
 	if err := w.host.Attach(ctx, d); err != nil {
 		t.Fatal(err)
@@ -168,16 +171,15 @@ func TestDaemonDiesIdle(t *testing.T) {
 	if err := w.host.GuestMount(ctx, m); err != nil {
 		t.Fatal(err)
 	}
-	if s, err := socketState(socket); err != nil || s != Connected {
-		t.Errorf("socket is %s, %v, want connected", s, err)
+	wantState(t, ds, v, virtiofsd.Connected)
+	p, err := ds.Find(v)
+	if err != nil || p == nil {
+		t.Fatalf("Find = %v, %v, want a process", p, err)
 	}
-	if err := p.Process.Kill(); err != nil {
+	if err := syscall.Kill(p.Identity().PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	<-ended
-	if err := wait(10*time.Second, func() bool { s, _ := socketState(socket); return s == Stopped }); err != nil {
-		t.Errorf("socket is still in use: %v", err)
-	}
+	wantState(t, ds, v, virtiofsd.Stopped)
 	if err := w.host.Detach(ctx, d); err != nil {
 		t.Fatal(err)
 	}
@@ -409,8 +411,8 @@ func TestRulesAreLibvirts(t *testing.T) {
 				doc, _ := d.GetXMLDesc(0)
 				t.Errorf("shared %v, ports %d, want %v and %d\n%s", i.SharedMemory, i.FreePorts, tt.shared, tt.ports, doc)
 			}
-			socket, _, _ := virtiofsd(t, t.TempDir())
-			dev := Device{Instance: tt.domain.uuid, Alias: AliasPrefix + "x", Tag: "x", Socket: socket}
+			_, v := daemon(t, t.TempDir())
+			dev := Device{Instance: tt.domain.uuid, Alias: AliasPrefix + "x", Tag: "x", Socket: v.Socket()}
 			xml, err := dev.XML()
 			if err != nil {
 				t.Fatal(err)

@@ -1,15 +1,15 @@
 // Package virtiofs brings directories to running libvirt domains as virtiofs
-// devices, live: a virtiofsd each, the device, and where a guest agent
-// answers, the mount in the guest.
+// devices, live: the device, and where a guest agent answers, the mount in the
+// guest. Package virtiofsd runs the daemon behind each.
 //
 // The order is the safety. Going in: daemon, device, mount. Coming out: mount,
 // device, daemon; a daemon that goes while its device is in the guest leaves
 // the guest with a dead file system, and one that goes with a request in
 // flight wedges the guest's hot-plug until it is reset.
 //
-//	Daemons.Start -> Host.Attach -> Host.GuestMount
+//	virtiofsd.Daemons.Start -> Host.Attach -> Host.GuestMount
 //	                                     |
-//	Daemons.Stop  <- Host.Detach <- Host.GuestUnmount
+//	virtiofsd.Daemons.Stop  <- Host.Detach <- Host.GuestUnmount
 //
 // QEMU never reconnects to a virtiofsd. So a device whose daemon has ended is
 // dead: Detach it, Start, Attach again.
@@ -36,7 +36,6 @@ var (
 	ErrGuestBusy      = errors.New("guest does not release the device")
 	ErrGuestAgent     = errors.New("guest agent does not answer")
 	ErrGuestRefused   = errors.New("guest could not do it")
-	ErrNoVirtiofsd    = errors.New("no virtiofsd on this host")
 )
 
 // An Instance is a libvirt domain, as far as an attachment cares.

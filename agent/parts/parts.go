@@ -95,10 +95,16 @@ type Instances interface {
 	GuestUnmount(ctx context.Context, g GuestMount) error
 }
 
+// A Daemon is the virtiofsd of one attachment.
+type Daemon struct {
+	Dir    string // run directory, its own
+	Source string // the directory that it shares
+}
+
 // Daemons runs one virtiofsd for each attachment, in a directory each.
 type Daemons interface {
-	// Start makes the daemon run and listen on socket, or finds it doing so.
-	Start(ctx context.Context, dir, source string) error
+	// Start makes the daemon run and listen, or finds it doing so.
+	Start(ctx context.Context, d Daemon) error
 	// Stop ends it and removes dir. Not there is success.
 	Stop(ctx context.Context, dir string) error
 	// Done is closed when the daemon of dir ends; nil where none runs.

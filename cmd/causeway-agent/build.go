@@ -20,6 +20,7 @@ import (
 	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/netns"
 	"github.com/causeway-project/causeway/virtiofs"
+	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
 )
 
 // build makes the core out of the concrete parts that the configuration names.
@@ -39,7 +40,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 		return nil, err
 	}
 	n := &node{log: log, networks: netns.New(netns.Options{Logger: log, VSCtl: cfg.OVS.Command, OVSDB: cfg.OVS.Database}), supervisor: sup}
-	daemons := &virtiofs.Daemons{Starter: starter, Limits: cfg.Virtiofsd.Limits.limits()}
+	daemons := &virtiofsd.Daemons{Starter: starter, Limits: cfg.Virtiofsd.Limits.limits()}
 	o := agent.Options{
 		StateDir:   cfg.StateDir,
 		RunDir:     cfg.RunDir,
@@ -193,7 +194,7 @@ func (n *node) checkLibvirt(context.Context) model.Check {
 }
 
 // hostChecks are those of the programs and directories that the agent uses.
-func hostChecks(cfg config, daemons *virtiofs.Daemons) []func(context.Context) model.Check {
+func hostChecks(cfg config, daemons *virtiofsd.Daemons) []func(context.Context) model.Check {
 	program := func(name, path, fix string) func(context.Context) model.Check {
 		return func(context.Context) model.Check {
 			if _, err := os.Stat(path); err != nil {

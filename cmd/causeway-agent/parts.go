@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/virtiofs"
+	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
 )
 
 // mountTable is package mounts as the agent wants it.
@@ -35,22 +36,22 @@ func (mountTable) Kind(dir string) (source, fstype string, err error) {
 }
 
 // virtiofsDaemons is package virtiofs's daemons as the agent wants them.
-type virtiofsDaemons struct{ d *virtiofs.Daemons }
+type virtiofsDaemons struct{ d *virtiofsd.Daemons }
 
 // daemonGrace is how long a virtiofsd that still has QEMU's connection is
 // asked before it is killed.
 const daemonGrace = 2 * time.Second
 
-func (v virtiofsDaemons) Start(ctx context.Context, dir, source string) error {
-	return libvirtError(v.d.Start(ctx, virtiofs.Daemon{Dir: dir, Source: source}))
+func (v virtiofsDaemons) Start(ctx context.Context, d parts.Daemon) error {
+	return libvirtError(v.d.Start(ctx, virtiofsd.Daemon(d)))
 }
 
 func (v virtiofsDaemons) Stop(ctx context.Context, dir string) error {
-	return v.d.Stop(ctx, virtiofs.Daemon{Dir: dir}, daemonGrace)
+	return v.d.Stop(ctx, virtiofsd.Daemon{Dir: dir}, daemonGrace)
 }
 
 func (v virtiofsDaemons) Done(dir string) (<-chan struct{}, error) {
-	p, err := v.d.Find(virtiofs.Daemon{Dir: dir})
+	p, err := v.d.Find(virtiofsd.Daemon{Dir: dir})
 	if err != nil || p == nil {
 		return nil, err
 	}
@@ -111,7 +112,7 @@ func libvirtError(err error) error {
 		{virtiofs.ErrGuestBusy, fault.Precondition, fault.GuestBusy, "the guest does not let go of the device: end what uses it there, then repeat the call"},
 		{virtiofs.ErrGuestAgent, fault.Precondition, fault.GuestAgentAbsent, "no guest agent answers: start qemu-guest-agent in the guest, or mount the tag there by hand"},
 		{virtiofs.ErrGuestRefused, fault.Precondition, fault.GuestRefused, "the guest could not do it"},
-		{virtiofs.ErrNoVirtiofsd, fault.Precondition, fault.NoVirtiofsd, "this host has no virtiofsd: install it"},
+		{virtiofsd.ErrMissing, fault.Precondition, fault.NoVirtiofsd, "this host has no virtiofsd: install it"},
 	} {
 		if errors.Is(err, c.is) {
 			return &fault.Error{Kind: c.kind, Reason: c.reason, Message: c.message, Err: err}

@@ -1,4 +1,6 @@
-package virtiofs
+// Package virtiofsd runs the daemons behind virtiofs devices, one for each
+// device: it finds the program, starts it within its limits, and finds it again.
+package virtiofsd
 
 import (
 	"bufio"
@@ -16,6 +18,9 @@ import (
 	"github.com/causeway-project/causeway/agent/process"
 )
 
+// ErrMissing says that this host has no virtiofsd.
+var ErrMissing = errors.New("no virtiofsd on this host")
+
 // A Daemon is the virtiofsd of one attachment.
 type Daemon struct {
 	Dir    string // required: run directory, made and removed here; the socket lies in it
@@ -25,22 +30,22 @@ type Daemon struct {
 // Socket that QEMU connects to; the same for a directory for ever.
 func (v Daemon) Socket() string { return filepath.Join(v.Dir, "sock") }
 
-// A DaemonState is how far a daemon is.
-type DaemonState string
+// A State is how far a daemon is.
+type State string
 
 // The daemon states. A device in an instance whose daemon is not Connected is
 // dead: QEMU never reconnects.
 const (
-	Stopped   DaemonState = "stopped"
-	Starting  DaemonState = "starting"  // it runs, and does not listen yet
-	Listening DaemonState = "listening" // it waits for its one connection
-	Connected DaemonState = "connected" // QEMU uses it
+	Stopped   State = "stopped"
+	Starting  State = "starting"  // it runs, and does not listen yet
+	Listening State = "listening" // it waits for its one connection
+	Connected State = "connected" // QEMU uses it
 )
 
 // Daemons starts and finds virtiofsd processes.
 type Daemons struct {
 	Starter *process.Starter
-	Binary  string         // found when empty: ErrNoVirtiofsd
+	Binary  string         // found when empty: ErrMissing
 	Limits  process.Limits // of each daemon
 
 	mu       sync.Mutex
@@ -73,7 +78,7 @@ var capabilities = []string{
 // Start makes the daemon run and listen, or adopts one that does or that QEMU
 // uses already. virtiofsd serves one connection and then ends, so each attach
 // needs a fresh one. When ctx ends, the daemon may come all the same: the same
-// call again adopts it. ErrNoVirtiofsd.
+// call again adopts it. ErrMissing.
 func (d *Daemons) Start(ctx context.Context, v Daemon) error {
 	if err := d.start(ctx, v); err != nil {
 		return fmt.Errorf("start virtiofsd for %s: %w", v.Source, err)
@@ -220,7 +225,7 @@ func (d *Daemons) keep(v Daemon, p *process.Process) {
 }
 
 // State tells how far it is.
-func (d *Daemons) State(v Daemon) (DaemonState, error) {
+func (d *Daemons) State(v Daemon) (State, error) {
 	p, err := d.Find(v)
 	if err != nil {
 		return "", err
@@ -235,7 +240,7 @@ func (d *Daemons) State(v Daemon) (DaemonState, error) {
 	return s, err
 }
 
-// program finds the one to run: ErrNoVirtiofsd.
+// program finds the one to run: ErrMissing.
 func (d *Daemons) program(ctx context.Context) (string, flavour, error) {
 	binary := d.Binary
 	if binary == "" {
@@ -246,7 +251,7 @@ func (d *Daemons) program(ctx context.Context) (string, flavour, error) {
 	}
 	info, err := os.Stat(binary)
 	if err != nil {
-		return "", "", fmt.Errorf("%w: %w", ErrNoVirtiofsd, err)
+		return "", "", fmt.Errorf("%w: %w", ErrMissing, err)
 	}
 	key := fmt.Sprint(binary, info.Size(), info.ModTime()) // an upgrade may change what it is
 	d.mu.Lock()
@@ -262,7 +267,7 @@ func (d *Daemons) program(ctx context.Context) (string, flavour, error) {
 	return binary, f, nil
 }
 
-// Program returns the virtiofsd that Start would run: ErrNoVirtiofsd.
+// Program returns the virtiofsd that Start would run: ErrMissing.
 func (d *Daemons) Program(ctx context.Context) (string, error) {
 	binary, _, err := d.program(ctx)
 	return binary, err
@@ -313,7 +318,7 @@ const (
 // socketState reads off the kernel's table of Unix sockets what goes on at a
 // path: Listening, Connected (the daemon's end carries the path too), or
 // Stopped.
-func socketState(path string) (DaemonState, error) {
+func socketState(path string) (State, error) {
 	f, err := os.Open("/proc/net/unix")
 	if err != nil {
 		return "", fmt.Errorf("list sockets: %w", err)
@@ -326,7 +331,7 @@ func socketState(path string) (DaemonState, error) {
 	return s, nil
 }
 
-func scanSockets(r io.Reader, path string) (DaemonState, error) {
+func scanSockets(r io.Reader, path string) (State, error) {
 	state := Stopped
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {

@@ -1,4 +1,4 @@
-package virtiofs
+package virtiofsd
 
 import (
 	"errors"
@@ -60,7 +60,7 @@ func TestFindBinary(t *testing.T) {
 	want := func(want string) {
 		t.Helper()
 		got, err := findBinary(root)
-		if got != want || (err == nil) != (want != "") || err != nil && !errors.Is(err, ErrNoVirtiofsd) {
+		if got != want || (err == nil) != (want != "") || err != nil && !errors.Is(err, ErrMissing) {
 			t.Errorf("findBinary = %q, %v, want %q", got, err, want)
 		}
 	}
@@ -102,8 +102,8 @@ func TestDetect(t *testing.T) {
 			t.Errorf("detect(%s) = %q, %v, want %q", tt.binary, got, err, tt.want)
 		}
 	}
-	if _, err := detect(t.Context(), filepath.Join(dir, "absent")); !errors.Is(err, ErrNoVirtiofsd) {
-		t.Errorf("detect of nothing = %v, want ErrNoVirtiofsd", err)
+	if _, err := detect(t.Context(), filepath.Join(dir, "absent")); !errors.Is(err, ErrMissing) {
+		t.Errorf("detect of nothing = %v, want ErrMissing", err)
 	}
 }
 
@@ -117,7 +117,7 @@ func TestScanSockets(t *testing.T) {
 0000000014b7b5c8: 00000003 00000000 00000000 0001 03 32048 /run/both/sock
 00000000b7536e5d: 00000002 00000000 00010000 0001 01 32049 /a /run/other/sock
 `
-	for path, want := range map[string]DaemonState{
+	for path, want := range map[string]State{
 		"/run/listens/sock":   Listening,
 		"/run/bound/sock":     Stopped,
 		"/run/connected/sock": Connected,

@@ -1,4 +1,4 @@
-package virtiofs
+package virtiofsd
 
 import (
 	"context"
@@ -61,7 +61,7 @@ func findBinary(root string) (string, error) {
 			return binary, nil
 		}
 	}
-	return "", fmt.Errorf("%w: not described in %s, and none of %s", ErrNoVirtiofsd,
+	return "", fmt.Errorf("%w: not described in %s, and none of %s", ErrMissing,
 		strings.Join(descriptions, ", "), strings.Join(wellKnown, ", "))
 }
 
@@ -96,7 +96,7 @@ func detect(ctx context.Context, binary string) (flavour, error) {
 	c.WaitDelay = time.Second
 	help, err := c.CombinedOutput()
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("%w: %w", ErrNoVirtiofsd, err)
+		return "", fmt.Errorf("%w: %w", ErrMissing, err)
 	}
 	switch {
 	case strings.Contains(string(help), "--shared-dir"):

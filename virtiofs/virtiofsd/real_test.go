@@ -1,4 +1,4 @@
-package virtiofs
+package virtiofsd
 
 import (
 	"context"
@@ -6,33 +6,14 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/causeway-project/causeway/agent/process"
 )
-
-// launcher builds causeway-launch, once.
-var launcher = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("/tmp", "cwlaunch")
-	if err != nil {
-		return "", err
-	}
-	launcherDir = dir
-	c := exec.Command("go", "build", "-o", dir, "github.com/causeway-project/causeway/cmd/causeway-launch")
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := c.CombinedOutput(); err != nil {
-		return "", errors.Join(err, errors.New(string(out)))
-	}
-	return filepath.Join(dir, "causeway-launch"), nil
-})
-
-var launcherDir string // removed by TestMain
 
 // daemons returns a Daemons, and one with a short run directory, which is
 // stopped when the test ends.
@@ -65,9 +46,9 @@ func daemons(t *testing.T, source string) (*Daemons, Daemon) {
 	return d, v
 }
 
-func wantState(t *testing.T, d *Daemons, v Daemon, want DaemonState) {
+func wantState(t *testing.T, d *Daemons, v Daemon, want State) {
 	t.Helper()
-	var got DaemonState
+	var got State
 	var err error
 	if wait(waiting, func() bool { got, err = d.State(v); return got == want }) != nil {
 		t.Fatalf("State = %q, %v, want %q", got, err, want)
@@ -151,7 +132,7 @@ func TestDaemonErrors(t *testing.T) {
 		{"source is a file", func(_ *Daemons, v *Daemon) { v.Source = "/etc/passwd" }, "ended"},
 		{"relative source", func(_ *Daemons, v *Daemon) { v.Source = "etc" }, "absolute"},
 		{"long path", func(_ *Daemons, v *Daemon) { v.Dir = "/tmp/" + strings.Repeat("x", 100) }, "107"},
-		{"no binary", func(d *Daemons, _ *Daemon) { d.Binary = "/nonexistent" }, ErrNoVirtiofsd.Error()},
+		{"no binary", func(d *Daemons, _ *Daemon) { d.Binary = "/nonexistent" }, ErrMissing.Error()},
 		{"no virtiofsd", func(d *Daemons, _ *Daemon) { d.Binary = "/bin/true" }, "virtiofsd"},
 	}
 	for _, tt := range tests {
@@ -170,63 +151,4 @@ func TestDaemonErrors(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A share with an odd name reaches the guest through everything, and the
-// daemon's few capabilities are enough to act as the guest's users.
-func TestShareThroughEverything(t *testing.T) {
-	w := bootedGuest(t)
-	ctx := limited(t, 2*time.Minute)
-	source := filepath.Join(t.TempDir(), `a,b\c d=é,sandbox=none`)
-	if err := os.Mkdir(source, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	write(t, filepath.Join(source, "private"), "x")
-	if err := os.Chown(filepath.Join(source, "private"), 1234, 1234); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(filepath.Join(source, "private"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	d, v := daemons(t, source)
-	if err := d.Start(ctx, v); err != nil {
-		t.Fatal(err)
-	}
-	dev := Device{Instance: guestUUID, Alias: AliasPrefix + "whole", Tag: "whole", Socket: v.Socket()}
-	m := GuestMount{Instance: guestUUID, Tag: "whole", Path: "/mnt/whole"}
-	if err := w.host.Attach(ctx, dev); err != nil {
-		t.Fatal(err)
-	}
-	wantState(t, d, v, Connected)
-	if err := w.host.GuestMount(ctx, m); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{
-		{"cat", "/mnt/whole/private"}, // root's right over others' files
-		{"cp", "/mnt/whole/private", "/mnt/whole/copy"},
-		{"chown", "1000:1000", "/mnt/whole/copy"},
-		{"chmod", "4755", "/mnt/whole/copy"},
-		{"mknod", "/mnt/whole/fifo", "p"},
-		{"mknod", "/mnt/whole/null", "c", "1", "3"},
-		{"mkdir", "/mnt/whole/dir"},
-		{"chown", "1000:1000", "/mnt/whole/dir"},
-		{"mv", "/mnt/whole/copy", "/mnt/whole/dir/copy"},
-		{"ln", "/mnt/whole/dir/copy", "/mnt/whole/hard"},
-	} {
-		w.run(t, args[0], args[1:]...)
-	}
-	info, err := os.Stat(filepath.Join(source, "hard"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if st := info.Sys().(*syscall.Stat_t); st.Uid != 1000 || st.Nlink != 2 || info.Mode()&fs.ModeSetuid == 0 {
-		t.Errorf("uid %d, links %d, mode %v, want 1000, 2 and setuid", st.Uid, st.Nlink, info.Mode())
-	}
-	if err := w.host.GuestUnmount(ctx, m); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.host.Detach(ctx, dev); err != nil {
-		t.Fatal(err)
-	}
-	wantState(t, d, v, Stopped) // by itself
 }
