@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -96,12 +97,19 @@ func virtiofsd(socket, source string) (*exec.Cmd, error) {
 		"-o", "sandbox=namespace", "-o", "announce_submounts", "-o", "log_level=warn", "--rlimit-nofile=0"), nil
 }
 
+// A handShare is a directory to attach by hand.
+type handShare struct {
+	dir    string // for its socket
+	source string // what is shared
+	tag    string
+}
+
 // attach is what a person does: start virtiofsd, wait for its socket, attach,
 // wait for the device-added event.
-func (h *handDomain) attach(ctx context.Context, dir, source, tag string) (*handDevice, error) {
-	d := &handDevice{alias: "ua-bench-" + tag, socket: filepath.Join(dir, tag+".sock")}
+func (h *handDomain) attach(ctx context.Context, s handShare) (*handDevice, error) {
+	d := &handDevice{alias: "ua-bench-" + s.tag, socket: filepath.Join(s.dir, s.tag+".sock")}
 	var err error
-	if d.daemon, err = virtiofsd(d.socket, source); err != nil {
+	if d.daemon, err = virtiofsd(d.socket, s.source); err != nil {
 		return nil, err
 	}
 	d.daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -115,7 +123,7 @@ func (h *handDomain) attach(ctx context.Context, dir, source, tag string) (*hand
 		AccessMode: "passthrough",
 		Driver:     &libvirtxml.DomainFilesystemDriver{Type: "virtiofs", Queue: 1024},
 		Source:     &libvirtxml.DomainFilesystemSource{Mount: &libvirtxml.DomainFilesystemSourceMount{Socket: d.socket}},
-		Target:     &libvirtxml.DomainFilesystemTarget{Dir: tag},
+		Target:     &libvirtxml.DomainFilesystemTarget{Dir: s.tag},
 		Alias:      &libvirtxml.DomainAlias{Name: d.alias},
 	}
 	xml, err := device.Marshal()
@@ -142,6 +150,61 @@ func (h *handDomain) detach(ctx context.Context, d *handDevice) error {
 	}
 	// The C daemon leaves its socket there.
 	return errors.Join(d.daemon.Wait(), os.RemoveAll(d.socket))
+}
+
+// mount mounts a tag, trying again until the guest sees the device.
+func (h *handDomain) mount(ctx context.Context, tag, at string) error {
+	if err := h.run(ctx, "mkdir", "-p", at); err != nil {
+		return err
+	}
+	for {
+		err := h.run(ctx, "mount", "-t", "virtiofs", tag, at)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if err := pause(ctx, 5*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// run runs a program through the guest agent, to its end.
+func (h *handDomain) run(ctx context.Context, argv ...string) error {
+	ask := func(verb string, arguments, answer any) error {
+		question, err := json.Marshal(map[string]any{"execute": verb, "arguments": arguments})
+		if err != nil {
+			return err
+		}
+		text, err := h.domain.QemuAgentCommand(string(question), libvirt.DomainQemuAgentCommandTimeout(10), 0)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal([]byte(text), &struct{ Return any }{answer})
+	}
+	var started struct {
+		PID int `json:"pid"`
+	}
+	if err := ask("guest-exec", map[string]any{"path": argv[0], "arg": argv[1:]}, &started); err != nil {
+		return err
+	}
+	for {
+		var is struct {
+			Exited bool `json:"exited"`
+			Code   int  `json:"exitcode"`
+		}
+		if err := ask("guest-exec-status", map[string]int{"pid": started.PID}, &is); err != nil {
+			return err
+		}
+		if is.Exited && is.Code != 0 {
+			return fmt.Errorf("guest: %q: exit status %d", argv, is.Code)
+		}
+		if is.Exited {
+			return nil
+		}
+		if err := pause(ctx, 2*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 func (d *handDevice) end() error {

@@ -194,7 +194,7 @@ func TestHandAttach(t *testing.T) {
 	dir := t.TempDir()
 	for range 3 {
 		start := time.Now()
-		d, err := hand.attach(ctx, dir, dir, "hand")
+		d, err := hand.attach(ctx, handShare{dir: dir, source: dir, tag: "hand"})
 		if err != nil {
 			t.Fatal(err)
 		}

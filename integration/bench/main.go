@@ -68,24 +68,29 @@ type options struct {
 type measure struct {
 	name string
 	run  func(*bench, context.Context) ([]Result, error)
+
+	guest bool // it needs one
 }
 
 // measures in an order in which each leaves the next what it needs: memory
 // sees an agent with no exports first, and restart no more than it wants.
 func measures() []measure {
 	return []measure{
-		{"attach", (*bench).attach},
-		{"first-export", (*bench).firstExport},
-		{"stall", (*bench).stall},
-		{"stall-guest", (*bench).stallGuest},
-		{"data", (*bench).data},
-		{"flood", (*bench).floods},
-		{"memory", (*bench).memory},
-		{"restart", (*bench).restart},
-		{"further-export", (*bench).furtherExport},
-		{"cold-start", (*bench).coldStart},
-		{"gateways", (*bench).manyGateways},
-		{"scale", (*bench).scale},
+		{name: "attach", run: (*bench).attach, guest: true},
+		{name: "mounted", run: (*bench).mounted, guest: true},
+		{name: "repair", run: (*bench).repair, guest: true},
+		{name: "data-virtiofs", run: (*bench).dataVirtiofs, guest: true},
+		{name: "first-export", run: (*bench).firstExport},
+		{name: "stall", run: (*bench).stall},
+		{name: "stall-guest", run: (*bench).stallGuest, guest: true},
+		{name: "data", run: (*bench).data},
+		{name: "flood", run: (*bench).floods},
+		{name: "memory", run: (*bench).memory},
+		{name: "restart", run: (*bench).restart},
+		{name: "further-export", run: (*bench).furtherExport},
+		{name: "cold-start", run: (*bench).coldStart},
+		{name: "gateways", run: (*bench).manyGateways},
+		{name: "scale", run: (*bench).scale},
 	}
 }
 
@@ -136,7 +141,7 @@ func (o options) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	needsGuest := slices.ContainsFunc(chosen, func(m measure) bool { return m.name == "attach" || m.name == "stall-guest" })
+	needsGuest := slices.ContainsFunc(chosen, func(m measure) bool { return m.guest })
 	w, err := newWorld(ctx, worldOptions{Guest: needsGuest, Lease: o.lease, Grace: o.grace})
 	if err != nil {
 		return err
