@@ -28,11 +28,13 @@ func find(v hypervisor, ref string) (Instance, error) {
 	if ref == "" || strings.ContainsRune(ref, 0) {
 		return Instance{}, ErrNoInstance
 	}
-	doc, err := v.domain(ref)
+	doc, where, err := v.domain(ref)
 	if err != nil {
 		return Instance{}, err
 	}
-	return parseInstance(doc)
+	i, err := parseInstance(doc)
+	i.Migrating, i.Migrated = where == migrating, where == migrated
+	return i, err
 }
 
 // Devices lists the devices of every running domain whose alias is ours.

@@ -120,17 +120,17 @@ func (f *fakeVirt) get(uuid string) (*fakeDomain, error) {
 	return d, nil
 }
 
-func (f *fakeVirt) domain(ref string) (string, error) {
+func (f *fakeVirt) domain(ref string) (string, passage, error) {
 	if err := f.enter("domain"); err != nil {
-		return "", err
+		return "", stays, err
 	}
 	defer f.mu.Unlock()
 	for uuid, d := range f.domains {
 		if uuid == ref || d.name == ref {
-			return d.xml(uuid), nil
+			return d.xml(uuid), stays, nil
 		}
 	}
-	return "", noDomain(ref)
+	return "", stays, noDomain(ref)
 }
 
 func (f *fakeVirt) running() (docs []string, err error) {

@@ -13,8 +13,9 @@ import (
 // libvirtd answers or the connection is given up, may be made by several
 // goroutines, and fails with a libvirt.Error.
 type hypervisor interface {
-	// domain returns the XML of a domain, live where it runs, by UUID or name.
-	domain(ref string) (string, error)
+	// domain returns the XML of a domain, live where it runs, by UUID or name,
+	// and where it stands.
+	domain(ref string) (string, passage, error)
 	// running returns the live XML of every active domain.
 	running() ([]string, error)
 	// attach plugs a device into a running domain.
@@ -142,16 +143,41 @@ func (n *connection) with(uuid string, f func(*libvirt.Domain) error) error {
 	return f(d)
 }
 
-func (n *connection) domain(ref string) (string, error) {
+func (n *connection) domain(ref string) (string, passage, error) {
 	d, err := n.c.LookupDomainByUUIDString(ref)
 	if err != nil {
 		// No UUID, or nobody's: then it can only be a name.
 		if d, err = n.c.LookupDomainByName(ref); err != nil {
-			return "", err
+			return "", stays, err
 		}
 	}
 	defer func() { _ = d.Free() }()
-	return d.GetXMLDesc(0)
+	doc, err := d.GetXMLDesc(0)
+	if err != nil {
+		return "", stays, err
+	}
+	// After the XML: what has arrived by then is in it.
+	state, reason, err := d.GetState()
+	return doc, passageOf(state, reason), err
+}
+
+// A passage is where a domain stands in a migration.
+type passage int
+
+const (
+	stays     passage = iota
+	migrating         // paused for it, on either host
+	migrated          // off, since it went away
+)
+
+func passageOf(state libvirt.DomainState, reason int) passage {
+	switch {
+	case state == libvirt.DOMAIN_PAUSED && libvirt.DomainPausedReason(reason) == libvirt.DOMAIN_PAUSED_MIGRATION:
+		return migrating
+	case state == libvirt.DOMAIN_SHUTOFF && libvirt.DomainShutoffReason(reason) == libvirt.DOMAIN_SHUTOFF_MIGRATED:
+		return migrated
+	}
+	return stays
 }
 
 func (n *connection) running() ([]string, error) {

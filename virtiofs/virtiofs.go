@@ -42,7 +42,9 @@ var (
 type Instance struct {
 	UUID         string
 	Name         string
-	Running      bool // also while suspended
+	Running      bool // also while suspended, and on both hosts of a migration
+	Migrating    bool // its processors stand still for a migration that comes in, or is about to leave
+	Migrated     bool // it is off here because it went to another host
 	SharedMemory bool // a vhost-user device can reach the guest's memory
 	FreePorts    int  // hot-pluggable places for a PCI device: PCIe root ports, or slots of a conventional bus
 	GuestAgent   bool // the domain has the channel, and the agent is connected

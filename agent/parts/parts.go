@@ -60,7 +60,9 @@ type Device struct {
 type Instance struct {
 	UUID         string
 	Name         string
-	Running      bool // also while suspended
+	Running      bool // also while suspended, and on both hosts of a migration
+	Migrating    bool // its processors stand still for a migration that comes in, or is about to leave
+	Migrated     bool // it is off here because it went to another host
 	SharedMemory bool
 	FreePorts    int
 	GuestAgent   bool

@@ -69,6 +69,7 @@ func (i instances) Instance(ctx context.Context, nameOrUUID string) (parts.Insta
 	}
 	out := parts.Instance{
 		UUID: v.UUID, Name: v.Name, Running: v.Running, SharedMemory: v.SharedMemory, FreePorts: v.FreePorts, GuestAgent: v.GuestAgent,
+		Migrating: v.Migrating, Migrated: v.Migrated,
 	}
 	for _, d := range v.Filesystems {
 		out.Devices = append(out.Devices, parts.Device(d))

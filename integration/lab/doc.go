@@ -36,8 +36,10 @@
 //	bridge.NewClient(ctx, name, ips...) *Client     NetNS, Command, Close
 //	NewPool(ctx, mebibytes)             *Pool       Dir, Close
 //	StartLibvirt(ctx)                   *Libvirt    URI, Kill, Stop, Start, Boot, Define, Log, Close
+//	StartOtherLibvirt(ctx)              *Libvirt    a second host's, beside it
 //	libvirt.Boot(ctx, GuestOptions)     *Guest      Exec, Shell, MountNFS, MountVirtiofs, Unmount, StartWriter,
-//	                                                Suspend, Resume, Reset, Destroy, Start, WaitAgent, XML, Log, Close
+//	                                                Suspend, Resume, Reset, Destroy, Start, WaitAgent, XML, Log,
+//	                                                Migrate, Close
 //	guest.StartWriter(ctx, path, pause) *Writer     Progress, Mark, WaitLines, WaitMore, Stop; CheckLines
 //	Build(ctx, BuildOptions)            *Programs   or Installed(dir)
 //	NewAgent(AgentOptions)              *Agent      Start, Launch, WaitInSync, Kill, WaitKilled, Stop, Restart,

@@ -191,7 +191,7 @@ func (g *Guest) XML() (xml string, err error) {
 // Log returns the ends of the guest's console and of QEMU's log.
 func (g *Guest) Log() string {
 	return fmt.Sprintf("console ends:\n%s\nQEMU's log ends:\n%s",
-		tail(g.console), tail(filepath.Join("/var/log/libvirt/qemu", g.Name+".log")))
+		tail(g.console), tail(filepath.Join(g.libvirt.own.log, "qemu", g.Name+".log")))
 }
 
 var safeName = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)

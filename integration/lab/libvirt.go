@@ -13,10 +13,12 @@ import (
 )
 
 // A Libvirt is the virtlogd and the libvirtd of this program. There is one at
-// most, since both use the paths that they were compiled with.
+// most in the paths that they were compiled with; others have these to
+// themselves, see StartOtherLibvirt.
 type Libvirt struct {
 	URI  string
 	dir  string // for its logs and those of guests
+	own  places
 	logd *daemon
 	d    *daemon
 }
@@ -25,8 +27,8 @@ type Libvirt struct {
 // can do, and up to 9 s were seen on two busy processors.
 const libvirtLimit = 90 * time.Second
 
-// Where libvirt keeps what it learned of QEMU.
-const capabilities = "/var/cache/libvirt/qemu/capabilities"
+// Below libvirt's cache, where it keeps what it learned of QEMU.
+const capabilities = "qemu/capabilities"
 
 const qemuConf = `user = "root"
 group = "root"
@@ -48,7 +50,7 @@ func StartLibvirt(ctx context.Context) (*Libvirt, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Libvirt{URI: "qemu:///system", dir: dir}
+	l := &Libvirt{URI: "qemu:///system", dir: dir, own: shared}
 	if err := l.boot(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start libvirt: %w", err), l.Close())
 	}
@@ -57,24 +59,24 @@ func StartLibvirt(ctx context.Context) (*Libvirt, error) {
 
 func (l *Libvirt) boot(ctx context.Context) error {
 	for path, text := range map[string]string{
-		"/etc/libvirt/qemu.conf": qemuConf,
-		l.path("libvirtd.conf"):  libvirtdConf,
-		l.path("virtlogd.conf"):  "log_outputs = \"3:stderr\"\n",
+		filepath.Join(l.own.etc, "qemu.conf"): qemuConf,
+		l.path("libvirtd.conf"):               libvirtdConf + l.own.settings(),
+		l.path("virtlogd.conf"):               "log_outputs = \"3:stderr\"\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
-	if err := restoreCapabilities(); err != nil {
+	if err := restoreCapabilities(l.own.cache); err != nil {
 		return err
 	}
 	var err error
-	if l.logd, err = startDaemon(l.path("virtlogd.log"), nil, "virtlogd", "-f", l.path("virtlogd.conf")); err != nil {
+	if l.logd, err = startDaemon(l.path("virtlogd.log"), nil, l.own.argv("virtlogd", "-f", l.path("virtlogd.conf"))...); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, libvirtLimit)
 	defer cancel()
-	if err := l.logd.until(ctx, exists("/run/libvirt/virtlogd-sock")); err != nil {
+	if err := l.logd.until(ctx, exists(filepath.Join(l.own.run, "virtlogd-sock"))); err != nil {
 		return err
 	}
 	return l.Start(ctx)
@@ -91,7 +93,7 @@ func exists(path string) func() (bool, error) {
 
 // Start starts libvirtd, after Kill or Stop, and returns when it answers.
 func (l *Libvirt) Start(ctx context.Context) error {
-	d, err := startDaemon(l.path("libvirtd.log"), nil, "libvirtd", "-f", l.path("libvirtd.conf"))
+	d, err := startDaemon(l.path("libvirtd.log"), nil, l.own.argv("libvirtd", "-f", l.path("libvirtd.conf"))...)
 	if err != nil {
 		return err
 	}
@@ -135,11 +137,12 @@ func capabilityCache() (string, error) {
 	return filepath.Join(root, ".cache", "libvirt"), err
 }
 
-func restoreCapabilities() error {
+func restoreCapabilities(below string) error {
 	cache, err := capabilityCache()
 	if err != nil {
 		return err
 	}
+	capabilities := filepath.Join(below, capabilities)
 	if err := os.MkdirAll(capabilities, 0o755); err != nil {
 		return err
 	}
@@ -161,7 +164,7 @@ func saveCapabilities() error {
 	if err != nil {
 		return err
 	}
-	files, err := filepath.Glob(filepath.Join(capabilities, "*.xml"))
+	files, err := filepath.Glob(filepath.Join(shared.cache, capabilities, "*.xml"))
 	if err != nil || len(files) == 0 {
 		return err
 	}
