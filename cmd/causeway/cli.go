@@ -5,25 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 
+	"github.com/causeway-project/causeway/api/node/client"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
-
-const defaultSocket = "unix:///run/causeway/agent.sock"
-
-const maxReceived = 64 << 20 // bytes, as the agent sends at most
 
 // A cli is one run of the command.
 type cli struct {
@@ -57,7 +47,7 @@ func (c *cli) run(ctx context.Context, args []string, socket string) int {
 
 func (c *cli) root(socket string) *cobra.Command {
 	if socket == "" {
-		socket = defaultSocket
+		socket = client.DefaultSocket
 	}
 	cmd := &cobra.Command{
 		Use:   "causeway",
@@ -99,20 +89,16 @@ func (c *cli) checkFlags() error {
 	if c.timeout <= 0 {
 		return usage("timeout %s is not positive; use for example --timeout 60s", c.timeout)
 	}
-	_, err := c.socketPath()
-	return err
-}
-
-func (c *cli) socketPath() (string, error) {
-	path := strings.TrimPrefix(strings.TrimPrefix(c.socket, "unix:"), "//")
-	if !filepath.IsAbs(path) {
-		return "", usage("socket %q is not the absolute path of a unix socket; use for example %s", c.socket, defaultSocket)
+	if _, err := client.SocketPath(c.socket); err != nil {
+		return usage("%v", err)
 	}
-	return path, nil
+	return nil
 }
 
 // A remote is a connection to the agent.
 type remote struct {
+	*client.Client
+
 	attachments nodev1.AttachmentsClient
 	networks    nodev1.NetworksClient
 	exports     nodev1.ExportsClient
@@ -130,52 +116,23 @@ type task struct {
 
 // with connects, runs f within the timeout and explains its error.
 func (c *cli) with(ctx context.Context, t task, f func(context.Context, remote) error) error {
-	path, err := c.socketPath()
-	if err != nil {
-		return err
-	}
 	if !t.endless {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
 	}
-	dialed := make(chan error, 1) // the first failure to connect
-	conn, err := grpc.NewClient("passthrough:///agent",
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithAuthority("localhost"),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceived)),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
-			if err != nil {
-				select {
-				case dialed <- err:
-				default:
-				}
-			}
-			return conn, err
-		}))
+	agent, err := client.New(client.Options{Socket: c.socket, Once: true})
 	if err != nil {
 		return failed("%s: %v", t.doing, err)
 	}
-	defer func() { _ = conn.Close() }()
-	err = f(ctx, remote{
-		attachments: nodev1.NewAttachmentsClient(conn),
-		networks:    nodev1.NewNetworksClient(conn),
-		exports:     nodev1.NewExportsClient(conn),
-		gateways:    nodev1.NewGatewaysClient(conn),
-		node:        nodev1.NewNodeClient(conn),
-	})
+	defer func() { _ = agent.Close() }()
+	err = f(ctx, remote{agent, agent.Attachments, agent.Networks, agent.Exports, agent.Gateways, agent.Node})
 	if err == nil {
 		return nil
 	}
-	// gRPC tells the failure in words alone. It also connects again by itself
-	// after an agent that stopped has said so: that failure is not the cause.
-	if s := status.Convert(err); s.Code() == codes.Unavailable && reason(s) == "" {
-		select {
-		case refused := <-dialed:
-			return c.unreachable(t, path, refused)
-		default:
-		}
+	var u *client.Unreached
+	if errors.As(err, &u) {
+		return unreachable(t, u)
 	}
 	return c.explain(ctx, t, err)
 }

@@ -461,15 +461,6 @@ func TestHelpShowsEveryNoun(t *testing.T) {
 	}
 }
 
-func TestSocketForms(t *testing.T) {
-	for _, s := range []string{"unix:///a/b", "unix:/a/b", "/a/b"} {
-		c := &cli{socket: s}
-		if path, err := c.socketPath(); err != nil || path != "/a/b" {
-			t.Errorf("%s: %s, %v", s, path, err)
-		}
-	}
-}
-
 func FuzzSafe(f *testing.F) {
 	for _, s := range []string{"plain", "\x1b[31m", "\xff\x9b", "a\u202eb", "\U000e0041", "ü 漢", "7", "no", "a: b # c", " x\n\ty ", "\ufeff", "\u2028"} {
 		f.Add(s)

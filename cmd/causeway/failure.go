@@ -10,6 +10,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/causeway-project/causeway/api/node/client"
 )
 
 // The exit codes; the help of the root command explains them.
@@ -59,7 +61,8 @@ func exitCode(c codes.Code) int {
 }
 
 // unreachable explains why nobody answered at the socket.
-func (c *cli) unreachable(t task, path string, err error) *failure {
+func unreachable(t task, u *client.Unreached) *failure {
+	path, err := u.Socket, u.Err
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return &failure{exitTryAgain, fmt.Sprintf(

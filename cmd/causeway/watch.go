@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
@@ -54,25 +51,8 @@ func (f filter) admits(e event) bool {
 // follow prints events. Who reads too slowly is cut off by the agent and
 // begins again, with all objects: nothing that still holds is missed.
 func (c *cli) follow(ctx context.Context, r remote, f filter) error {
-	for {
-		err := c.followOnce(ctx, r, f)
-		if s := status.Convert(err); s.Code() != codes.Aborted || reason(s) != "watch_overrun" {
-			return err
-		}
-	}
-}
-
-func (c *cli) followOnce(ctx context.Context, r remote, f filter) error {
-	stream, err := r.node.Watch(ctx, &nodev1.WatchRequest{})
-	if err != nil {
-		return err
-	}
 	drifts := map[string]int64{} // that were told of, by network
-	for {
-		resp, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return status.Error(codes.Unavailable, "the stream ended")
-		}
+	for resp, err := range r.Watch(ctx) {
 		if err != nil {
 			return err
 		}
@@ -87,6 +67,7 @@ func (c *cli) followOnce(ctx context.Context, r remote, f filter) error {
 			return err
 		}
 	}
+	return nil
 }
 
 // An event is a line of a watch.
