@@ -5,6 +5,7 @@ package reconcile
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -104,9 +105,10 @@ type Plan struct {
 // Removals come first, users before what they use, and while there is one that
 // can be done no creation is listed. held names removals that were tried and cannot be done
 // now (a guest holds a device): they are left out, and creations go on, but for
-// what needs, at whatever distance, a thing that has to go. So one stubborn
-// guest does not stop a share's other users, and still nothing is created over
-// a thing that is about to be replaced.
+// what needs, at whatever distance, a thing that has to go, and for what such a
+// thing needs and has lost. So one stubborn guest does not stop a share's other
+// users, and still nothing is created over, or under, a thing that is about to
+// be replaced.
 //
 // A thing has to go when it is not wanted, when its identity is not the wanted
 // one, or when something it needs is not there or has to go, unless it outlives
@@ -227,6 +229,10 @@ func (p *planner) creations(keys []Key, blocked map[Key]Key) []Step {
 		if there && is == want.Version && !p.goes[k] {
 			continue
 		}
+		if u, stands := p.over(k, keys); !there && stands {
+			blocked[k] = u
+			continue
+		}
 		if p.goes[k] {
 			blocked[k] = k
 			continue
@@ -242,6 +248,19 @@ func (p *planner) creations(keys []Key, blocked map[Key]Key) []Step {
 		steps = append(steps, Step{verb, k})
 	}
 	return steps
+}
+
+// over returns what still stands, or may, on a thing that is not there, and was
+// harmed by its loss. That has to go first: a device whose daemon died would
+// look whole with another daemon under it.
+func (p *planner) over(k Key, keys []Key) (Key, bool) {
+	for _, u := range append(slices.Collect(maps.Keys(p.Unknown)), keys...) {
+		_, there := p.Is[u]
+		if (there || p.Unknown[u]) && slices.Contains(p.needs(u), k) && !slices.Contains(p.Want[u].Outlives, k) {
+			return u, true
+		}
+	}
+	return Key{}, false
 }
 
 // missing returns the first need that is not there, or what that waits for.

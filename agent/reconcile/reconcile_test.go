@@ -61,6 +61,11 @@ func (h *host) apply(s Step, want map[Key]Want) error {
 				panic(fmt.Sprintf("created %v over %v that is about to go", s.Key, n))
 			}
 		}
+		for k := range h.is {
+			if s.Verb == Create && slices.Contains(needs(k), s.Key) && !slices.Contains(outlives[k], s.Key) {
+				panic(fmt.Sprintf("created %v under %v, which has lost it", s.Key, k))
+			}
+		}
 		h.is[s.Key] = want[s.Key].Version
 	}
 	return nil
@@ -88,10 +93,12 @@ func needs(k Key) []Key {
 	}[k]
 }
 
+var outlives = map[Key][]Key{export: {view}}
+
 func (w world) want() map[Key]Want {
 	m := map[Key]Want{}
 	for k, v := range w {
-		m[k] = Want{v, needs(k), map[Key][]Key{export: {view}}[k]}
+		m[k] = Want{v, needs(k), outlives[k]}
 	}
 	return m
 }
@@ -291,5 +298,29 @@ func TestUnknown(t *testing.T) {
 	p := NextPlan(World{Want: w, Is: is, Unknown: unknown}, nil)
 	if len(p.Steps) != 1 || p.Steps[0] != (Step{Create, view}) || p.Blocked[guest] != device {
 		t.Errorf("plan = %v, want the view alone, and the guest's mount waiting for the device", p)
+	}
+}
+
+// A device that has lost its daemon, and that its guest keeps or nobody can
+// look at, gets no other daemon under it; others' are made.
+func TestNothingIsMadeUnderWhatLostIt(t *testing.T) {
+	here := Version{Identity: "here"}
+	wanted := world{mount: here, daemon: here, device: here, other: here}
+	for _, tt := range []struct {
+		name  string
+		world World
+		held  map[Key]bool
+	}{
+		{"kept", World{Is: map[Key]Version{mount: here, device: here}}, map[Key]bool{device: true}},
+		{"unknown", World{Is: map[Key]Version{mount: here}, Unknown: map[Key]bool{device: true}}, nil},
+	} {
+		tt.world.Want = wanted.want()
+		plan := NextPlan(tt.world, tt.held)
+		if want := []Step{{Create, other}}; !slices.Equal(plan.Steps, want) {
+			t.Errorf("%s: steps %v, want %v", tt.name, plan.Steps, want)
+		}
+		if plan.Blocked[daemon] != device {
+			t.Errorf("%s: the daemon waits for %v, want the device", tt.name, plan.Blocked[daemon])
+		}
 	}
 }
