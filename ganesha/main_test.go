@@ -167,7 +167,7 @@ func onBoth(t *testing.T, test func(t *testing.T, system string)) {
 	})
 	t.Run("trixie", func(t *testing.T) {
 		need(t)
-		system, err := filepath.Abs("../.cache/trixie")
+		system, err := filepath.Abs("../.cache/debian13")
 		if err == nil {
 			_, err = os.Stat(system + nfsdPath)
 		}

@@ -1,8 +1,9 @@
 #!/bin/bash
 # Brings what building and testing need to a Debian 12 machine: packages, Go
 # where it is missing or too old, the modules, the guest of the tests in
-# .cache/guest, and a root of Debian 13 with its Ganesha in .cache/trixie. It
-# installs and downloads only what is missing, and starts and enables nothing.
+# .cache/guest, and in .cache/debian13 a root of Debian 13 with its Ganesha,
+# libvirt, QEMU and virtiofsd. It installs and downloads only what is missing,
+# and starts and enables nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +13,10 @@ packages=(
 	nfs-ganesha nfs-ganesha-vfs rpcbind nfs-common netbase dbus dbus-daemon nftables iproute2 openvswitch-switch btrfs-progs busybox-static
 	procps iputils-ping systemd protobuf-compiler libprotobuf-dev shellcheck mmdebstrap
 )
-trixie_packages=nfs-ganesha,nfs-ganesha-vfs,dbus-daemon # of the root of Debian 13
+debian13=( # packages of the root of Debian 13
+	nfs-ganesha nfs-ganesha-vfs dbus-daemon virtiofsd qemu-system-x86
+	libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients nftables iproute2 btrfs-progs
+)
 go_version=1.26.8 # brought where the machine has none that fits go.mod
 cache=$PWD/.cache
 export PATH=$cache/go/bin:$PATH:/usr/local/go/bin:/usr/sbin:/sbin
@@ -125,11 +129,11 @@ build_guest() {
 	rm -rf "$work"
 }
 
-# bring_trixie makes the root beside the old one, which tests may be using.
-bring_trixie() {
+# bring_debian13 makes the root beside the old one, which tests may be using.
+bring_debian13() {
 	need_root "make a root of Debian 13"
-	rm -rf "$cache/trixie.new"
-	mmdebstrap --quiet --variant=minbase --include="$trixie_packages" trixie "$cache/trixie.new" >"$cache/trixie.log" 2>&1
+	rm -rf "$cache/debian13.new"
+	mmdebstrap --quiet --variant=minbase --include="$(IFS=,; echo "${debian13[*]}")" trixie "$cache/debian13.new" >"$cache/debian13.log" 2>&1
 }
 
 mkdir -p "$cache"
@@ -158,13 +162,13 @@ if [ "$(cat "$cache/guest/stamp" 2>/dev/null)" != "$guest" ]; then
 	echo "$guest" >"$cache/guest/stamp"
 fi
 
-if [ "$(cat "$cache/trixie.stamp" 2>/dev/null)" != "$trixie_packages" ] || [ ! -d "$cache/trixie" ]; then
+if [ "$(cat "$cache/debian13.stamp" 2>/dev/null)" != "${debian13[*]}" ] || [ ! -d "$cache/debian13" ]; then
 	say "making a root of Debian 13"
-	if ! again bring_trixie; then
-		tail -n 30 "$cache/trixie.log" >&2
+	if ! again bring_debian13; then
+		tail -n 30 "$cache/debian13.log" >&2
 		die "cannot make a root of Debian 13"
 	fi
-	rm -rf "$cache/trixie"
-	mv "$cache/trixie.new" "$cache/trixie"
-	echo "$trixie_packages" >"$cache/trixie.stamp"
+	rm -rf "$cache/debian13"
+	mv "$cache/debian13.new" "$cache/debian13"
+	echo "${debian13[*]}" >"$cache/debian13.stamp"
 fi

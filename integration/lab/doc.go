@@ -30,6 +30,15 @@
 // no way out: modules must have been downloaded. /tmp, /dev and the rest are
 // the host's; os.MkdirTemp makes directories that go with the program.
 //
+// # On another system
+//
+// With CAUSEWAY_LAB_ROOT, or by On, all of that happens on the system whose root
+// directory that is: its programs, its settings, its libraries, and an empty
+// /var. The kernel, the sources and the compilers, which it need not have, are
+// the host's, whose own root is in /host. 'make deps' makes one of Debian 13:
+//
+//	CAUSEWAY_LAB_ROOT=$PWD/.cache/debian13 go test ./integration -run TestLife
+//
 // # Pieces
 //
 //	NewBridge(ctx, "br-blue")           *Bridge     NewClient, Close

@@ -222,7 +222,7 @@ func initialise(argv []string) (code int, err error) {
 // searchPath with the directories of daemons, which a user's may lack.
 func searchPath() string {
 	path := os.Getenv("PATH")
-	for _, dir := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"} {
+	for _, dir := range []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"} {
 		if !strings.Contains(":"+path+":", ":"+dir+":") {
 			path += ":" + dir
 		}

@@ -21,6 +21,11 @@ func furnish(dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make / private: %w", err)
 	}
+	if root := os.Getenv(rootVariable); root != "" {
+		if err := enterRoot(root, dir); err != nil {
+			return fmt.Errorf("enter the system in %s: %w", root, err)
+		}
+	}
 	// Of /sys, that of this network namespace; its control groups are left out.
 	for _, m := range []struct{ kind, path, options string }{
 		{"proc", "/proc", ""},

@@ -130,11 +130,15 @@ func (l *Libvirt) Close() error {
 	return errors.Join(append(errs, os.RemoveAll(l.dir))...)
 }
 
-// The cache below the repository makes a start take 0.2 s. libvirtd checks for
-// itself whether it fits this machine.
+// The cache below the repository, one for each system, makes a start take
+// 0.2 s. libvirtd checks for itself whether it fits this machine.
 func capabilityCache() (string, error) {
-	root, err := Repo()
-	return filepath.Join(root, ".cache", "libvirt"), err
+	repo, err := Repo()
+	name := "libvirt"
+	if root := os.Getenv(rootVariable); root != "" {
+		name += "-" + filepath.Base(root)
+	}
+	return filepath.Join(repo, ".cache", name), err
 }
 
 func restoreCapabilities(below string) error {

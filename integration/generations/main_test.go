@@ -1,0 +1,185 @@
+// Package generations tests attachments on two generations of hosts: Debian 12
+// with virtiofsd in C, QEMU 7.2 and libvirt 9.0, and Debian 13 with virtiofsd
+// in Rust, QEMU 10.0 and libvirt 11.3.
+//
+// TestHere is for the system that it finds itself on, and TestDebian13 runs it
+// once more, with all that it starts, on a root of Debian 13.
+package generations
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/integration/lab"
+)
+
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
+
+// A world is one system's libvirt, a guest, and the agent.
+type world struct {
+	pool        *lab.Pool
+	libvirt     *lab.Libvirt
+	guest       *lab.Guest
+	agent       *lab.Agent
+	attachments nodev1.AttachmentsClient
+}
+
+// shared makes the world once. It goes with the namespaces.
+var shared = sync.OnceValues(func() (*world, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	w := &world{}
+	programs, err := lab.Build(ctx, lab.BuildOptions{Race: true})
+	if err != nil {
+		return nil, err
+	}
+	if w.pool, err = lab.NewPool(ctx, 256); err != nil {
+		return nil, err
+	}
+	if w.libvirt, err = lab.StartLibvirt(ctx); err != nil {
+		return nil, err
+	}
+	if w.guest, err = w.libvirt.Boot(ctx, lab.GuestOptions{Name: "vm1"}); err != nil {
+		return nil, err
+	}
+	if w.agent, err = lab.NewAgent(lab.AgentOptions{
+		Programs: programs, Pools: map[string]string{"default": w.pool.Dir}, Libvirt: w.libvirt.URI,
+	}); err != nil {
+		return nil, err
+	}
+	if err := w.agent.Start(ctx); err != nil {
+		return nil, err
+	}
+	conn, err := w.agent.Connect()
+	if err != nil {
+		return nil, err
+	}
+	w.attachments = nodev1.NewAttachmentsClient(conn)
+	return w, nil
+})
+
+// A seat is the world as one test uses it.
+type seat struct {
+	*testing.T
+	*world
+}
+
+func sit(t *testing.T) seat {
+	t.Helper()
+	w, err := shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seat{t, w}
+}
+
+func (s seat) must(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+// limited bounds a whole test, so that what hangs is told by name.
+func limited(t *testing.T, limit time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errors.New("the test's time is over"))
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// in says what runs in the guest, which must succeed.
+func (s seat) in(ctx context.Context, script string) string {
+	s.Helper()
+	out, err := s.guest.Shell(ctx, script)
+	s.must(err)
+	return strings.TrimSpace(out)
+}
+
+// attach a share, and detach it when the test ends.
+func (s seat) attach(ctx context.Context, a *nodev1.Attachment) *nodev1.Attachment {
+	s.Helper()
+	a.Instance, a.Tag = s.guest.Name, a.GetId()
+	r, err := s.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a})
+	s.must(err)
+	s.Cleanup(func() {
+		if _, err := s.attachments.Detach(context.WithoutCancel(ctx), &nodev1.DetachRequest{Id: a.GetId()}); err != nil {
+			s.Error(err)
+		}
+	})
+	return r.GetAttachment()
+}
+
+// share makes a directory of the pool.
+func (s seat) share(name string) (*nodev1.Connection, string) {
+	s.Helper()
+	dir := s.pool.Dir + "/" + name
+	s.must(os.Mkdir(dir, 0o755))
+	return &nodev1.Connection{BackendKind: "local", Source: name}, dir
+}
+
+func TestHere(t *testing.T) {
+	t.Run("life", func(t *testing.T) {
+		s, ctx := sit(t), limited(t, 2*time.Minute)
+		connection, dir := s.share("life")
+		s.must(os.WriteFile(dir+"/host", []byte("by the host"), 0o644))
+		a := s.attach(ctx, &nodev1.Attachment{Id: "life", Connection: connection, MountAt: "/mnt/life"})
+		if a.GetGuest() != nodev1.GuestState_GUEST_STATE_MOUNTED {
+			t.Errorf("guest is %v, want mounted; status %v", a.GetGuest(), a.GetStatus())
+		}
+		if got := s.in(ctx, "cat /mnt/life/host; echo by the guest >/mnt/life/guest"); got != "by the host" {
+			t.Errorf("the guest reads %q", got)
+		}
+		if got, err := os.ReadFile(dir + "/guest"); err != nil || string(got) != "by the guest\n" {
+			t.Errorf("the host reads %q, %v", got, err)
+		}
+	})
+}
+
+// debian13 says where its root is, and skips the test where there is none, but
+// never on CI.
+func debian13(t *testing.T) string {
+	t.Helper()
+	root, err := lab.Debian13()
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	return root
+}
+
+// newer runs a test's program on Debian 13.
+func newer(t *testing.T, argv ...string) {
+	t.Helper()
+	cmd := lab.On(limited(t, 8*time.Minute), debian13(t), argv...)
+	out, err := cmd.CombinedOutput()
+	// Its lines would be taken for results of this program's tests.
+	text := regexp.MustCompile(`(?m)^(=== |\s*--- |PASS$|FAIL$)`).ReplaceAllString(string(out), "| $1")
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		t.Fatalf("%v:\n%s", err, text)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(out), "--- PASS") {
+		t.Fatalf("no test ran:\n%s", text)
+	}
+	t.Log(text)
+}
+
+func TestDebian13(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer(t, self, "-test.v", "-test.run=^TestHere$")
+}
