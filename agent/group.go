@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -35,8 +34,12 @@ type group struct {
 	watching map[reconcile.Key]<-chan struct{} // the processes whose end somebody waits for
 	tried    map[reconcile.Key]int             // steps in a row that said they worked, and the host did not show it
 	kept     map[objectKey]*failure            // records of which nothing is left, and that could not be removed
+	ended    []ending                          // steps that were taken beside the worker, for it to note
 
 	// The worker's own.
+	beside  map[reconcile.Key]bool       // with a step under way beside the worker: not looked at, and left alone
+	answers instanceCache                // of libvirt, whose events tell of changes
+	records map[objectKey]*intent.Record // of the last pass
 	is      map[reconcile.Key]reconcile.Version
 	seen    map[reconcile.Key]bool
 	passed  time.Time                  // when the last pass began
@@ -69,7 +72,7 @@ func (a *Agent) joinLocked(o *object) *group {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
 			members: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
-			kept: map[objectKey]*failure{}, unknown: map[reconcile.Key]*failure{},
+			kept: map[objectKey]*failure{}, unknown: map[reconcile.Key]*failure{}, beside: map[reconcile.Key]bool{}, answers: instanceCache{}, records: map[objectKey]*intent.Record{},
 		}
 		a.groups[key] = g
 		a.workers.Go(func() { a.work(a.run, g) })
@@ -129,28 +132,28 @@ func (a *Agent) work(ctx context.Context, g *group) {
 // when to come back, if earlier than the next resync, and whether the group is
 // empty and its worker at its end.
 func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty bool) {
-	instances := instanceCache{}
+	a.noteEnded(g)
+	g.answers.forgetErrors()
 	var now time.Time // of the last pass: what was not due then may be by its end
 	for ctx.Err() == nil {
 		now = time.Now()
 		members := a.members(g, now)
-		w := a.world(ctx, g, members, instances)
+		w := a.world(ctx, g, members)
 		once(g.looked)
 		plan := reconcile.NextPlan(w, a.held(g, w, now))
-		a.publish(g, members, w, plan, instances)
+		a.publish(g, members, w, plan)
 		if a.finalise(g, members, w, now) {
 			continue
 		}
 		steps := a.due(g, plan.Steps, now)
-		if len(steps) == 0 {
+		if len(steps) == 0 && !a.noteEnded(g) {
 			break
 		}
-		// What waits for a guest comes last: it may take long.
-		slices.SortStableFunc(steps, func(x, y reconcile.Step) int { return cmp.Compare(ofGuest(x), ofGuest(y)) })
 		for _, s := range steps {
-			a.take(ctx, g, s, members)
-			if s.Key.Kind == reconcile.Device {
-				clear(instances)
+			if ofInstance(s) {
+				a.takeBeside(ctx, g, s, members)
+			} else {
+				a.take(ctx, g, s, members)
 			}
 		}
 	}
@@ -210,6 +213,7 @@ func (a *Agent) members(g *group, now time.Time) []member {
 		g.is = map[reconcile.Key]reconcile.Version{}
 		g.seen = map[reconcile.Key]bool{}
 		g.gone = map[reconcile.Key]bool{}
+		clear(g.answers)
 	}
 	for k, f := range g.unknown {
 		if !now.Before(f.next) {
@@ -218,9 +222,15 @@ func (a *Agent) members(g *group, now time.Time) []member {
 	}
 	var ms []member
 	for key := range g.members {
-		if o := a.objects[key]; o != nil && o.rec != nil {
-			ms = append(ms, member{key, o.rec, now})
+		o := a.objects[key]
+		if o == nil || o.rec == nil {
+			continue
 		}
+		ms = append(ms, member{key, o.rec, now})
+		if at := o.rec.Attachment; at != nil && g.records[key] != o.rec {
+			delete(g.answers, at.InstanceUUID) // whoever asked may know more than the last event told
+		}
+		g.records[key] = o.rec
 	}
 	a.expireLocked(g, ms, now)
 	return ms
@@ -261,18 +271,72 @@ func (a *Agent) due(g *group, steps []reconcile.Step, now time.Time) []reconcile
 // failed and has to wait.
 const mostTries = 3
 
-// take does one step and notes how it went. What it touched is looked at again
-// whatever it says, but for what the step itself has read back.
+// take does one step and notes how it went.
 func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []member) {
-	begin := time.Now()
 	delete(g.seen, s.Key)
+	begin := time.Now()
 	err := a.do(ctx, g, s, members)
-	g.cleaned[s.Key] = err == nil && s.Verb == reconcile.Remove
-	a.metrics.step(s, err, time.Since(begin))
+	a.note(ctx, g, ending{step: s, members: members, err: err, took: time.Since(begin)})
+}
+
+// takeBeside does one step beside the worker, which goes on with the share's
+// other users meanwhile. What the step is about counts as unknown until the
+// worker has noted how it went.
+func (a *Agent) takeBeside(ctx context.Context, g *group, s reconcile.Step, members []member) {
+	g.beside[s.Key] = true
+	a.workers.Go(func() {
+		begin := time.Now()
+		err := a.do(ctx, g, s, members)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		g.ended = append(g.ended, ending{step: s, members: members, err: err, took: time.Since(begin)})
+		a.wakeLocked(g.key, lookOn)
+	})
+}
+
+// ofInstance says whether a step is taken beside the worker: a guest may take
+// long, and a share may have hundreds.
+func ofInstance(s reconcile.Step) bool {
+	return s.Key.Kind == reconcile.Daemon || s.Key.Kind == reconcile.Device || s.Key.Kind == reconcile.GuestMount
+}
+
+// An ending is how a step went.
+type ending struct {
+	step    reconcile.Step
+	members []member // when it began
+	err     error
+	took    time.Duration
+}
+
+// noteEnded notes the steps that have ended beside the worker. It reports
+// whether there were any.
+func (a *Agent) noteEnded(g *group) bool {
+	a.mu.Lock()
+	ended := g.ended
+	g.ended = nil
+	a.mu.Unlock()
+	for _, e := range ended {
+		delete(g.beside, e.step.Key)
+		delete(g.seen, e.step.Key)
+		if m, ok := memberOf(e.step.Key, e.members); ok && e.step.Key.Kind == reconcile.Device {
+			delete(g.answers, m.rec.Attachment.InstanceUUID)
+		}
+		a.note(a.run, g, e)
+	}
+	return len(ended) > 0
+}
+
+// note keeps how a step went. What it touched is looked at again whatever it
+// says, but for what the step itself has read back.
+func (a *Agent) note(ctx context.Context, g *group, e ending) {
+	s := e.step
+	g.cleaned[s.Key] = e.err == nil && s.Verb == reconcile.Remove
+	a.metrics.step(s, e.err, e.took)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	err := e.err
 	if err == nil {
-		a.log.Debug("step done", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "dur", time.Since(begin))
+		a.log.Debug("step done", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "dur", e.took)
 		if g.tried[s.Key]++; g.tried[s.Key] <= mostTries {
 			delete(g.fails, s.Key)
 			return
@@ -282,18 +346,18 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 	if ctx.Err() != nil {
 		return
 	}
-	if m, _ := memberOf(s.Key, members); a.changedLocked(m) {
+	if m, _ := memberOf(s.Key, e.members); a.changedLocked(m) {
 		return // what failed is not what is wanted now, which the next pass tries
 	}
-	e := keepsEnding(s.Key, g.fails[s.Key], parts.Classify(err))
-	if f := g.fails[s.Key]; f == nil || f.err.Reason != e.Reason {
-		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(e.Reason), "err", err)
+	why := keepsEnding(s.Key, g.fails[s.Key], parts.Classify(err))
+	if f := g.fails[s.Key]; f == nil || f.err.Reason != why.Reason {
+		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(why.Reason), "err", err)
 	}
-	f := g.fails[s.Key].again(e)
+	f := g.fails[s.Key].again(why)
 	f.removing = s.Verb == reconcile.Remove
 	// One that took long, as a guest does that keeps its device, must not be
-	// all that the worker does: the share has other users.
-	if free := time.Now().Add(time.Since(begin)); f.next.Before(free) {
+	// asked all the time.
+	if free := time.Now().Add(e.took); f.next.Before(free) {
 		f.next = free
 	}
 	g.fails[s.Key] = f
@@ -303,13 +367,6 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 func (a *Agent) changedLocked(m member) bool {
 	o := a.objects[m.key]
 	return o != nil && o.rec != m.rec
-}
-
-func ofGuest(s reconcile.Step) int {
-	if s.Key.Kind == reconcile.Device || s.Key.Kind == reconcile.GuestMount {
-		return 1
-	}
-	return 0
 }
 
 // again is the failure after one more.
@@ -387,6 +444,7 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 	delete(a.objects, m.key)
 	a.exports.drop(o, m.rec)
 	delete(g.members, m.key)
+	delete(g.records, m.key)
 	if m.key.kind == model.KindNetwork {
 		delete(a.servers, m.key.id)
 	}

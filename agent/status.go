@@ -13,7 +13,7 @@ import (
 
 // publish works out the status of each member from what was seen, and tells
 // whoever waits or watches.
-func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reconcile.Plan, instances instanceCache) {
+func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reconcile.Plan) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for k, f := range g.fails {
@@ -36,7 +36,7 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 		if g.look && o.status.Phase == model.Working {
 			continue // somebody waits for a look that begins after this one
 		}
-		s, failure := a.judgeLocked(g, m, w, plan, instances)
+		s, failure := a.judgeLocked(g, m, w, plan)
 		a.setStatusLocked(o, s, failure)
 	}
 }
@@ -50,7 +50,7 @@ func settled(k reconcile.Key, w reconcile.World) bool {
 
 // judgeLocked says where an object stands: the first of its things that is not
 // as wanted decides.
-func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcile.Plan, instances instanceCache) (model.Status, *fault.Error) {
+func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcile.Plan) (model.Status, *fault.Error) {
 	s := model.Status{Generation: m.rec.Generation, Phase: model.Ready}
 	s.ObservedGeneration = min(a.objects[m.key].status.ObservedGeneration, m.rec.Generation-1)
 	keys := m.rec.Keys(m.key.id)
@@ -73,7 +73,7 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		return s, nil
 	}
 	if at := m.rec.Attachment; at != nil {
-		answer := instances[at.InstanceUUID]
+		answer := g.answers[at.InstanceUUID]
 		if answer.err != nil && answer.err.Reason == fault.InstanceNotFound {
 			s.Phase = model.Pending
 			return s.Because(answer.err, 0), nil

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"time"
@@ -74,13 +75,13 @@ func deviceVersion(tag string) reconcile.Version {
 
 // world is what the planner looks at: what the members want, and what is
 // there. It looks only at what has not been seen since the last step at it.
-func (a *Agent) world(ctx context.Context, g *group, members []member, instances instanceCache) reconcile.World {
+func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile.World {
 	w := reconcile.World{
 		Want: map[reconcile.Key]reconcile.Want{}, Unknown: map[reconcile.Key]bool{},
 		Outside: map[reconcile.Key]bool{}, Uses: map[reconcile.Key][]reconcile.Key{},
 	}
 	for _, m := range members {
-		wanted := a.wanted(ctx, m, instances)
+		wanted := a.wanted(ctx, g, m)
 		for _, k := range m.rec.Keys(m.key.id) {
 			needs := m.rec.Needs(k, m.key.id)
 			w.Uses[k] = needs
@@ -94,10 +95,10 @@ func (a *Agent) world(ctx context.Context, g *group, members []member, instances
 	}
 	for _, m := range members {
 		for _, k := range m.rec.Keys(m.key.id) {
-			if g.seen[k] {
+			if g.seen[k] || g.beside[k] {
 				continue
 			}
-			a.look(ctx, g, k, m, instances)
+			a.look(ctx, g, k, m)
 			if _, wanted := w.Want[k]; !wanted && litters(k, m.rec) && g.unknown[k] == nil && (!g.cleaned[k] || a.leftDir(k)) {
 				// An agent that was killed in the middle of the removal may
 				// have left a directory: remove once more, which is cheap.
@@ -107,7 +108,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member, instances
 		}
 	}
 	w.Is = g.is
-	for k := range g.unknown {
+	for _, k := range slices.AppendSeq(slices.Collect(maps.Keys(g.unknown)), maps.Keys(g.beside)) {
 		w.Unknown[k] = true
 	}
 	a.mu.Lock()
@@ -156,7 +157,7 @@ func (a *Agent) pinnedLocked() bool {
 }
 
 // wanted lists those of a member's keys that should be there now.
-func (a *Agent) wanted(ctx context.Context, m member, instances instanceCache) []reconcile.Key {
+func (a *Agent) wanted(ctx context.Context, g *group, m member) []reconcile.Key {
 	if m.rec.Removing {
 		return nil
 	}
@@ -167,7 +168,7 @@ func (a *Agent) wanted(ctx context.Context, m member, instances instanceCache) [
 	case m.rec.Attachment != nil:
 		// An instance that is off has no device, and needs no daemon and no
 		// mount. While libvirt is away nobody knows, and all stays.
-		i, err := instances.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
+		i, err := g.answers.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
 		if err == nil && !i.Running || err != nil && err.Reason == fault.InstanceNotFound {
 			return nil
 		}
@@ -220,10 +221,10 @@ func (a *Agent) servingOf(network string) serving {
 }
 
 // look observes one key and notes what it saw: there, not there, or unknown.
-func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member, instances instanceCache) {
+func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member) {
 	ctx, cancel := context.WithTimeout(ctx, lookDeadline)
 	defer cancel()
-	v, there, err := a.observe(ctx, g, k, m, instances)
+	v, there, err := a.observe(ctx, g, k, m)
 	delete(g.is, k)
 	switch {
 	case err != nil:
@@ -240,7 +241,7 @@ func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member, i
 	g.seen[k] = true
 }
 
-func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member, instances instanceCache) (reconcile.Version, bool, error) {
+func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
 	switch k.Kind {
 	case reconcile.Mount:
 		sight, err := a.o.Mounts.Peek(a.at.Mount(k.Name))
@@ -279,7 +280,7 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 		a.watchEnd(g, k, done)
 		return here, true, nil
 	case reconcile.Device:
-		return a.observeDevice(ctx, m, instances)
+		return a.observeDevice(ctx, g, m)
 	case reconcile.GuestMount:
 		return here, a.guestMounted(g, m), nil
 	}
@@ -357,8 +358,8 @@ func (a *Agent) existingServer(network string) parts.Server {
 	return a.servers[network].Server
 }
 
-func (a *Agent) observeDevice(ctx context.Context, m member, instances instanceCache) (reconcile.Version, bool, error) {
-	i, err := instances.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
+func (a *Agent) observeDevice(ctx context.Context, g *group, m member) (reconcile.Version, bool, error) {
+	i, err := g.answers.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
 	if err != nil {
 		if err.Reason == fault.InstanceNotFound {
 			return here, false, nil
@@ -407,7 +408,7 @@ func (a *Agent) exportOf(m member) ganesha.Export {
 	}
 }
 
-// instanceCache holds one pass's answers of libvirt.
+// instanceCache holds answers of libvirt.
 type instanceCache map[string]instanceAnswer
 
 type instanceAnswer struct {
@@ -428,4 +429,9 @@ func (c instanceCache) get(ctx context.Context, is parts.Instances, uuid string)
 	}
 	c[uuid] = got
 	return got.instance, got.err
+}
+
+// forgetErrors lets what failed be asked again.
+func (c instanceCache) forgetErrors() {
+	maps.DeleteFunc(c, func(_ string, got instanceAnswer) bool { return got.err != nil })
 }
