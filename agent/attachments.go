@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -10,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/preflight"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -60,32 +60,11 @@ func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at model
 	if known {
 		return parts.Instance{UUID: uuid}, nil
 	}
-	i, err := a.o.Instances.Instance(ctx, at.Instance)
+	facts, err := a.attachmentFacts(ctx, at)
 	if err != nil {
-		return parts.Instance{}, parts.Classify(err)
+		return parts.Instance{}, err
 	}
-	switch {
-	case !i.Running:
-		return parts.Instance{}, fault.Preconditionf(fault.InstanceOff, "instance %s is not running: start it, then attach", word.Quote(at.Instance))
-	case !i.SharedMemory:
-		return parts.Instance{}, fault.Preconditionf(fault.NoSharedMemory,
-			"instance %s has no shared memory, which virtiofs needs: give its domain a NUMA cell with memAccess='shared' and restart it", word.Quote(at.Instance))
-	case slices.ContainsFunc(i.Devices, func(d parts.Device) bool { return d.Tag == at.Tag && d.Alias != intent.Alias(at.ID) }):
-		return parts.Instance{}, tagTaken(at)
-	case i.FreePorts == 0:
-		return parts.Instance{}, fault.Preconditionf(fault.NoFreePort, "instance %s has no free PCIe root port: detach something, or give its domain more pcie-root-port controllers and restart it", word.Quote(at.Instance))
-	}
-	return i, a.probe(ctx, at.Connection.Kind, func(d driver) error {
-		if d.Prober == nil {
-			return nil
-		}
-		return d.Prober.Probe(ctx, at.Connection)
-	})
-}
-
-func tagTaken(at model.Attachment) *fault.Error {
-	return &fault.Error{Kind: fault.Precondition, Reason: fault.TagTaken, Metadata: map[string]string{"tag": at.Tag},
-		Message: fmt.Sprintf("tag %q is taken in instance %s: choose another", at.Tag, word.Quote(at.Instance))}
+	return facts.Instance, preflight.Refusal(preflight.Look(facts))
 }
 
 func (a *Agent) probe(ctx context.Context, kind string, probe func(driver) error) error {
@@ -128,7 +107,7 @@ func (a *Agent) attachmentRecord(key objectKey, old *intent.Record, at model.Att
 	}
 	for other, o := range a.objects {
 		if r := o.intent(); other != key && r != nil && r.Attachment != nil && r.Attachment.InstanceUUID == i.UUID && r.Attachment.Tag == at.Tag {
-			return nil, tagTaken(at)
+			return nil, preflight.ErrTagTaken(at)
 		}
 	}
 	return &intent.Record{Generation: 1, Attachment: want}, nil

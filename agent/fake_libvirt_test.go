@@ -102,8 +102,30 @@ func (h libvirt) GuestUnmount(_ context.Context, g parts.GuestMount) error {
 	return nil
 }
 
+func (h libvirt) Hypervisor(context.Context) (parts.Hypervisor, error) {
+	return parts.Hypervisor{Libvirt: 9_000_000, QEMU: 7_002_022}, nil
+}
+
+func (h libvirt) GuestAgent(context.Context, string) (parts.GuestAgent, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.agentless {
+		return parts.GuestAgent{Channel: true, Err: &fault.Error{Kind: fault.Precondition, Reason: fault.GuestAgentAbsent, Message: "no guest agent"}}, nil
+	}
+	return parts.GuestAgent{Channel: true, Commands: []string{"guest-exec", "guest-exec-status"}}, nil
+}
+
 // virtiofsd: agent.Daemons.
 type daemons struct{ *host }
+
+func (h daemons) Program(context.Context) (parts.Program, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.noVirtiofsd {
+		return parts.Program{}, &fault.Error{Kind: fault.Precondition, Reason: fault.NoVirtiofsd, Message: "this host has no virtiofsd: install it"}
+	}
+	return parts.Program{Path: "/usr/lib/qemu/virtiofsd", WantFiles: 1 << 20, HostFiles: 1 << 20, NrOpen: 1 << 20, FileMax: 1 << 40}, nil
+}
 
 func (h daemons) Start(_ context.Context, d parts.Daemon) error {
 	dir, source := d.Dir, d.Source

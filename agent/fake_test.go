@@ -29,31 +29,32 @@ import (
 type host struct {
 	t *testing.T
 
-	mu         sync.Mutex
-	calls      int
-	failAt     int // this changing call fails; 0 fails none
-	failed     bool
-	onCall     func(n int)  // runs before the n-th changing call
-	before     func(string) // runs before slow calls, without mu; set before an agent is booted
-	looks      int          // at instances
-	log        []string
-	shares     map[string]bool   // at the backend
-	mounted    map[string]string // target -> what
-	sharing    map[string]bool   // directories that are being made shared
-	gone       map[string]bool
-	namespaces map[string]netns.Network // as made
-	drift      bool
-	bridges    map[string]bool
-	gateways   map[string]*server // by network
-	daemons    map[string]chan struct{}
-	instances  map[string]*parts.Instance // by name
-	libvirtOff bool
-	guestBusy  bool
-	agentless  bool                  // guests without a guest agent
-	refuses    map[netip.Prefix]bool // clients of rules that gateways do not take
-	noNFS3     bool                  // its rpcbind is not installed
-	idle       bool                  // binds say that they worked, and are not there
-	guests     map[string]bool       // uuid + path mounted in the guest
+	mu          sync.Mutex
+	calls       int
+	failAt      int // this changing call fails; 0 fails none
+	failed      bool
+	onCall      func(n int)  // runs before the n-th changing call
+	before      func(string) // runs before slow calls, without mu; set before an agent is booted
+	looks       int          // at instances
+	log         []string
+	shares      map[string]bool   // at the backend
+	mounted     map[string]string // target -> what
+	sharing     map[string]bool   // directories that are being made shared
+	gone        map[string]bool
+	namespaces  map[string]netns.Network // as made
+	drift       bool
+	bridges     map[string]bool
+	gateways    map[string]*server // by network
+	daemons     map[string]chan struct{}
+	instances   map[string]*parts.Instance // by name
+	libvirtOff  bool
+	noVirtiofsd bool
+	guestBusy   bool
+	agentless   bool                  // guests without a guest agent
+	refuses     map[netip.Prefix]bool // clients of rules that gateways do not take
+	noNFS3      bool                  // its rpcbind is not installed
+	idle        bool                  // binds say that they worked, and are not there
+	guests      map[string]bool       // uuid + path mounted in the guest
 }
 
 func newHost(t *testing.T) *host {
@@ -63,7 +64,7 @@ func newHost(t *testing.T) *host {
 		daemons: map[string]chan struct{}{}, instances: map[string]*parts.Instance{}, guests: map[string]bool{},
 	}
 	for _, name := range []string{"vm1", "vm2"} {
-		h.instances[name] = &parts.Instance{UUID: "uuid-" + name, Name: name, Running: true, SharedMemory: true, FreePorts: 4, GuestAgent: true}
+		h.instances[name] = &parts.Instance{UUID: "uuid-" + name, Name: name, Running: true, SharedMemory: true, FreePorts: 4, Express: true, GuestAgent: true, Machine: "pc-q35-7.2", Cells: 1, CPUs: 1, Memory: 262144}
 	}
 	h.instances["off"] = &parts.Instance{UUID: "uuid-off", Name: "off"}
 	h.instances["plain"] = &parts.Instance{UUID: "uuid-plain", Name: "plain", Running: true, FreePorts: 4}

@@ -21,7 +21,7 @@ var mayImport = map[string][]string{
 	"api/node/client":     {"api/node/v1"},
 	"api/node/v1":         {},
 
-	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/parts", "agent/reconcile", "agent/statistics", "agent/tree", "agent/word", "drivers", "ganesha", "netns"},
+	"agent":            {"agent/access", "agent/crashpoint", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/parts", "agent/preflight", "agent/reconcile", "agent/statistics", "agent/tree", "agent/word", "drivers", "ganesha", "netns"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
 	"agent/crashpoint": {},
 	"agent/fault":      {},
@@ -29,11 +29,13 @@ var mayImport = map[string][]string{
 	"agent/ledger":     {"agent/crashpoint"},
 	"agent/model":      {"agent/access", "agent/fault", "agent/word", "drivers"},
 	"agent/parts":      {"agent/fault", "drivers", "drivers/mounts", "ganesha", "netns", "netns/plug"},
+	"agent/preflight":  {"agent/fault", "agent/model", "agent/parts", "agent/word"},
 	"agent/process":    {"agent/crashpoint"},
 
 	// The launcher imports agent/process, and must not become large.
 	"agent/process/cgroup": {"agent/process"},
 	"agent/process/unit":   {"agent/process", "agent/process/cgroup"},
+	"agent/process/usage":  {},
 
 	"agent/reconcile":  {},
 	"agent/rpc":        {"agent", "agent/access", "agent/fault", "agent/model", "agent/statistics", "api/node/v1", "drivers"},

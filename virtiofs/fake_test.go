@@ -133,6 +133,10 @@ func (f *fakeVirt) domain(ref string) (string, passage, error) {
 	return "", stays, noDomain(ref)
 }
 
+func (f *fakeVirt) versions() (Hypervisor, error) {
+	return Hypervisor{Libvirt: 9_000_000, QEMU: 7_002_022}, nil
+}
+
 func (f *fakeVirt) running() (docs []string, err error) {
 	if err := f.enter("running"); err != nil {
 		return nil, err

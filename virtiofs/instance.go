@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/xml"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"libvirt.org/go/libvirtxml"
@@ -13,9 +14,9 @@ import (
 const guestAgentChannel = "org.qemu.guest_agent.0"
 
 // parseInstance reads a domain's live XML.
-func parseInstance(doc string) (Instance, error) {
+func parseInstance(doc string) (_ Instance, err error) {
 	var d libvirtxml.Domain
-	if err := d.Unmarshal(doc); err != nil {
+	if err = d.Unmarshal(doc); err != nil {
 		return Instance{}, fmt.Errorf("parse domain XML: %w", err)
 	}
 	i := Instance{
@@ -24,16 +25,29 @@ func parseInstance(doc string) (Instance, error) {
 		Running:      d.ID != nil, // libvirt gives an id to active domains only
 		SharedMemory: sharedMemory(&d),
 	}
+	if i.Memory, err = kibibytes(d.Memory); err != nil {
+		return Instance{}, err
+	}
+	if d.OS != nil && d.OS.Type != nil {
+		i.Machine = d.OS.Type.Machine
+	}
+	if d.VCPU != nil {
+		i.CPUs = int(d.VCPU.Value)
+	}
+	if d.CPU != nil && d.CPU.Numa != nil {
+		i.Cells = len(d.CPU.Numa.Cell)
+	}
 	if d.Devices == nil {
 		return i, nil
 	}
-	var err error
+	i.Express = slices.ContainsFunc(d.Devices.Controllers, func(c libvirtxml.DomainController) bool { return c.Type == "pci" && c.Model == "pcie-root" })
 	if i.FreePorts, err = freePorts(doc, d.Devices.Controllers); err != nil {
 		return Instance{}, err
 	}
 	for _, c := range d.Devices.Channels {
-		if t := c.Target; t != nil && t.VirtIO != nil && t.VirtIO.Name == guestAgentChannel && t.VirtIO.State == "connected" {
-			i.GuestAgent = true
+		if t := c.Target; t != nil && t.VirtIO != nil && t.VirtIO.Name == guestAgentChannel {
+			i.Channel = true
+			i.GuestAgent = i.GuestAgent || t.VirtIO.State == "connected"
 		}
 	}
 	for _, f := range d.Devices.Filesystems {
@@ -53,6 +67,17 @@ func parseInstance(doc string) (Instance, error) {
 		i.Filesystems = append(i.Filesystems, dev)
 	}
 	return i, nil
+}
+
+// kibibytes of a domain's memory, in which libvirt writes it whatever it read.
+func kibibytes(m *libvirtxml.DomainMemory) (uint64, error) {
+	switch {
+	case m == nil:
+		return 0, nil
+	case m.Unit != "KiB" && m.Unit != "":
+		return 0, fmt.Errorf("memory in %q, not in KiB", m.Unit)
+	}
+	return uint64(m.Value), nil
 }
 
 // sharedMemory tells whether virtiofsd can map the guest's memory, by the rule

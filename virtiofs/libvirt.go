@@ -18,6 +18,8 @@ type hypervisor interface {
 	domain(ref string) (string, passage, error)
 	// running returns the live XML of every active domain.
 	running() ([]string, error)
+	// versions are libvirt's and QEMU's, as libvirt counts.
+	versions() (Hypervisor, error)
 	// attach plugs a device into a running domain.
 	attach(uuid, xml string) error
 	// detach asks a running domain's guest to let go of a device, and does not
@@ -200,6 +202,14 @@ func (n *connection) running() ([]string, error) {
 		}
 	}
 	return docs, errors.Join(errs...)
+}
+
+func (n *connection) versions() (v Hypervisor, err error) {
+	if v.Libvirt, err = n.c.GetLibVersion(); err != nil {
+		return v, err
+	}
+	v.QEMU, err = n.c.GetVersion()
+	return v, err
 }
 
 func (n *connection) attach(uuid, xml string) error {

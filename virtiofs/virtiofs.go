@@ -47,8 +47,15 @@ type Instance struct {
 	Migrated     bool // it is off here because it went to another host
 	SharedMemory bool // a vhost-user device can reach the guest's memory
 	FreePorts    int  // hot-pluggable places for a PCI device: PCIe root ports, or slots of a conventional bus
+	Express      bool // FreePorts are PCIe ports, not slots
 	GuestAgent   bool // the domain has the channel, and the agent is connected
+	Channel      bool // the domain has the guest agent's channel
 	Filesystems  []Device
+
+	Machine string // type, in QEMU's words: "pc-q35-7.2"
+	Cells   int    // of NUMA
+	CPUs    int    // at most
+	Memory  uint64 // KiB, at most
 }
 
 // A Device is a virtiofs device in a running domain.

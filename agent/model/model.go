@@ -203,7 +203,8 @@ type Check struct {
 	Name    string
 	Verdict Verdict
 	Message string
-	Fix     string // the command that cures it
+	Fix     string       // the command that cures it
+	Reason  fault.Reason // for which a call would be refused; with Fail, of a preflight of an attachment
 }
 
 // An Event is one change that a watcher sees. One of the objects is set, or

@@ -65,8 +65,28 @@ type Instance struct {
 	Migrated     bool // it is off here because it went to another host
 	SharedMemory bool
 	FreePorts    int
+	Express      bool // these are PCIe ports, not slots of a conventional bus
 	GuestAgent   bool
 	Devices      []Device // every virtiofs device, ours or not
+
+	Machine string // type, in QEMU's words: "pc-q35-7.2"
+	Cells   int    // of NUMA
+	CPUs    int    // at most
+	Memory  uint64 // KiB, at most
+}
+
+// A Hypervisor is what instances run on. Versions are 1,000,000 * major +
+// 1,000 * minor + release, as libvirt counts.
+type Hypervisor struct {
+	Libvirt uint32
+	QEMU    uint32
+}
+
+// A GuestAgent is what a guest allows to be done in it.
+type GuestAgent struct {
+	Channel  bool     // the instance has the device that the agent speaks through
+	Commands []string // that it allows
+	Err      error    // why it does not answer
 }
 
 // A GuestMount is a mount in a guest.
@@ -84,6 +104,11 @@ type Instances interface {
 	// Instance finds a domain by UUID or name: InstanceNotFound,
 	// LibvirtUnavailable.
 	Instance(ctx context.Context, nameOrUUID string) (Instance, error)
+	// Hypervisor tells what the instances run on: LibvirtUnavailable.
+	Hypervisor(ctx context.Context) (Hypervisor, error)
+	// GuestAgent asks a running instance's agent what it allows. That it does
+	// not answer is part of the answer.
+	GuestAgent(ctx context.Context, uuid string) (GuestAgent, error)
 	// Attach plugs d in and waits for it. There already is success.
 	Attach(ctx context.Context, d Device) error
 	// Detach unplugs d and waits until it is gone: GuestBusy. Not there is
@@ -103,8 +128,24 @@ type Daemon struct {
 	Source string // the directory that it shares
 }
 
+// A Program is the virtiofsd of this host, and what bounds it here.
+type Program struct {
+	Path      string
+	Memory    uint64 // bytes that one may take; 0 is no limit
+	WantFiles uint64 // that one is to be allowed to have open
+	HostFiles uint64 // the most that this process may give it: its own hard limit
+	NrOpen    uint64 // the most of any process: fs.nr_open
+	FileMax   uint64 // of all processes: fs.file-max
+	FilesOpen uint64 // of all processes, now
+}
+
+// Files is how many files one may have open.
+func (p Program) Files() uint64 { return min(p.WantFiles, p.HostFiles, p.NrOpen) }
+
 // Daemons runs one virtiofsd for each attachment, in a directory each.
 type Daemons interface {
+	// Program tells which virtiofsd this host has: NoVirtiofsd.
+	Program(ctx context.Context) (Program, error)
 	// Start makes the daemon run and listen, or finds it doing so.
 	Start(ctx context.Context, d Daemon) error
 	// Stop ends it and removes dir. Not there is success.

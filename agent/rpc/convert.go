@@ -18,10 +18,23 @@ func attachmentFrom(a *nodev1.Attachment) (model.Attachment, error) {
 	}
 	err := checkNeeds(
 		need{"attachment.id", a.GetId()},
+		need{"attachment.tag", a.GetTag()},
+	)
+	if err != nil {
+		return model.Attachment{}, err
+	}
+	return draftFrom(a)
+}
+
+// draftFrom is for a preflight, where neither id nor tag have to be known.
+func draftFrom(a *nodev1.Attachment) (model.Attachment, error) {
+	if a == nil {
+		return model.Attachment{}, required("attachment")
+	}
+	err := checkNeeds(
 		need{"attachment.instance", a.GetInstance()},
 		need{"attachment.connection.backend_kind", a.GetConnection().GetBackendKind()},
 		need{"attachment.connection.source", a.GetConnection().GetSource()},
-		need{"attachment.tag", a.GetTag()},
 	)
 	if err != nil {
 		return model.Attachment{}, err
@@ -285,7 +298,7 @@ func subsystemTo(s model.Subsystem) *nodev1.Subsystem {
 }
 
 func checkTo(c model.Check) *nodev1.Check {
-	return &nodev1.Check{Name: text(c.Name), Verdict: verdictTo(c.Verdict), Message: text(c.Message), Fix: text(c.Fix)}
+	return &nodev1.Check{Name: text(c.Name), Verdict: verdictTo(c.Verdict), Message: text(c.Message), Fix: text(c.Fix), Reason: string(c.Reason)}
 }
 
 func eventTo(e model.Event) *nodev1.WatchResponse {

@@ -67,6 +67,12 @@ func (f *fake) RepairAttachment(ctx context.Context, id string) (model.Attachmen
 	return f.attachment, f.called(ctx, "RepairAttachment "+id)
 }
 
+func (f *fake) PreflightAttachment(ctx context.Context, a model.Attachment) ([]model.Check, error) {
+	err := f.called(ctx, "PreflightAttachment")
+	f.attachment = a
+	return []model.Check{{Name: "ports", Verdict: model.Pass}}, err
+}
+
 func (f *fake) UpdateNetwork(ctx context.Context, n model.Network, seen int64) (model.Network, error) {
 	err := f.called(ctx, fmt.Sprintf("UpdateNetwork %d", seen))
 	f.network = n

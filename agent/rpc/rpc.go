@@ -36,6 +36,7 @@ type Attachments interface {
 	Attachment(ctx context.Context, id string) (model.Attachment, error)
 	Attachments(ctx context.Context, instance string) ([]model.Attachment, error)
 	RepairAttachment(ctx context.Context, id string) (model.Attachment, error)
+	PreflightAttachment(ctx context.Context, at model.Attachment) ([]model.Check, error)
 }
 
 // Networks is what the service of that name needs; errors as Attachments'.

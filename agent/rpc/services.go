@@ -66,6 +66,18 @@ func (s attachments) Repair(ctx context.Context, r *nodev1.RepairAttachmentReque
 	return &nodev1.RepairAttachmentResponse{Attachment: attachmentTo(got)}, nil
 }
 
+func (s attachments) Preflight(ctx context.Context, r *nodev1.PreflightAttachmentRequest) (*nodev1.PreflightAttachmentResponse, error) {
+	want, err := draftFrom(r.GetAttachment())
+	if err != nil {
+		return nil, err
+	}
+	got, err := s.agent.PreflightAttachment(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	return &nodev1.PreflightAttachmentResponse{Checks: each(got, checkTo)}, nil
+}
+
 type networks struct {
 	nodev1.UnsafeNetworksServer
 	agent Networks

@@ -14,6 +14,7 @@ import (
 	"github.com/causeway-project/causeway/agent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/preflight"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/local"
 	"github.com/causeway-project/causeway/drivers/mounts"
@@ -41,13 +42,14 @@ func build(cfg config, log *slog.Logger) (core, error) {
 	}
 	n := &node{log: log, networks: netns.New(netns.Options{Logger: log, VSCtl: cfg.OVS.Command, OVSDB: cfg.OVS.Database}), supervisor: sup}
 	daemons := &virtiofsd.Daemons{Starter: starter, Limits: cfg.Virtiofsd.Limits.limits()}
+	vd := virtiofsDaemons{d: daemons, systemd: sup.units != nil}
 	o := agent.Options{
 		StateDir:   cfg.StateDir,
 		RunDir:     cfg.RunDir,
 		Drivers:    registry,
 		Mounts:     mountTable{},
 		Namespaces: n.networks,
-		Daemons:    virtiofsDaemons{daemons},
+		Daemons:    vd,
 		Instances:  noLibvirt{},
 		Servers: func(p agent.ServerPlace) parts.Server {
 			return ganesha.New(ganesha.Options{
@@ -58,7 +60,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 			})
 		},
 		CheckVersions: canServe,
-		Checks:        hostChecks(cfg, daemons),
+		Checks:        hostChecks(cfg, vd),
 		Subsystems:    n.subsystems,
 		Resync:        time.Duration(cfg.Resync),
 		CallTimeout:   time.Duration(cfg.CallTimeout),
@@ -194,7 +196,7 @@ func (n *node) checkLibvirt(context.Context) model.Check {
 }
 
 // hostChecks are those of the programs and directories that the agent uses.
-func hostChecks(cfg config, daemons *virtiofsd.Daemons) []func(context.Context) model.Check {
+func hostChecks(cfg config, daemons virtiofsDaemons) []func(context.Context) model.Check {
 	program := func(name, path, fix string) func(context.Context) model.Check {
 		return func(context.Context) model.Check {
 			if _, err := os.Stat(path); err != nil {
@@ -217,11 +219,18 @@ func hostChecks(cfg config, daemons *virtiofsd.Daemons) []func(context.Context) 
 		checkNFS3,
 		checkNeighbours,
 		func(ctx context.Context) model.Check {
-			path, err := daemons.Program(ctx)
+			p, err := daemons.Program(ctx)
 			if err != nil {
 				return model.Check{Name: "virtiofsd", Verdict: model.Fail, Message: err.Error(), Fix: "apt-get install qemu-system-common, or virtiofsd where there is such a package"}
 			}
-			return model.Check{Name: "virtiofsd", Verdict: model.Pass, Message: path}
+			return model.Check{Name: "virtiofsd", Verdict: model.Pass, Message: p.Path}
+		},
+		func(ctx context.Context) model.Check {
+			p, err := daemons.Program(ctx)
+			if err != nil {
+				return model.Check{Name: "open-files", Verdict: model.Warn, Message: err.Error()}
+			}
+			return preflight.OpenFiles(p).Check
 		},
 	}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Local.Pools)) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/process/usage"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/virtiofs"
 	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
@@ -36,7 +37,27 @@ func (mountTable) Kind(dir string) (source, fstype string, err error) {
 }
 
 // virtiofsDaemons is package virtiofs's daemons as the agent wants them.
-type virtiofsDaemons struct{ d *virtiofsd.Daemons }
+type virtiofsDaemons struct {
+	d       *virtiofsd.Daemons
+	systemd bool // it starts them, and gives each as many open files as the kernel allows
+}
+
+func (v virtiofsDaemons) Program(ctx context.Context) (parts.Program, error) {
+	path, err := v.d.Program(ctx)
+	if err != nil {
+		return parts.Program{}, libvirtError(err)
+	}
+	p := parts.Program{Path: path, Memory: v.d.Limits.Memory, WantFiles: v.d.Limits.Files}
+	files, err := usage.OfHost()
+	if err != nil {
+		return parts.Program{}, err
+	}
+	p.HostFiles, p.NrOpen, p.FileMax, p.FilesOpen = files.Own, files.Each, files.All, files.Open
+	if v.systemd {
+		p.HostFiles = p.NrOpen
+	}
+	return p, nil
+}
 
 // daemonGrace is how long a virtiofsd that still has QEMU's connection is
 // asked before it is killed.
@@ -68,13 +89,35 @@ func (i instances) Instance(ctx context.Context, nameOrUUID string) (parts.Insta
 		return parts.Instance{}, libvirtError(err)
 	}
 	out := parts.Instance{
-		UUID: v.UUID, Name: v.Name, Running: v.Running, SharedMemory: v.SharedMemory, FreePorts: v.FreePorts, GuestAgent: v.GuestAgent,
+		UUID: v.UUID, Name: v.Name, Running: v.Running, SharedMemory: v.SharedMemory, FreePorts: v.FreePorts, Express: v.Express, GuestAgent: v.GuestAgent,
+		Machine: v.Machine, Cells: v.Cells, CPUs: v.CPUs, Memory: v.Memory,
 		Migrating: v.Migrating, Migrated: v.Migrated,
 	}
 	for _, d := range v.Filesystems {
 		out.Devices = append(out.Devices, parts.Device(d))
 	}
 	return out, nil
+}
+
+func (i instances) Hypervisor(ctx context.Context) (parts.Hypervisor, error) {
+	v, err := i.h.Hypervisor(ctx)
+	return parts.Hypervisor(v), libvirtError(err)
+}
+
+func (i instances) GuestAgent(ctx context.Context, uuid string) (parts.GuestAgent, error) {
+	v, err := i.h.Instance(ctx, uuid)
+	if err != nil {
+		return parts.GuestAgent{}, libvirtError(err)
+	}
+	g := parts.GuestAgent{Channel: v.Channel}
+	if !g.Channel {
+		return g, nil
+	}
+	g.Commands, err = i.h.GuestCommands(ctx, uuid)
+	if errors.Is(err, virtiofs.ErrGuestAgent) || errors.Is(err, virtiofs.ErrGuestRefused) {
+		g.Err, err = libvirtError(err), nil
+	}
+	return g, libvirtError(err)
 }
 
 func (i instances) Attach(ctx context.Context, d parts.Device) error {
@@ -132,6 +175,12 @@ var errNoLibvirt = &fault.Error{
 
 func (noLibvirt) Instance(context.Context, string) (parts.Instance, error) {
 	return parts.Instance{}, errNoLibvirt
+}
+func (noLibvirt) Hypervisor(context.Context) (parts.Hypervisor, error) {
+	return parts.Hypervisor{}, errNoLibvirt
+}
+func (noLibvirt) GuestAgent(context.Context, string) (parts.GuestAgent, error) {
+	return parts.GuestAgent{}, errNoLibvirt
 }
 func (noLibvirt) Attach(context.Context, parts.Device) error           { return errNoLibvirt }
 func (noLibvirt) Detach(context.Context, parts.Device) error           { return errNoLibvirt }

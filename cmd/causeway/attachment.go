@@ -59,7 +59,7 @@ func (c *cli) attachment() *cobra.Command {
 		c.attachmentCreate(n), n.show(c), c.attachmentList(), n.remove(c, func(ctx context.Context, r remote, id string) error {
 			_, err := r.attachments.Detach(ctx, &nodev1.DetachRequest{Id: id})
 			return err
-		}), c.attachmentRepair(n), c.watch("attachment"))
+		}), c.attachmentRepair(n), c.attachmentPreflight(), c.watch("attachment"))
 }
 
 func (c *cli) attachmentCreate(n noun[*nodev1.Attachment]) *cobra.Command {
@@ -125,6 +125,41 @@ func (c *cli) attachmentRepair(n noun[*nodev1.Attachment]) *cobra.Command {
 			})
 		},
 	}
+}
+
+func (c *cli) attachmentPreflight() *cobra.Command {
+	a := &nodev1.Attachment{}
+	var from connectionFlags
+	cmd := &cobra.Command{
+		Use:   "preflight --instance INSTANCE --source KIND:SOURCE",
+		Short: "Check whether an instance can have a share",
+		Long: `Check whether an instance can have a share, one verdict a line, each with the
+command that cures it. Nothing is changed. The exit code is 4 where a check
+failed: create would be refused for the same reason.`,
+		Example: `  causeway attachment preflight --instance vm1 --source local:docs --tag docs`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if a.Connection, err = from.parse(c.in); err != nil {
+				return err
+			}
+			return c.with(cmd.Context(), task{doing: "preflight of instance " + a.GetInstance()}, func(ctx context.Context, r remote) error {
+				resp, err := r.attachments.Preflight(ctx, &nodev1.PreflightAttachmentRequest{Attachment: a})
+				if err != nil {
+					return err
+				}
+				return c.verdicts(resp.GetChecks(), "the instance cannot have the share")
+			})
+		},
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&a.Instance, "instance", "", "name or UUID of the instance (required)")
+	flags.StringVar(&a.Tag, "tag", "", "look whether the instance can have this tag")
+	flags.BoolVar(&a.ReadOnly, "read-only", false, "the instance may not write")
+	flags.StringVar(&a.MountAt, "mount-at", "", "it is to be mounted there in the guest, through the guest agent")
+	from.add(cmd)
+	must(cmd.MarkFlagRequired("instance"))
+	return cmd
 }
 
 func addNoWait(cmd *cobra.Command, noWait *bool) {

@@ -43,6 +43,7 @@ func TestOutputs(t *testing.T) {
 		"mount-show":           "mount show cw-m1",
 		"node-show":            "node show",
 		"node-preflight":       "node preflight",
+		"attachment-preflight": "attachment preflight --instance vm1 --source local:docs",
 	} {
 		for _, format := range outputs() {
 			got := runCLI(t.Context(), socket, "", append(strings.Fields(args), "-o", format)...)
@@ -293,6 +294,11 @@ func TestPreflightThatFails(t *testing.T) {
 		t.Errorf("exit %d", got.code)
 	}
 	golden(t, "node-preflight-fails.txt", got.out+got.err)
+	got = runCLI(t.Context(), f.serve(t), "", "attachment", "preflight", "--instance", "full", "--source", "local:docs", "--tag", "docs")
+	if got.code != exitConflict {
+		t.Errorf("exit %d", got.code)
+	}
+	golden(t, "attachment-preflight-fails.txt", got.out+got.err)
 }
 
 func TestNobodyThere(t *testing.T) {

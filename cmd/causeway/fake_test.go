@@ -248,6 +248,17 @@ func (s exportServer) List(_ context.Context, r *nodev1.ListExportsRequest) (*no
 	return &nodev1.ListExportsResponse{Exports: s.exports}, s.err
 }
 
+func (s attachmentServer) Preflight(_ context.Context, r *nodev1.PreflightAttachmentRequest) (*nodev1.PreflightAttachmentResponse, error) {
+	checks := s.checks
+	if r.GetAttachment().GetInstance() == "full" {
+		checks = []*nodev1.Check{
+			{Name: "instance", Verdict: nodev1.Verdict_VERDICT_PASS, Message: "it runs"},
+			{Name: "ports", Verdict: nodev1.Verdict_VERDICT_FAIL, Message: "no free PCIe root port", Fix: "virsh shutdown full", Reason: "no_free_port"},
+		}
+	}
+	return &nodev1.PreflightAttachmentResponse{Checks: checks}, s.err
+}
+
 func (s nodeServer) Get(context.Context, *nodev1.GetNodeRequest) (*nodev1.GetNodeResponse, error) {
 	return s.node, s.err
 }

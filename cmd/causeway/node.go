@@ -95,12 +95,17 @@ it. The exit code is 4 where a check failed.`,
 }
 
 func (c *cli) preflight(ctx context.Context, r remote) error {
-	type T = *nodev1.Check
 	resp, err := r.node.Preflight(ctx, &nodev1.PreflightRequest{})
 	if err != nil {
 		return err
 	}
-	err = printAll(c, view[T]{
+	return c.verdicts(resp.GetChecks(), "this host is not ready")
+}
+
+// verdicts prints checks, and fails where one did.
+func (c *cli) verdicts(checks []*nodev1.Check, otherwise string) error {
+	type T = *nodev1.Check
+	err := printAll(c, view[T]{
 		json: protoJSON[T],
 		row: []column[T]{
 			{"VERDICT", func(k T) string { return word(k.GetVerdict(), "VERDICT_") }},
@@ -108,18 +113,18 @@ func (c *cli) preflight(ctx context.Context, r remote) error {
 			{"MESSAGE", T.GetMessage},
 			{"FIX", T.GetFix},
 		},
-	}, resp.GetChecks())
+	}, checks)
 	if err != nil {
 		return err
 	}
 	var bad []string
-	for _, k := range resp.GetChecks() {
+	for _, k := range checks {
 		if k.GetVerdict() == nodev1.Verdict_VERDICT_FAIL {
 			bad = append(bad, k.GetName())
 		}
 	}
 	if len(bad) > 0 {
-		return &failure{exitConflict, fmt.Sprintf("preflight: this host is not ready (%s); run the commands under FIX", strings.Join(bad, ", "))}
+		return &failure{exitConflict, fmt.Sprintf("preflight: %s (%s); run the commands under FIX", otherwise, strings.Join(bad, ", "))}
 	}
 	return nil
 }

@@ -258,7 +258,7 @@ func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Type.Descriptor instead.
 func (WatchResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{61, 0}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{63, 0}
 }
 
 // Status is what the agent knows of an object.
@@ -1880,6 +1880,96 @@ func (x *RepairAttachmentResponse) GetAttachment() *Attachment {
 	return nil
 }
 
+type PreflightAttachmentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Attach. Its id and tag may be left out.
+	Attachment    *Attachment `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreflightAttachmentRequest) Reset() {
+	*x = PreflightAttachmentRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreflightAttachmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreflightAttachmentRequest) ProtoMessage() {}
+
+func (x *PreflightAttachmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreflightAttachmentRequest.ProtoReflect.Descriptor instead.
+func (*PreflightAttachmentRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *PreflightAttachmentRequest) GetAttachment() *Attachment {
+	if x != nil {
+		return x.Attachment
+	}
+	return nil
+}
+
+type PreflightAttachmentResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which Attach would fail.
+	Checks        []*Check `protobuf:"bytes,1,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreflightAttachmentResponse) Reset() {
+	*x = PreflightAttachmentResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreflightAttachmentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreflightAttachmentResponse) ProtoMessage() {}
+
+func (x *PreflightAttachmentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreflightAttachmentResponse.ProtoReflect.Descriptor instead.
+func (*PreflightAttachmentResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PreflightAttachmentResponse) GetChecks() []*Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
 type PutNetworkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Network       *Network               `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
@@ -1889,7 +1979,7 @@ type PutNetworkRequest struct {
 
 func (x *PutNetworkRequest) Reset() {
 	*x = PutNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +1991,7 @@ func (x *PutNetworkRequest) String() string {
 func (*PutNetworkRequest) ProtoMessage() {}
 
 func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2004,7 @@ func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkRequest.ProtoReflect.Descriptor instead.
 func (*PutNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PutNetworkRequest) GetNetwork() *Network {
@@ -1933,7 +2023,7 @@ type PutNetworkResponse struct {
 
 func (x *PutNetworkResponse) Reset() {
 	*x = PutNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1945,7 +2035,7 @@ func (x *PutNetworkResponse) String() string {
 func (*PutNetworkResponse) ProtoMessage() {}
 
 func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1958,7 +2048,7 @@ func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkResponse.ProtoReflect.Descriptor instead.
 func (*PutNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PutNetworkResponse) GetNetwork() *Network {
@@ -1981,7 +2071,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2083,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2096,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -2032,7 +2122,7 @@ type UpdateNetworkResponse struct {
 
 func (x *UpdateNetworkResponse) Reset() {
 	*x = UpdateNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2134,7 @@ func (x *UpdateNetworkResponse) String() string {
 func (*UpdateNetworkResponse) ProtoMessage() {}
 
 func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2147,7 @@ func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UpdateNetworkResponse) GetNetwork() *Network {
@@ -2076,7 +2166,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2088,7 +2178,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2101,7 +2191,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteNetworkRequest) GetId() string {
@@ -2119,7 +2209,7 @@ type DeleteNetworkResponse struct {
 
 func (x *DeleteNetworkResponse) Reset() {
 	*x = DeleteNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2221,7 @@ func (x *DeleteNetworkResponse) String() string {
 func (*DeleteNetworkResponse) ProtoMessage() {}
 
 func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2234,7 @@ func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkResponse.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 type GetNetworkRequest struct {
@@ -2156,7 +2246,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2168,7 +2258,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2181,7 +2271,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetNetworkRequest) GetId() string {
@@ -2200,7 +2290,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +2302,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +2315,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetNetworkResponse) GetNetwork() *Network {
@@ -2243,7 +2333,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2255,7 +2345,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2268,7 +2358,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 type ListNetworksResponse struct {
@@ -2280,7 +2370,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2292,7 +2382,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2305,7 +2395,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -2324,7 +2414,7 @@ type PutExportRequest struct {
 
 func (x *PutExportRequest) Reset() {
 	*x = PutExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2426,7 @@ func (x *PutExportRequest) String() string {
 func (*PutExportRequest) ProtoMessage() {}
 
 func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2439,7 @@ func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportRequest.ProtoReflect.Descriptor instead.
 func (*PutExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PutExportRequest) GetExport() *Export {
@@ -2368,7 +2458,7 @@ type PutExportResponse struct {
 
 func (x *PutExportResponse) Reset() {
 	*x = PutExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2470,7 @@ func (x *PutExportResponse) String() string {
 func (*PutExportResponse) ProtoMessage() {}
 
 func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2483,7 @@ func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportResponse.ProtoReflect.Descriptor instead.
 func (*PutExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PutExportResponse) GetExport() *Export {
@@ -2412,7 +2502,7 @@ type DeleteExportRequest struct {
 
 func (x *DeleteExportRequest) Reset() {
 	*x = DeleteExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2424,7 +2514,7 @@ func (x *DeleteExportRequest) String() string {
 func (*DeleteExportRequest) ProtoMessage() {}
 
 func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2437,7 +2527,7 @@ func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportRequest.ProtoReflect.Descriptor instead.
 func (*DeleteExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeleteExportRequest) GetId() string {
@@ -2455,7 +2545,7 @@ type DeleteExportResponse struct {
 
 func (x *DeleteExportResponse) Reset() {
 	*x = DeleteExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2467,7 +2557,7 @@ func (x *DeleteExportResponse) String() string {
 func (*DeleteExportResponse) ProtoMessage() {}
 
 func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2480,7 +2570,7 @@ func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportResponse.ProtoReflect.Descriptor instead.
 func (*DeleteExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 type GetExportRequest struct {
@@ -2492,7 +2582,7 @@ type GetExportRequest struct {
 
 func (x *GetExportRequest) Reset() {
 	*x = GetExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2504,7 +2594,7 @@ func (x *GetExportRequest) String() string {
 func (*GetExportRequest) ProtoMessage() {}
 
 func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2517,7 +2607,7 @@ func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportRequest.ProtoReflect.Descriptor instead.
 func (*GetExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetExportRequest) GetId() string {
@@ -2536,7 +2626,7 @@ type GetExportResponse struct {
 
 func (x *GetExportResponse) Reset() {
 	*x = GetExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2638,7 @@ func (x *GetExportResponse) String() string {
 func (*GetExportResponse) ProtoMessage() {}
 
 func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2651,7 @@ func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportResponse.ProtoReflect.Descriptor instead.
 func (*GetExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetExportResponse) GetExport() *Export {
@@ -2581,7 +2671,7 @@ type ListExportsRequest struct {
 
 func (x *ListExportsRequest) Reset() {
 	*x = ListExportsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2683,7 @@ func (x *ListExportsRequest) String() string {
 func (*ListExportsRequest) ProtoMessage() {}
 
 func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2696,7 @@ func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsRequest.ProtoReflect.Descriptor instead.
 func (*ListExportsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListExportsRequest) GetNetwork() string {
@@ -2625,7 +2715,7 @@ type ListExportsResponse struct {
 
 func (x *ListExportsResponse) Reset() {
 	*x = ListExportsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2637,7 +2727,7 @@ func (x *ListExportsResponse) String() string {
 func (*ListExportsResponse) ProtoMessage() {}
 
 func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2650,7 +2740,7 @@ func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListExportsResponse) GetExports() []*Export {
@@ -2671,7 +2761,7 @@ type PutRuleRequest struct {
 
 func (x *PutRuleRequest) Reset() {
 	*x = PutRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2683,7 +2773,7 @@ func (x *PutRuleRequest) String() string {
 func (*PutRuleRequest) ProtoMessage() {}
 
 func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2696,7 +2786,7 @@ func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleRequest.ProtoReflect.Descriptor instead.
 func (*PutRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PutRuleRequest) GetExport() string {
@@ -2722,7 +2812,7 @@ type PutRuleResponse struct {
 
 func (x *PutRuleResponse) Reset() {
 	*x = PutRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2734,7 +2824,7 @@ func (x *PutRuleResponse) String() string {
 func (*PutRuleResponse) ProtoMessage() {}
 
 func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2747,7 +2837,7 @@ func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleResponse.ProtoReflect.Descriptor instead.
 func (*PutRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PutRuleResponse) GetRule() *AccessRule {
@@ -2768,7 +2858,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +2870,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +2883,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DeleteRuleRequest) GetExport() string {
@@ -2818,7 +2908,7 @@ type DeleteRuleResponse struct {
 
 func (x *DeleteRuleResponse) Reset() {
 	*x = DeleteRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2830,7 +2920,7 @@ func (x *DeleteRuleResponse) String() string {
 func (*DeleteRuleResponse) ProtoMessage() {}
 
 func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2843,7 +2933,7 @@ func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
 }
 
 type GetRuleRequest struct {
@@ -2857,7 +2947,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2869,7 +2959,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2882,7 +2972,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetRuleRequest) GetExport() string {
@@ -2908,7 +2998,7 @@ type GetRuleResponse struct {
 
 func (x *GetRuleResponse) Reset() {
 	*x = GetRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3010,7 @@ func (x *GetRuleResponse) String() string {
 func (*GetRuleResponse) ProtoMessage() {}
 
 func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3023,7 @@ func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleResponse.ProtoReflect.Descriptor instead.
 func (*GetRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetRuleResponse) GetRule() *AccessRule {
@@ -2953,7 +3043,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3055,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3068,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListRulesRequest) GetExport() string {
@@ -2997,7 +3087,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3009,7 +3099,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3022,7 +3112,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListRulesResponse) GetRules() []*AccessRule {
@@ -3042,7 +3132,7 @@ type RecoverRulesRequest struct {
 
 func (x *RecoverRulesRequest) Reset() {
 	*x = RecoverRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3054,7 +3144,7 @@ func (x *RecoverRulesRequest) String() string {
 func (*RecoverRulesRequest) ProtoMessage() {}
 
 func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3067,7 +3157,7 @@ func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RecoverRulesRequest) GetExport() string {
@@ -3086,7 +3176,7 @@ type RecoverRulesResponse struct {
 
 func (x *RecoverRulesResponse) Reset() {
 	*x = RecoverRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3098,7 +3188,7 @@ func (x *RecoverRulesResponse) String() string {
 func (*RecoverRulesResponse) ProtoMessage() {}
 
 func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3111,7 +3201,7 @@ func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesResponse.ProtoReflect.Descriptor instead.
 func (*RecoverRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RecoverRulesResponse) GetExport() *Export {
@@ -3129,7 +3219,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3141,7 +3231,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3154,7 +3244,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
 }
 
 type GetNodeResponse struct {
@@ -3177,7 +3267,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3279,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3292,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetNodeResponse) GetHostname() string {
@@ -3276,7 +3366,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3288,7 +3378,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3301,7 +3391,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Driver) GetKind() string {
@@ -3356,7 +3446,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3368,7 +3458,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3381,7 +3471,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Mount) GetName() string {
@@ -3444,7 +3534,7 @@ type Subsystem struct {
 
 func (x *Subsystem) Reset() {
 	*x = Subsystem{}
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3456,7 +3546,7 @@ func (x *Subsystem) String() string {
 func (*Subsystem) ProtoMessage() {}
 
 func (x *Subsystem) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3469,7 +3559,7 @@ func (x *Subsystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subsystem.ProtoReflect.Descriptor instead.
 func (*Subsystem) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Subsystem) GetName() string {
@@ -3501,7 +3591,7 @@ type PreflightRequest struct {
 
 func (x *PreflightRequest) Reset() {
 	*x = PreflightRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3513,7 +3603,7 @@ func (x *PreflightRequest) String() string {
 func (*PreflightRequest) ProtoMessage() {}
 
 func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3526,7 +3616,7 @@ func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightRequest.ProtoReflect.Descriptor instead.
 func (*PreflightRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
 }
 
 type PreflightResponse struct {
@@ -3538,7 +3628,7 @@ type PreflightResponse struct {
 
 func (x *PreflightResponse) Reset() {
 	*x = PreflightResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +3640,7 @@ func (x *PreflightResponse) String() string {
 func (*PreflightResponse) ProtoMessage() {}
 
 func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3563,7 +3653,7 @@ func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
 func (*PreflightResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *PreflightResponse) GetChecks() []*Check {
@@ -3579,14 +3669,16 @@ type Check struct {
 	Verdict Verdict                `protobuf:"varint,2,opt,name=verdict,proto3,enum=causeway.node.v1.Verdict" json:"verdict,omitempty"`
 	Message string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	// The command that cures it, where there is one.
-	Fix           string `protobuf:"bytes,4,opt,name=fix,proto3" json:"fix,omitempty"`
+	Fix string `protobuf:"bytes,4,opt,name=fix,proto3" json:"fix,omitempty"`
+	// Of an attachment's that failed: the reason for which Attach is refused.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3598,7 +3690,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3611,7 +3703,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Check) GetName() string {
@@ -3642,6 +3734,13 @@ func (x *Check) GetFix() string {
 	return ""
 }
 
+func (x *Check) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type WatchRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3650,7 +3749,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3662,7 +3761,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3675,7 +3774,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{62}
 }
 
 type WatchResponse struct {
@@ -3695,7 +3794,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3707,7 +3806,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3720,7 +3819,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *WatchResponse) GetType() WatchResponse_Type {
@@ -3918,7 +4017,13 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x18RepairAttachmentResponse\x12<\n" +
 	"\n" +
 	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
-	"attachment\"H\n" +
+	"attachment\"Z\n" +
+	"\x1aPreflightAttachmentRequest\x12<\n" +
+	"\n" +
+	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
+	"attachment\"N\n" +
+	"\x1bPreflightAttachmentResponse\x12/\n" +
+	"\x06checks\x18\x01 \x03(\v2\x17.causeway.node.v1.CheckR\x06checks\"H\n" +
 	"\x11PutNetworkRequest\x123\n" +
 	"\anetwork\x18\x01 \x01(\v2\x19.causeway.node.v1.NetworkR\anetwork\"I\n" +
 	"\x12PutNetworkResponse\x123\n" +
@@ -4010,12 +4115,13 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\amessage\x18\x03 \x01(\tR\amessage\"\x12\n" +
 	"\x10PreflightRequest\"D\n" +
 	"\x11PreflightResponse\x12/\n" +
-	"\x06checks\x18\x01 \x03(\v2\x17.causeway.node.v1.CheckR\x06checks\"|\n" +
+	"\x06checks\x18\x01 \x03(\v2\x17.causeway.node.v1.CheckR\x06checks\"\x94\x01\n" +
 	"\x05Check\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
 	"\averdict\x18\x02 \x01(\x0e2\x19.causeway.node.v1.VerdictR\averdict\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x10\n" +
-	"\x03fix\x18\x04 \x01(\tR\x03fix\"\x0e\n" +
+	"\x03fix\x18\x04 \x01(\tR\x03fix\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x0e\n" +
 	"\fWatchRequest\"\xcd\x02\n" +
 	"\rWatchResponse\x128\n" +
 	"\x04type\x18\x01 \x01(\x0e2$.causeway.node.v1.WatchResponse.TypeR\x04type\x12>\n" +
@@ -4048,13 +4154,14 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_PASS\x10\x01\x12\x10\n" +
 	"\fVERDICT_WARN\x10\x02\x12\x10\n" +
-	"\fVERDICT_FAIL\x10\x032\xbd\x03\n" +
+	"\fVERDICT_FAIL\x10\x032\xa7\x04\n" +
 	"\vAttachments\x12K\n" +
 	"\x06Attach\x12\x1f.causeway.node.v1.AttachRequest\x1a .causeway.node.v1.AttachResponse\x12K\n" +
 	"\x06Detach\x12\x1f.causeway.node.v1.DetachRequest\x1a .causeway.node.v1.DetachResponse\x12V\n" +
 	"\x03Get\x12&.causeway.node.v1.GetAttachmentRequest\x1a'.causeway.node.v1.GetAttachmentResponse\x12[\n" +
 	"\x04List\x12(.causeway.node.v1.ListAttachmentsRequest\x1a).causeway.node.v1.ListAttachmentsResponse\x12_\n" +
-	"\x06Repair\x12).causeway.node.v1.RepairAttachmentRequest\x1a*.causeway.node.v1.RepairAttachmentResponse2\xbb\x03\n" +
+	"\x06Repair\x12).causeway.node.v1.RepairAttachmentRequest\x1a*.causeway.node.v1.RepairAttachmentResponse\x12h\n" +
+	"\tPreflight\x12,.causeway.node.v1.PreflightAttachmentRequest\x1a-.causeway.node.v1.PreflightAttachmentResponse2\xbb\x03\n" +
 	"\bNetworks\x12P\n" +
 	"\x03Put\x12#.causeway.node.v1.PutNetworkRequest\x1a$.causeway.node.v1.PutNetworkResponse\x12Y\n" +
 	"\x06Update\x12&.causeway.node.v1.UpdateNetworkRequest\x1a'.causeway.node.v1.UpdateNetworkResponse\x12Y\n" +
@@ -4090,82 +4197,84 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_node_v1_node_proto_goTypes = []any{
-	(Phase)(0),                       // 0: causeway.node.v1.Phase
-	(GuestState)(0),                  // 1: causeway.node.v1.GuestState
-	(Verdict)(0),                     // 2: causeway.node.v1.Verdict
-	(WatchResponse_Type)(0),          // 3: causeway.node.v1.WatchResponse.Type
-	(*Status)(nil),                   // 4: causeway.node.v1.Status
-	(*Connection)(nil),               // 5: causeway.node.v1.Connection
-	(*Attachment)(nil),               // 6: causeway.node.v1.Attachment
-	(*Network)(nil),                  // 7: causeway.node.v1.Network
-	(*Drift)(nil),                    // 8: causeway.node.v1.Drift
-	(*BridgePlug)(nil),               // 9: causeway.node.v1.BridgePlug
-	(*VlanPlug)(nil),                 // 10: causeway.node.v1.VlanPlug
-	(*VxlanPlug)(nil),                // 11: causeway.node.v1.VxlanPlug
-	(*MacvlanPlug)(nil),              // 12: causeway.node.v1.MacvlanPlug
-	(*OvsPlug)(nil),                  // 13: causeway.node.v1.OvsPlug
-	(*NonePlug)(nil),                 // 14: causeway.node.v1.NonePlug
-	(*Route)(nil),                    // 15: causeway.node.v1.Route
-	(*Gateway)(nil),                  // 16: causeway.node.v1.Gateway
-	(*Export)(nil),                   // 17: causeway.node.v1.Export
-	(*AttachRequest)(nil),            // 18: causeway.node.v1.AttachRequest
-	(*AttachResponse)(nil),           // 19: causeway.node.v1.AttachResponse
-	(*DetachRequest)(nil),            // 20: causeway.node.v1.DetachRequest
-	(*DetachResponse)(nil),           // 21: causeway.node.v1.DetachResponse
-	(*GetAttachmentRequest)(nil),     // 22: causeway.node.v1.GetAttachmentRequest
-	(*GetAttachmentResponse)(nil),    // 23: causeway.node.v1.GetAttachmentResponse
-	(*ListAttachmentsRequest)(nil),   // 24: causeway.node.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil),  // 25: causeway.node.v1.ListAttachmentsResponse
-	(*RepairAttachmentRequest)(nil),  // 26: causeway.node.v1.RepairAttachmentRequest
-	(*RepairAttachmentResponse)(nil), // 27: causeway.node.v1.RepairAttachmentResponse
-	(*PutNetworkRequest)(nil),        // 28: causeway.node.v1.PutNetworkRequest
-	(*PutNetworkResponse)(nil),       // 29: causeway.node.v1.PutNetworkResponse
-	(*UpdateNetworkRequest)(nil),     // 30: causeway.node.v1.UpdateNetworkRequest
-	(*UpdateNetworkResponse)(nil),    // 31: causeway.node.v1.UpdateNetworkResponse
-	(*DeleteNetworkRequest)(nil),     // 32: causeway.node.v1.DeleteNetworkRequest
-	(*DeleteNetworkResponse)(nil),    // 33: causeway.node.v1.DeleteNetworkResponse
-	(*GetNetworkRequest)(nil),        // 34: causeway.node.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),       // 35: causeway.node.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),      // 36: causeway.node.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),     // 37: causeway.node.v1.ListNetworksResponse
-	(*PutExportRequest)(nil),         // 38: causeway.node.v1.PutExportRequest
-	(*PutExportResponse)(nil),        // 39: causeway.node.v1.PutExportResponse
-	(*DeleteExportRequest)(nil),      // 40: causeway.node.v1.DeleteExportRequest
-	(*DeleteExportResponse)(nil),     // 41: causeway.node.v1.DeleteExportResponse
-	(*GetExportRequest)(nil),         // 42: causeway.node.v1.GetExportRequest
-	(*GetExportResponse)(nil),        // 43: causeway.node.v1.GetExportResponse
-	(*ListExportsRequest)(nil),       // 44: causeway.node.v1.ListExportsRequest
-	(*ListExportsResponse)(nil),      // 45: causeway.node.v1.ListExportsResponse
-	(*PutRuleRequest)(nil),           // 46: causeway.node.v1.PutRuleRequest
-	(*PutRuleResponse)(nil),          // 47: causeway.node.v1.PutRuleResponse
-	(*DeleteRuleRequest)(nil),        // 48: causeway.node.v1.DeleteRuleRequest
-	(*DeleteRuleResponse)(nil),       // 49: causeway.node.v1.DeleteRuleResponse
-	(*GetRuleRequest)(nil),           // 50: causeway.node.v1.GetRuleRequest
-	(*GetRuleResponse)(nil),          // 51: causeway.node.v1.GetRuleResponse
-	(*ListRulesRequest)(nil),         // 52: causeway.node.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),        // 53: causeway.node.v1.ListRulesResponse
-	(*RecoverRulesRequest)(nil),      // 54: causeway.node.v1.RecoverRulesRequest
-	(*RecoverRulesResponse)(nil),     // 55: causeway.node.v1.RecoverRulesResponse
-	(*GetNodeRequest)(nil),           // 56: causeway.node.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),          // 57: causeway.node.v1.GetNodeResponse
-	(*Driver)(nil),                   // 58: causeway.node.v1.Driver
-	(*Mount)(nil),                    // 59: causeway.node.v1.Mount
-	(*Subsystem)(nil),                // 60: causeway.node.v1.Subsystem
-	(*PreflightRequest)(nil),         // 61: causeway.node.v1.PreflightRequest
-	(*PreflightResponse)(nil),        // 62: causeway.node.v1.PreflightResponse
-	(*Check)(nil),                    // 63: causeway.node.v1.Check
-	(*WatchRequest)(nil),             // 64: causeway.node.v1.WatchRequest
-	(*WatchResponse)(nil),            // 65: causeway.node.v1.WatchResponse
-	nil,                              // 66: causeway.node.v1.Connection.OptionsEntry
-	(*timestamppb.Timestamp)(nil),    // 67: google.protobuf.Timestamp
-	(*AccessRule)(nil),               // 68: causeway.node.v1.AccessRule
+	(Phase)(0),                          // 0: causeway.node.v1.Phase
+	(GuestState)(0),                     // 1: causeway.node.v1.GuestState
+	(Verdict)(0),                        // 2: causeway.node.v1.Verdict
+	(WatchResponse_Type)(0),             // 3: causeway.node.v1.WatchResponse.Type
+	(*Status)(nil),                      // 4: causeway.node.v1.Status
+	(*Connection)(nil),                  // 5: causeway.node.v1.Connection
+	(*Attachment)(nil),                  // 6: causeway.node.v1.Attachment
+	(*Network)(nil),                     // 7: causeway.node.v1.Network
+	(*Drift)(nil),                       // 8: causeway.node.v1.Drift
+	(*BridgePlug)(nil),                  // 9: causeway.node.v1.BridgePlug
+	(*VlanPlug)(nil),                    // 10: causeway.node.v1.VlanPlug
+	(*VxlanPlug)(nil),                   // 11: causeway.node.v1.VxlanPlug
+	(*MacvlanPlug)(nil),                 // 12: causeway.node.v1.MacvlanPlug
+	(*OvsPlug)(nil),                     // 13: causeway.node.v1.OvsPlug
+	(*NonePlug)(nil),                    // 14: causeway.node.v1.NonePlug
+	(*Route)(nil),                       // 15: causeway.node.v1.Route
+	(*Gateway)(nil),                     // 16: causeway.node.v1.Gateway
+	(*Export)(nil),                      // 17: causeway.node.v1.Export
+	(*AttachRequest)(nil),               // 18: causeway.node.v1.AttachRequest
+	(*AttachResponse)(nil),              // 19: causeway.node.v1.AttachResponse
+	(*DetachRequest)(nil),               // 20: causeway.node.v1.DetachRequest
+	(*DetachResponse)(nil),              // 21: causeway.node.v1.DetachResponse
+	(*GetAttachmentRequest)(nil),        // 22: causeway.node.v1.GetAttachmentRequest
+	(*GetAttachmentResponse)(nil),       // 23: causeway.node.v1.GetAttachmentResponse
+	(*ListAttachmentsRequest)(nil),      // 24: causeway.node.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil),     // 25: causeway.node.v1.ListAttachmentsResponse
+	(*RepairAttachmentRequest)(nil),     // 26: causeway.node.v1.RepairAttachmentRequest
+	(*RepairAttachmentResponse)(nil),    // 27: causeway.node.v1.RepairAttachmentResponse
+	(*PreflightAttachmentRequest)(nil),  // 28: causeway.node.v1.PreflightAttachmentRequest
+	(*PreflightAttachmentResponse)(nil), // 29: causeway.node.v1.PreflightAttachmentResponse
+	(*PutNetworkRequest)(nil),           // 30: causeway.node.v1.PutNetworkRequest
+	(*PutNetworkResponse)(nil),          // 31: causeway.node.v1.PutNetworkResponse
+	(*UpdateNetworkRequest)(nil),        // 32: causeway.node.v1.UpdateNetworkRequest
+	(*UpdateNetworkResponse)(nil),       // 33: causeway.node.v1.UpdateNetworkResponse
+	(*DeleteNetworkRequest)(nil),        // 34: causeway.node.v1.DeleteNetworkRequest
+	(*DeleteNetworkResponse)(nil),       // 35: causeway.node.v1.DeleteNetworkResponse
+	(*GetNetworkRequest)(nil),           // 36: causeway.node.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),          // 37: causeway.node.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),         // 38: causeway.node.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),        // 39: causeway.node.v1.ListNetworksResponse
+	(*PutExportRequest)(nil),            // 40: causeway.node.v1.PutExportRequest
+	(*PutExportResponse)(nil),           // 41: causeway.node.v1.PutExportResponse
+	(*DeleteExportRequest)(nil),         // 42: causeway.node.v1.DeleteExportRequest
+	(*DeleteExportResponse)(nil),        // 43: causeway.node.v1.DeleteExportResponse
+	(*GetExportRequest)(nil),            // 44: causeway.node.v1.GetExportRequest
+	(*GetExportResponse)(nil),           // 45: causeway.node.v1.GetExportResponse
+	(*ListExportsRequest)(nil),          // 46: causeway.node.v1.ListExportsRequest
+	(*ListExportsResponse)(nil),         // 47: causeway.node.v1.ListExportsResponse
+	(*PutRuleRequest)(nil),              // 48: causeway.node.v1.PutRuleRequest
+	(*PutRuleResponse)(nil),             // 49: causeway.node.v1.PutRuleResponse
+	(*DeleteRuleRequest)(nil),           // 50: causeway.node.v1.DeleteRuleRequest
+	(*DeleteRuleResponse)(nil),          // 51: causeway.node.v1.DeleteRuleResponse
+	(*GetRuleRequest)(nil),              // 52: causeway.node.v1.GetRuleRequest
+	(*GetRuleResponse)(nil),             // 53: causeway.node.v1.GetRuleResponse
+	(*ListRulesRequest)(nil),            // 54: causeway.node.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),           // 55: causeway.node.v1.ListRulesResponse
+	(*RecoverRulesRequest)(nil),         // 56: causeway.node.v1.RecoverRulesRequest
+	(*RecoverRulesResponse)(nil),        // 57: causeway.node.v1.RecoverRulesResponse
+	(*GetNodeRequest)(nil),              // 58: causeway.node.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),             // 59: causeway.node.v1.GetNodeResponse
+	(*Driver)(nil),                      // 60: causeway.node.v1.Driver
+	(*Mount)(nil),                       // 61: causeway.node.v1.Mount
+	(*Subsystem)(nil),                   // 62: causeway.node.v1.Subsystem
+	(*PreflightRequest)(nil),            // 63: causeway.node.v1.PreflightRequest
+	(*PreflightResponse)(nil),           // 64: causeway.node.v1.PreflightResponse
+	(*Check)(nil),                       // 65: causeway.node.v1.Check
+	(*WatchRequest)(nil),                // 66: causeway.node.v1.WatchRequest
+	(*WatchResponse)(nil),               // 67: causeway.node.v1.WatchResponse
+	nil,                                 // 68: causeway.node.v1.Connection.OptionsEntry
+	(*timestamppb.Timestamp)(nil),       // 69: google.protobuf.Timestamp
+	(*AccessRule)(nil),                  // 70: causeway.node.v1.AccessRule
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	0,  // 0: causeway.node.v1.Status.phase:type_name -> causeway.node.v1.Phase
-	67, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
-	66, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
+	69, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
+	68, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
 	5,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
 	4,  // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
 	1,  // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
@@ -4179,92 +4288,96 @@ var file_node_v1_node_proto_depIdxs = []int32{
 	4,  // 13: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
 	16, // 14: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
 	8,  // 15: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
-	67, // 16: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
-	67, // 17: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
+	69, // 16: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
+	69, // 17: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
 	5,  // 18: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
-	68, // 19: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
+	70, // 19: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
 	4,  // 20: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
 	6,  // 21: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
 	6,  // 22: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
 	6,  // 23: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
 	6,  // 24: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
 	6,  // 25: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	7,  // 26: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
-	7,  // 27: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
-	7,  // 28: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
-	7,  // 29: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
-	7,  // 30: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
-	7,  // 31: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
-	17, // 32: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
-	17, // 33: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
-	17, // 34: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
-	17, // 35: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
-	68, // 36: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
-	68, // 37: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	68, // 38: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	68, // 39: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
-	17, // 40: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
-	67, // 41: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
-	58, // 42: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
-	59, // 43: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
-	60, // 44: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
-	4,  // 45: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
-	2,  // 46: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
-	63, // 47: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
-	2,  // 48: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
-	3,  // 49: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
-	6,  // 50: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
-	7,  // 51: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
-	17, // 52: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
-	18, // 53: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
-	20, // 54: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
-	22, // 55: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
-	24, // 56: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
-	26, // 57: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
-	28, // 58: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
-	30, // 59: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
-	32, // 60: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
-	34, // 61: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
-	36, // 62: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
-	38, // 63: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
-	40, // 64: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
-	42, // 65: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
-	44, // 66: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
-	46, // 67: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
-	48, // 68: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
-	50, // 69: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
-	52, // 70: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
-	54, // 71: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
-	56, // 72: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
-	61, // 73: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
-	64, // 74: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
-	19, // 75: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
-	21, // 76: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
-	23, // 77: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
-	25, // 78: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
-	27, // 79: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
-	29, // 80: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
-	31, // 81: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
-	33, // 82: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
-	35, // 83: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
-	37, // 84: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
-	39, // 85: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
-	41, // 86: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
-	43, // 87: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
-	45, // 88: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
-	47, // 89: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
-	49, // 90: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
-	51, // 91: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
-	53, // 92: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
-	55, // 93: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
-	57, // 94: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
-	62, // 95: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
-	65, // 96: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
-	75, // [75:97] is the sub-list for method output_type
-	53, // [53:75] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	6,  // 26: causeway.node.v1.PreflightAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
+	65, // 27: causeway.node.v1.PreflightAttachmentResponse.checks:type_name -> causeway.node.v1.Check
+	7,  // 28: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
+	7,  // 29: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
+	7,  // 30: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
+	7,  // 31: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
+	7,  // 32: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
+	7,  // 33: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
+	17, // 34: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
+	17, // 35: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
+	17, // 36: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
+	17, // 37: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
+	70, // 38: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
+	70, // 39: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	70, // 40: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	70, // 41: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
+	17, // 42: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
+	69, // 43: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
+	60, // 44: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
+	61, // 45: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
+	62, // 46: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
+	4,  // 47: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
+	2,  // 48: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
+	65, // 49: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
+	2,  // 50: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
+	3,  // 51: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
+	6,  // 52: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
+	7,  // 53: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
+	17, // 54: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
+	18, // 55: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
+	20, // 56: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
+	22, // 57: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
+	24, // 58: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
+	26, // 59: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
+	28, // 60: causeway.node.v1.Attachments.Preflight:input_type -> causeway.node.v1.PreflightAttachmentRequest
+	30, // 61: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
+	32, // 62: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
+	34, // 63: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
+	36, // 64: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
+	38, // 65: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
+	40, // 66: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
+	42, // 67: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
+	44, // 68: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
+	46, // 69: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
+	48, // 70: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
+	50, // 71: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
+	52, // 72: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
+	54, // 73: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
+	56, // 74: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
+	58, // 75: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
+	63, // 76: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
+	66, // 77: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
+	19, // 78: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
+	21, // 79: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
+	23, // 80: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
+	25, // 81: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
+	27, // 82: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
+	29, // 83: causeway.node.v1.Attachments.Preflight:output_type -> causeway.node.v1.PreflightAttachmentResponse
+	31, // 84: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
+	33, // 85: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
+	35, // 86: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
+	37, // 87: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
+	39, // 88: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
+	41, // 89: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
+	43, // 90: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
+	45, // 91: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
+	47, // 92: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
+	49, // 93: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
+	51, // 94: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
+	53, // 95: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
+	55, // 96: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
+	57, // 97: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
+	59, // 98: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
+	64, // 99: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
+	67, // 100: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
+	78, // [78:101] is the sub-list for method output_type
+	55, // [55:78] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -4283,7 +4396,7 @@ func file_node_v1_node_proto_init() {
 	}
 	file_node_v1_node_proto_msgTypes[5].OneofWrappers = []any{}
 	file_node_v1_node_proto_msgTypes[9].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[61].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[63].OneofWrappers = []any{
 		(*WatchResponse_Attachment)(nil),
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Export)(nil),
@@ -4294,7 +4407,7 @@ func file_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   63,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -29,11 +29,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Attachments_Attach_FullMethodName = "/causeway.node.v1.Attachments/Attach"
-	Attachments_Detach_FullMethodName = "/causeway.node.v1.Attachments/Detach"
-	Attachments_Get_FullMethodName    = "/causeway.node.v1.Attachments/Get"
-	Attachments_List_FullMethodName   = "/causeway.node.v1.Attachments/List"
-	Attachments_Repair_FullMethodName = "/causeway.node.v1.Attachments/Repair"
+	Attachments_Attach_FullMethodName    = "/causeway.node.v1.Attachments/Attach"
+	Attachments_Detach_FullMethodName    = "/causeway.node.v1.Attachments/Detach"
+	Attachments_Get_FullMethodName       = "/causeway.node.v1.Attachments/Get"
+	Attachments_List_FullMethodName      = "/causeway.node.v1.Attachments/List"
+	Attachments_Repair_FullMethodName    = "/causeway.node.v1.Attachments/Repair"
+	Attachments_Preflight_FullMethodName = "/causeway.node.v1.Attachments/Preflight"
 )
 
 // AttachmentsClient is the client API for Attachments service.
@@ -52,6 +53,8 @@ type AttachmentsClient interface {
 	List(ctx context.Context, in *ListAttachmentsRequest, opts ...grpc.CallOption) (*ListAttachmentsResponse, error)
 	// Repair looks at the attachment now, without waiting for a back-off.
 	Repair(ctx context.Context, in *RepairAttachmentRequest, opts ...grpc.CallOption) (*RepairAttachmentResponse, error)
+	// Preflight says whether an instance could have a share, and changes nothing.
+	Preflight(ctx context.Context, in *PreflightAttachmentRequest, opts ...grpc.CallOption) (*PreflightAttachmentResponse, error)
 }
 
 type attachmentsClient struct {
@@ -112,6 +115,16 @@ func (c *attachmentsClient) Repair(ctx context.Context, in *RepairAttachmentRequ
 	return out, nil
 }
 
+func (c *attachmentsClient) Preflight(ctx context.Context, in *PreflightAttachmentRequest, opts ...grpc.CallOption) (*PreflightAttachmentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PreflightAttachmentResponse)
+	err := c.cc.Invoke(ctx, Attachments_Preflight_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AttachmentsServer is the server API for Attachments service.
 // All implementations must embed UnimplementedAttachmentsServer
 // for forward compatibility.
@@ -128,6 +141,8 @@ type AttachmentsServer interface {
 	List(context.Context, *ListAttachmentsRequest) (*ListAttachmentsResponse, error)
 	// Repair looks at the attachment now, without waiting for a back-off.
 	Repair(context.Context, *RepairAttachmentRequest) (*RepairAttachmentResponse, error)
+	// Preflight says whether an instance could have a share, and changes nothing.
+	Preflight(context.Context, *PreflightAttachmentRequest) (*PreflightAttachmentResponse, error)
 	mustEmbedUnimplementedAttachmentsServer()
 }
 
@@ -152,6 +167,9 @@ func (UnimplementedAttachmentsServer) List(context.Context, *ListAttachmentsRequ
 }
 func (UnimplementedAttachmentsServer) Repair(context.Context, *RepairAttachmentRequest) (*RepairAttachmentResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Repair not implemented")
+}
+func (UnimplementedAttachmentsServer) Preflight(context.Context, *PreflightAttachmentRequest) (*PreflightAttachmentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Preflight not implemented")
 }
 func (UnimplementedAttachmentsServer) mustEmbedUnimplementedAttachmentsServer() {}
 func (UnimplementedAttachmentsServer) testEmbeddedByValue()                     {}
@@ -264,6 +282,24 @@ func _Attachments_Repair_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Attachments_Preflight_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PreflightAttachmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AttachmentsServer).Preflight(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Attachments_Preflight_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AttachmentsServer).Preflight(ctx, req.(*PreflightAttachmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Attachments_ServiceDesc is the grpc.ServiceDesc for Attachments service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -290,6 +326,10 @@ var Attachments_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Repair",
 			Handler:    _Attachments_Repair_Handler,
+		},
+		{
+			MethodName: "Preflight",
+			Handler:    _Attachments_Preflight_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

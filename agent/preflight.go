@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
+	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/preflight"
+)
+
+// PreflightAttachment says whether an instance could have a share, one verdict
+// a line, and changes nothing. That it could not is no error: the line says so.
+// at needs no id, and no tag.
+func (a *Agent) PreflightAttachment(ctx context.Context, at model.Attachment) ([]model.Check, error) {
+	if err := a.ready(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	one := func(name string, e *fault.Error) ([]model.Check, error) {
+		return preflight.Lines([]preflight.Finding{preflight.Invalid(name, e)}), nil
+	}
+	var e *fault.Error
+	if errors.As(preflight.Draft(at).Validate(), &e) {
+		return one("request", e)
+	}
+	if err := a.checkConnection(at.Connection); err != nil {
+		return one("share", parts.Classify(err))
+	}
+	facts, err := a.attachmentFacts(ctx, at)
+	if errors.As(err, &e) && e.Reason == fault.InstanceNotFound {
+		return one("instance", e)
+	}
+	if err != nil {
+		return nil, err
+	}
+	v, err := a.o.Instances.Hypervisor(ctx)
+	if err != nil {
+		return nil, parts.Classify(err)
+	}
+	facts.Libvirt = &v
+	if facts.Instance.Running {
+		g, err := a.o.Instances.GuestAgent(ctx, facts.Instance.UUID)
+		if err != nil {
+			return nil, parts.Classify(err)
+		}
+		facts.Guest = &g
+	}
+	return preflight.Lines(preflight.Look(facts)), nil
+}
+
+// attachmentFacts looks at what can refuse an attachment.
+func (a *Agent) attachmentFacts(ctx context.Context, at model.Attachment) (preflight.Facts, error) {
+	f := preflight.Facts{Want: at, Share: &preflight.Share{Name: at.Connection.Kind + ":" + at.Connection.Source}}
+	if at.ID != "" {
+		f.Alias = intent.Alias(at.ID)
+	}
+	var err error
+	if f.Instance, err = a.o.Instances.Instance(ctx, at.Instance); err != nil {
+		return f, parts.Classify(err)
+	}
+	if program, err := a.o.Daemons.Program(ctx); err != nil {
+		f.Missing = parts.Classify(err)
+	} else {
+		f.Program = &program
+	}
+	f.Others = a.othersOf(at, f.Instance.UUID)
+	err = a.probe(ctx, at.Connection.Kind, func(d driver) error {
+		if d.Prober == nil {
+			return nil
+		}
+		return d.Prober.Probe(ctx, at.Connection)
+	})
+	if ctx.Err() != nil {
+		return f, context.Cause(ctx)
+	}
+	if err != nil {
+		f.Share.Refused = parts.Classify(err)
+	}
+	return f, nil
+}
+
+// othersOf lists the attachments of an instance but at itself.
+func (a *Agent) othersOf(at model.Attachment, uuid string) []preflight.Other {
+	share := intent.ConnectionOf(at.Connection).MountName()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var others []preflight.Other
+	for key, o := range a.objects {
+		r := o.intent()
+		if key.kind != model.KindAttachment || key.id == at.ID || r == nil || r.Attachment.InstanceUUID != uuid {
+			continue
+		}
+		others = append(others, preflight.Other{ID: key.id, Tag: r.Attachment.Tag, Share: r.Attachment.Connection.MountName() == share})
+	}
+	return others
+}
