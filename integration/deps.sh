@@ -11,7 +11,7 @@ packages=(
 	ca-certificates git make gcc libc6-dev pkg-config libvirt-dev
 	qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
 	nfs-ganesha nfs-ganesha-vfs rpcbind nfs-common netbase dbus dbus-daemon nftables iproute2 openvswitch-switch btrfs-progs busybox-static
-	procps iputils-ping systemd protobuf-compiler libprotobuf-dev shellcheck mmdebstrap
+	procps virtinst iputils-ping systemd protobuf-compiler libprotobuf-dev shellcheck mmdebstrap
 )
 debian13=( # packages of the root of Debian 13
 	nfs-ganesha nfs-ganesha-vfs dbus-daemon virtiofsd qemu-system-x86
