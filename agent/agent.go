@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/ledger"
@@ -37,6 +38,7 @@ type Options struct {
 	Namespaces    parts.Namespaces                    // required
 	Instances     parts.Instances                     // required
 	Daemons       parts.Daemons                       // required
+	Settings      device.Settings                     // of attachments that ask for no others; device.Builtin where open
 	Servers       func(ServerPlace) parts.Server      // required: makes the handle of a gateway, and does nothing else
 	CheckVersions func(ganesha.Versions) error        // whether this host can serve them: ganesha.ErrVersion; nil is yes to all
 	Checks        []func(context.Context) model.Check // of Preflight
@@ -104,6 +106,7 @@ func New(o Options) (*Agent, error) {
 	if o.CallTimeout == 0 {
 		o.CallTimeout = 60 * time.Second
 	}
+	o.Settings = o.Settings.Or(device.Builtin())
 	a := &Agent{
 		o: o, log: o.Logger, at: tree.New(tree.Options{StateDir: o.StateDir, RunDir: o.RunDir, Mounts: o.Mounts, Drivers: o.Drivers}), start: time.Now(),
 		objects: map[objectKey]*object{}, exports: exportIndex{}, groups: map[string]*group{}, servers: map[string]placedServer{},

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
@@ -103,8 +104,17 @@ func (a *Agent) attachmentRecord(key objectKey, old *intent.Record, at model.Att
 		if what := old.Attachment.Differs(want); what != "" {
 			return nil, otherSettings(key, what)
 		}
+		if at.Forced && !old.Attachment.Forced {
+			forced := *old.Attachment
+			forced.Forced = true
+			next := old.Next()
+			next.Attachment = &forced
+			return next, nil
+		}
 		return old, nil
 	}
+	want.Settings = at.Settings.Or(a.o.Settings)
+	want.Settings.Memory, want.Settings.OpenFiles = at.Settings.Memory, at.Settings.OpenFiles
 	for other, o := range a.objects {
 		if r := o.intent(); other != key && r != nil && r.Attachment != nil && r.Attachment.InstanceUUID == i.UUID && r.Attachment.Tag == at.Tag {
 			return nil, preflight.ErrTagTaken(at)
@@ -162,7 +172,7 @@ func (a *Agent) Attachment(_ context.Context, id string) (model.Attachment, erro
 	if o == nil || o.rec == nil {
 		return model.Attachment{}, unknownID(model.KindAttachment, id)
 	}
-	return o.attachment(), nil
+	return a.attachmentLocked(o), nil
 }
 
 // Attachments lists those of an instance, by name or UUID, or all, by id.
@@ -175,19 +185,31 @@ func (a *Agent) Attachments(_ context.Context, instance string) ([]model.Attachm
 			continue
 		}
 		if at := o.rec.Attachment; instance == "" || at.Instance == instance || at.InstanceUUID == instance {
-			list = append(list, o.attachment())
+			list = append(list, a.attachmentLocked(o))
 		}
 	}
 	slices.SortFunc(list, func(x, y model.Attachment) int { return strings.Compare(x.ID, y.ID) })
 	return list, nil
 }
 
-func (o *object) attachment() model.Attachment {
+func (a *Agent) attachmentLocked(o *object) model.Attachment {
 	at := o.rec.Attachment
 	return model.Attachment{
 		ID: o.key.id, Instance: at.Instance, Connection: at.Connection.Public(), Tag: at.Tag, ReadOnly: at.ReadOnly,
-		MountAt: at.MountAt, InstanceUUID: at.InstanceUUID, Guest: o.guestState(), Status: o.status,
+		MountAt: at.MountAt, Settings: a.settingsOf(o.rec), IDs: at.IDs, Forced: at.Forced,
+		InstanceUUID: at.InstanceUUID, Guest: o.guestState(), LockScope: a.lockScope(o.rec), Status: o.status,
 	}
+}
+
+// settingsOf an attachment, with limits that its caller left to the host.
+func (a *Agent) settingsOf(r *intent.Record) device.Settings {
+	s := r.Attachment.Settings.Or(device.Builtin())
+	return s.Or(device.Settings{Memory: a.o.Settings.Memory, OpenFiles: a.o.Settings.OpenFiles})
+}
+
+func (a *Agent) lockScope(r *intent.Record) device.Scope {
+	d, ok := a.o.Drivers.Get(r.Connection().Kind)
+	return device.ScopeOf(a.settingsOf(r).Locks, ok && d.Properties().CoherentLocks)
 }
 
 // guestState: a device without a wish to mount it is just that.

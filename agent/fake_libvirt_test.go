@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/parts"
 )
@@ -124,7 +125,8 @@ func (h daemons) Program(context.Context) (parts.Program, error) {
 	if h.noVirtiofsd {
 		return parts.Program{}, &fault.Error{Kind: fault.Precondition, Reason: fault.NoVirtiofsd, Message: "this host has no virtiofsd: install it"}
 	}
-	return parts.Program{Path: "/usr/lib/qemu/virtiofsd", WantFiles: 1 << 20, HostFiles: 1 << 20, NrOpen: 1 << 20, FileMax: 1 << 40}, nil
+	program := device.Program{Flavour: "fake", Version: "1", Abilities: h.abilities}
+	return parts.Program{Program: program, Path: "/usr/lib/qemu/virtiofsd", WantFiles: 1 << 20, HostFiles: 1 << 20, NrOpen: 1 << 20, FileMax: 1 << 40}, nil
 }
 
 func (h daemons) Start(_ context.Context, d parts.Daemon) error {

@@ -51,6 +51,7 @@ type host struct {
 	noVirtiofsd bool
 	guestBusy   bool
 	agentless   bool                  // guests without a guest agent
+	abilities   []string              // of virtiofsd
 	refuses     map[netip.Prefix]bool // clients of rules that gateways do not take
 	noNFS3      bool                  // its rpcbind is not installed
 	idle        bool                  // binds say that they worked, and are not there
@@ -62,6 +63,7 @@ func newHost(t *testing.T) *host {
 		t: t, shares: map[string]bool{"docs": true, "music": true}, mounted: map[string]string{}, sharing: map[string]bool{}, gone: map[string]bool{},
 		namespaces: map[string]netns.Network{}, bridges: map[string]bool{"br-blue": true, "br-red": true}, gateways: map[string]*server{},
 		daemons: map[string]chan struct{}{}, instances: map[string]*parts.Instance{}, guests: map[string]bool{},
+		abilities: []string{"cache_auto", "cache_never", "xattr", "posix_acl", "shared_locks", "threads"},
 	}
 	for _, name := range []string{"vm1", "vm2"} {
 		h.instances[name] = &parts.Instance{UUID: "uuid-" + name, Name: name, Running: true, SharedMemory: true, FreePorts: 4, Express: true, GuestAgent: true, Machine: "pc-q35-7.2", Cells: 1, CPUs: 1, Memory: 262144}

@@ -9,12 +9,14 @@ import (
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
 )
 
 // Node says what this host has and does.
 func (a *Agent) Node(ctx context.Context) (model.Node, error) {
 	subsystems := a.Subsystems(ctx)
+	daemon := a.virtiofsd(ctx)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	n := model.Node{
@@ -24,8 +26,17 @@ func (a *Agent) Node(ctx context.Context) (model.Node, error) {
 	for _, d := range a.damaged {
 		n.Damaged = append(n.Damaged, d.String())
 	}
-	n.Subsystems = subsystems
+	n.Subsystems, n.Virtiofsd = subsystems, daemon
 	return n, nil
+}
+
+// virtiofsd says what new attachments get as their daemon.
+func (a *Agent) virtiofsd(ctx context.Context) model.Virtiofsd {
+	p, err := a.o.Daemons.Program(ctx)
+	if err != nil {
+		return model.Virtiofsd{Message: parts.Classify(err).Error()}
+	}
+	return model.Virtiofsd{Path: p.Path, Flavour: p.Flavour, Version: p.Version, Abilities: p.Abilities}
 }
 
 func (a *Agent) ledgerStateLocked() model.Subsystem {
@@ -46,13 +57,13 @@ func (a *Agent) syncStateLocked() model.Subsystem {
 
 // Subsystems says of each part whether it can serve, without the rest of Node.
 func (a *Agent) Subsystems(context.Context) []model.Subsystem {
-	var parts []model.Subsystem
+	var of []model.Subsystem
 	if a.o.Subsystems != nil {
-		parts = a.o.Subsystems()
+		of = a.o.Subsystems()
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return append([]model.Subsystem{a.ledgerStateLocked(), a.syncStateLocked()}, parts...)
+	return append([]model.Subsystem{a.ledgerStateLocked(), a.syncStateLocked()}, of...)
 }
 
 // mountsLocked lists the mounts that objects ask for, with the status of the

@@ -54,6 +54,7 @@ func (a *Agent) PreflightAttachment(ctx context.Context, at model.Attachment) ([
 
 // attachmentFacts looks at what can refuse an attachment.
 func (a *Agent) attachmentFacts(ctx context.Context, at model.Attachment) (preflight.Facts, error) {
+	at.Settings = at.Settings.Or(a.o.Settings)
 	f := preflight.Facts{Want: at, Share: &preflight.Share{Name: at.Connection.Kind + ":" + at.Connection.Source}}
 	if at.ID != "" {
 		f.Alias = intent.Alias(at.ID)

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/causeway-project/causeway/agent/access"
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/word"
@@ -89,6 +90,13 @@ func TestRefusals(t *testing.T) {
 		{"tag of a block device", attach(func(at *model.Attachment) { at.Tag = "UUID=x" }), fault.Invalid, fault.BadTag},
 		{"relative mount path", attach(func(at *model.Attachment) { at.MountAt = "mnt" }), fault.Invalid, fault.BadMountPath},
 		{"mount path that climbs", attach(func(at *model.Attachment) { at.MountAt = "/mnt/../etc" }), fault.Invalid, fault.BadMountPath},
+		{"unknown cache", attach(func(at *model.Attachment) { at.Settings.Cache = "none,source=/etc" }), fault.Invalid, fault.BadSettings},
+		{"cache that virtiofsd lacks", attach(func(at *model.Attachment) { at.Settings.Cache = device.CacheMetadata }), fault.Precondition, fault.DaemonUnable},
+		{"queue of an odd size", attach(func(at *model.Attachment) { at.Settings.QueueSize = 1000 }), fault.Invalid, fault.BadSettings},
+		{"access control lists without xattr", attach(func(at *model.Attachment) { at.Settings.PosixACL, at.Settings.Xattr = device.On, device.Off }), fault.Invalid, fault.BadSettings},
+		{"squash to root", attach(func(at *model.Attachment) { at.IDs = device.IDs{Policy: device.Squash, GID: 1} }), fault.Invalid, fault.BadIDs},
+		{"squash that virtiofsd lacks", attach(func(at *model.Attachment) { at.IDs = device.IDs{Policy: device.Squash, UID: 1, GID: 1} }), fault.Precondition, fault.DaemonUnable},
+		{"other cache", attach(func(at *model.Attachment) { *at = docsVM1(); at.Settings.Cache = device.CacheNever }), fault.Conflict, fault.OtherSettings},
 		{"source missing", attach(func(at *model.Attachment) { at.Connection.Source = "none" }), fault.NotFound, fault.ShareNotFound},
 		{"source outside", attach(func(at *model.Attachment) { at.Connection.Source = "../x" }), fault.Invalid, fault.BadSource},
 		{"unknown driver", attach(func(at *model.Attachment) { at.Connection.Kind = "nfs9" }), fault.Invalid, fault.UnknownDriver},

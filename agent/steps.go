@@ -104,7 +104,7 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 		if remove {
 			return a.o.Daemons.Stop(ctx, a.at.Daemon(m.key.id))
 		}
-		return a.o.Daemons.Start(ctx, parts.Daemon{Dir: a.at.Daemon(m.key.id), Source: a.at.Mount(m.rec.Attachment.Mount)})
+		return a.o.Daemons.Start(ctx, a.daemonOf(m))
 	case reconcile.Device:
 		if remove {
 			return a.detach(ctx, m)
@@ -253,7 +253,14 @@ func (a *Agent) stopGateway(ctx context.Context, m member) error {
 func (a *Agent) deviceOf(m member) parts.Device {
 	return parts.Device{
 		Instance: m.rec.Attachment.InstanceUUID, Alias: m.rec.Attachment.Alias,
-		Tag: m.rec.Attachment.Tag, Socket: a.at.Socket(m.key.id),
+		Tag: m.rec.Attachment.Tag, Socket: a.at.Socket(m.key.id), QueueSize: a.settingsOf(m.rec).QueueSize,
+	}
+}
+
+func (a *Agent) daemonOf(m member) parts.Daemon {
+	at := m.rec.Attachment
+	return parts.Daemon{
+		Dir: a.at.Daemon(m.key.id), Source: a.at.Mount(at.Mount), ReadOnly: at.ReadOnly, Settings: a.settingsOf(m.rec), IDs: at.IDs,
 	}
 }
 

@@ -77,7 +77,7 @@ func (a *Agent) eventLocked(o *object, deleted bool) model.Event {
 	e := model.Event{Deleted: deleted}
 	switch {
 	case o.rec.Attachment != nil:
-		at := o.attachment()
+		at := a.attachmentLocked(o)
 		e.Attachment = &at
 	case o.rec.Network != nil:
 		n := a.networkLocked(o)

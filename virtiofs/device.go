@@ -1,6 +1,7 @@
 package virtiofs
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -103,7 +104,7 @@ func (d Device) XML() (string, error) {
 	}
 	fs := libvirtxml.DomainFilesystem{
 		AccessMode: "passthrough", // the only one that virtiofs takes
-		Driver:     &libvirtxml.DomainFilesystemDriver{Type: "virtiofs", Queue: queueSize},
+		Driver:     &libvirtxml.DomainFilesystemDriver{Type: "virtiofs", Queue: uint(cmp.Or(d.QueueSize, defaultQueueSize))},
 		Source: &libvirtxml.DomainFilesystemSource{
 			Mount: &libvirtxml.DomainFilesystemSourceMount{Socket: d.Socket},
 		},
@@ -113,6 +114,6 @@ func (d Device) XML() (string, error) {
 	return fs.Marshal()
 }
 
-// queueSize is the request queue's length; QEMU's default of 128 limits
+// defaultQueueSize is the request queue's length; QEMU's default of 128 limits
 // requests in flight, and libvirt's manual recommends 1024.
-const queueSize = 1024
+const defaultQueueSize = 1024

@@ -33,9 +33,9 @@ func TestDeviceXML(t *testing.T) {
 		name string
 		dev  Device
 	}{
-		{"dots", Device{"", AliasPrefix + "docs.vm_1", "docs", "/run/causeway/virtiofs/docs.vm_1/sock"}},
-		{"plain", Device{"", AliasPrefix + "docs-vm1", "docs", "/run/causeway/virtiofs/docs-vm1/sock"}},
-		{"hostile", Device{"", AliasPrefix + "x", `'"><readonly/>&amp;]]>`, `/run/a"b'c<d>&e/sock`}},
+		{"dots", Device{"", AliasPrefix + "docs.vm_1", "docs", "/run/causeway/virtiofs/docs.vm_1/sock", 0}},
+		{"plain", Device{"", AliasPrefix + "docs-vm1", "docs", "/run/causeway/virtiofs/docs-vm1/sock", 256}},
+		{"hostile", Device{"", AliasPrefix + "x", `'"><readonly/>&amp;]]>`, `/run/a"b'c<d>&e/sock`, 0}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			xml, err := tt.dev.XML()

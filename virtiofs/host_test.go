@@ -69,16 +69,16 @@ func TestAttachErrorsOnModel(t *testing.T) {
 		{"private memory", func(d *fakeDomain) { d.private = true }, nil, fakeDevice("x"), ErrNoSharedMemory},
 		{"no port", func(d *fakeDomain) { d.ports = 0 }, nil, fakeDevice("x"), ErrNoPort},
 		{"tag of somebody else's device", func(d *fakeDomain) {
-			d.devices = []Device{{guestUUID, "fs0", "tag-x", ""}}
+			d.devices = []Device{{guestUUID, "fs0", "tag-x", "", 0}}
 		}, nil, fakeDevice("x"), ErrTagTaken},
 		{"defect of libvirt 9.0 after its restart", nil,
 			libvirt.Error{Code: libvirt.ERR_CONFIG_UNSUPPORTED, Message: "unsupported configuration: 'virtiofs' requires shared memory"},
 			fakeDevice("x"), ErrNoSharedMemory},
 		{"a port that is none", nil, libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "internal error: No more available PCI slots"}, fakeDevice("x"), ErrNoPort},
-		{"another's alias", nil, nil, Device{guestUUID, "fs0", "x", "/run/x"}, errAny},
-		{"relative socket", nil, nil, Device{guestUUID, AliasPrefix + "x", "x", "run/x"}, errAny},
-		{"no instance", nil, nil, Device{"nobody", AliasPrefix + "x", "x", "/run/x"}, ErrNoInstance},
-		{"empty instance", nil, nil, Device{"", AliasPrefix + "x", "x", "/run/x"}, ErrNoInstance},
+		{"another's alias", nil, nil, Device{guestUUID, "fs0", "x", "/run/x", 0}, errAny},
+		{"relative socket", nil, nil, Device{guestUUID, AliasPrefix + "x", "x", "run/x", 0}, errAny},
+		{"no instance", nil, nil, Device{"nobody", AliasPrefix + "x", "x", "/run/x", 0}, ErrNoInstance},
+		{"empty instance", nil, nil, Device{"", AliasPrefix + "x", "x", "/run/x", 0}, ErrNoInstance},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -225,7 +225,7 @@ func TestHungLibvirtd(t *testing.T) {
 	const n = 3 * maxCalls
 	errs := make([]error, n)
 	for i := range n {
-		wg.Go(func() { errs[i] = h.Attach(ctx, Device{fmt.Sprint(i), AliasPrefix + "x", "x", "/run/x"}) })
+		wg.Go(func() { errs[i] = h.Attach(ctx, Device{fmt.Sprint(i), AliasPrefix + "x", "x", "/run/x", 0}) })
 	}
 	inside := func() int { f.mu.Lock(); defer f.mu.Unlock(); return f.inside }
 	if err := wait(waiting, func() bool { return inside() == maxCalls }); err != nil {

@@ -328,12 +328,12 @@ func TestRefusals(t *testing.T) {
 		dev  Device
 		want error
 	}{
-		{"tag taken", Device{guestUUID, AliasPrefix + "other", "taken", "/nowhere"}, ErrTagTaken},
-		{"no listener", Device{guestUUID, AliasPrefix + "other", "free", "/nowhere"}, ErrNoListener},
-		{"unknown", Device{"11111111-2222-3333-4444-5555555555ff", AliasPrefix + "x", "free", "/nowhere"}, ErrNoInstance},
-		{"off", Device{off.uuid, AliasPrefix + "x", "free", "/nowhere"}, ErrInstanceOff},
-		{"tag", Device{guestUUID, AliasPrefix + "x", "two words", "/nowhere"}, ErrBadTag},
-		{"NUL", Device{"guest\x00x", AliasPrefix + "x", "free", "/nowhere"}, ErrNoInstance},
+		{"tag taken", Device{guestUUID, AliasPrefix + "other", "taken", "/nowhere", 0}, ErrTagTaken},
+		{"no listener", Device{guestUUID, AliasPrefix + "other", "free", "/nowhere", 0}, ErrNoListener},
+		{"unknown", Device{"11111111-2222-3333-4444-5555555555ff", AliasPrefix + "x", "free", "/nowhere", 0}, ErrNoInstance},
+		{"off", Device{off.uuid, AliasPrefix + "x", "free", "/nowhere", 0}, ErrInstanceOff},
+		{"tag", Device{guestUUID, AliasPrefix + "x", "two words", "/nowhere", 0}, ErrBadTag},
+		{"NUL", Device{"guest\x00x", AliasPrefix + "x", "free", "/nowhere", 0}, ErrNoInstance},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -345,7 +345,7 @@ func TestRefusals(t *testing.T) {
 	if i, err := w.host.Instance(ctx, off.uuid); err != nil || i.Running {
 		t.Errorf("Instance = %+v, %v, want one that is off", i, err)
 	}
-	for _, gone := range []Device{{off.uuid, AliasPrefix + "x", "", ""}, {"11111111-2222-3333-4444-5555555555ff", AliasPrefix + "x", "", ""}} {
+	for _, gone := range []Device{{off.uuid, AliasPrefix + "x", "", "", 0}, {"11111111-2222-3333-4444-5555555555ff", AliasPrefix + "x", "", "", 0}} {
 		if err := w.host.Detach(ctx, gone); err != nil {
 			t.Errorf("Detach where there is nothing: %v", err)
 		}

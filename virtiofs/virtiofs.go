@@ -60,10 +60,11 @@ type Instance struct {
 
 // A Device is a virtiofs device in a running domain.
 type Device struct {
-	Instance string // UUID
-	Alias    string // AliasPrefix and then letters, digits and . _ - if it is ours; libvirt sees it without dots
-	Tag      string
-	Socket   string // of its virtiofsd; empty where libvirt started that itself
+	Instance  string // UUID
+	Alias     string // AliasPrefix and then letters, digits and . _ - if it is ours; libvirt sees it without dots
+	Tag       string
+	Socket    string // of its virtiofsd; empty where libvirt started that itself
+	QueueSize int    // requests under way; 0 for 1024, which is the most; not told of a device that is there
 }
 
 // An Event says that something about an instance may have changed: look again.

@@ -1,6 +1,9 @@
 package intent
 
-import "github.com/causeway-project/causeway/agent/model"
+import (
+	"github.com/causeway-project/causeway/agent/device"
+	"github.com/causeway-project/causeway/agent/model"
+)
 
 // An Attachment is one in the ledger.
 type Attachment struct {
@@ -11,6 +14,13 @@ type Attachment struct {
 	ReadOnly     bool       `json:"read_only,omitempty"`
 	MountAt      string     `json:"mount_at,omitempty"`
 
+	// As resolved when it was made, so that another configuration changes no
+	// device that is there. Records of agents without settings have none: they
+	// are device.Builtin. Limits that were left open are the host's at each start.
+	Settings device.Settings `json:"settings,omitzero"`
+	IDs      device.IDs      `json:"ids,omitzero"`
+	Forced   bool            `json:"forced,omitempty"`
+
 	Mount string `json:"mount"` // name of the share's mount
 	Alias string `json:"alias"` // of the libvirt device
 }
@@ -20,6 +30,7 @@ func AttachmentOf(at model.Attachment, uuid string) *Attachment {
 	c := ConnectionOf(at.Connection)
 	to := &Attachment{
 		Instance: at.Instance, InstanceUUID: uuid, Connection: c, Tag: at.Tag, ReadOnly: at.ReadOnly, MountAt: at.MountAt,
+		Settings: at.Settings, IDs: at.IDs, Forced: at.Forced,
 		Mount: c.MountName(), Alias: Alias(at.ID),
 	}
 	if at.ReadOnly {
@@ -28,8 +39,8 @@ func AttachmentOf(at model.Attachment, uuid string) *Attachment {
 	return to
 }
 
-// Differs names the first setting in which two attachments differ, as their
-// callers said them; none is "".
+// Differs names the first setting in which an attachment differs from what o
+// asks for; none is "". Settings that o leaves open may be any.
 func (at *Attachment) Differs(o *Attachment) string {
 	switch {
 	case at.InstanceUUID != o.InstanceUUID:
@@ -42,6 +53,8 @@ func (at *Attachment) Differs(o *Attachment) string {
 		return "read-only setting"
 	case at.MountAt != o.MountAt:
 		return "mount path"
+	case !at.IDs.Equal(o.IDs):
+		return "id policy"
 	}
-	return ""
+	return at.Settings.Or(device.Builtin()).Differs(o.Settings)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/access"
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -57,10 +58,15 @@ type Attachment struct {
 	Tag        string
 	ReadOnly   bool
 	MountAt    string // absolute path in the guest, or empty
+	Settings   device.Settings
+	IDs        device.IDs
+	Forced     bool // other writers that do not meet its locks are let in
 
-	InstanceUUID string // resolved by the agent
-	Guest        GuestState
-	Status       Status
+	InstanceUUID  string // resolved by the agent
+	Guest         GuestState
+	LockScope     device.Scope
+	UnlockedUsers []string // other writers that do not meet its locks, "attachment/ID", "export/ID"
+	Status        Status
 }
 
 // A GuestState is what is known of the mount inside the guest.
@@ -179,6 +185,17 @@ type Node struct {
 	Mounts     []Mount
 	Damaged    []string // ledger files that could not be read
 	Subsystems []Subsystem
+	Virtiofsd  Virtiofsd
+}
+
+// Virtiofsd is the program that new attachments get as their daemon. Its zero
+// value is an agent that serves no instances.
+type Virtiofsd struct {
+	Path      string
+	Flavour   string
+	Version   string
+	Abilities []string
+	Message   string // what is wrong, where there is none that can be used
 }
 
 // A Verdict is the outcome of a check.

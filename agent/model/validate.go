@@ -41,7 +41,10 @@ func (at Attachment) Validate() error {
 	if p := at.MountAt; p != "" && (!path.IsAbs(p) || path.Clean(p) != p || p == "/" || len(p) > 1024 || !word.Printable(p)) {
 		return fault.Invalidf(fault.BadMountPath, "mount path %s: give a clean absolute path in the guest, for example /mnt/docs", word.Quote(p))
 	}
-	return nil
+	if err := at.Settings.Validate(); err != nil {
+		return err
+	}
+	return at.IDs.Validate()
 }
 
 // Validate refuses what no export can be. Its connection is the driver's matter.

@@ -5,6 +5,7 @@ package parts
 import (
 	"context"
 
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/netns"
@@ -50,10 +51,11 @@ type Server interface {
 
 // A Device is a virtiofs device in a running instance.
 type Device struct {
-	Instance string // UUID
-	Alias    string
-	Tag      string
-	Socket   string
+	Instance  string // UUID
+	Alias     string
+	Tag       string
+	Socket    string
+	QueueSize int
 }
 
 // An Instance is a libvirt domain, as far as an attachment cares.
@@ -126,10 +128,15 @@ type Instances interface {
 type Daemon struct {
 	Dir    string // run directory, its own
 	Source string // the directory that it shares
+
+	ReadOnly bool // the directory's mount is so too
+	Settings device.Settings
+	IDs      device.IDs
 }
 
 // A Program is the virtiofsd of this host, and what bounds it here.
 type Program struct {
+	device.Program
 	Path      string
 	Memory    uint64 // bytes that one may take; 0 is no limit
 	WantFiles uint64 // that one is to be allowed to have open

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/word"
@@ -180,11 +181,17 @@ func (f Facts) virtiofsd() Finding {
 	if e := f.Missing; e != nil {
 		return fail("virtiofsd", "apt-get install qemu-system-common, or virtiofsd where there is such a package", e)
 	}
-	return pass("virtiofsd", "%s", f.Program.Path)
+	if err := f.Program.Check(device.Needs(f.Want.Settings, f.Want.IDs)); err != nil {
+		return fail("virtiofsd", "causeway node show", err)
+	}
+	return pass("virtiofsd", "%s: flavour %s, version %s", f.Program.Path, f.Program.Flavour, f.Program.Version)
 }
 
+// memoryLimited is how many bytes virtiofsd may take, 0 for any.
+func (f Facts) memoryLimited() uint64 { return cmp.Or(f.Want.Settings.Memory, f.Program.Memory) }
+
 func (f Facts) memoryLimit() Finding {
-	limit, guest := f.Program.Memory>>20, f.Instance.Memory>>10
+	limit, guest := f.memoryLimited()>>20, f.Instance.Memory>>10
 	if limit <= guest {
 		return warn("memory-limit", "set virtiofsd.limits.memory in agent.yaml to more than "+fmt.Sprint(guest)+"M, or to none",
 			"virtiofsd may take %d MiB, and the guest's own %d MiB count there where it is the first to touch them: it may be killed", limit, guest)

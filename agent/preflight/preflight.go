@@ -104,7 +104,7 @@ func Look(f Facts) []Finding {
 	}
 	if f.Program != nil {
 		add(OpenFiles(*f.Program))
-		if f.Program.Memory != 0 {
+		if f.memoryLimited() != 0 {
 			add(f.memoryLimit())
 		}
 	}

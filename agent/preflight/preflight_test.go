@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
@@ -19,7 +20,7 @@ func good() Facts {
 		Alias: "ua-cw-docs",
 		Instance: parts.Instance{UUID: "u-1", Name: "vm1", Running: true, SharedMemory: true, FreePorts: 3, Express: true,
 			Machine: "pc-q35-7.2", Cells: 1, CPUs: 2, Memory: 524288},
-		Program: &parts.Program{Path: "/usr/lib/qemu/virtiofsd", WantFiles: 1 << 20, HostFiles: 1 << 20, NrOpen: 1 << 20, FileMax: 1 << 40},
+		Program: &parts.Program{Program: device.Program{Flavour: "c", Version: "7.2.22", Abilities: []string{"cache_auto"}}, Path: "/usr/lib/qemu/virtiofsd", WantFiles: 1 << 20, HostFiles: 1 << 20, NrOpen: 1 << 20, FileMax: 1 << 40},
 		Libvirt: &parts.Hypervisor{Libvirt: 9_000_000, QEMU: 7_002_022},
 		Guest:   &parts.GuestAgent{Channel: true, Commands: []string{"guest-exec", "guest-exec-status", "guest-ping"}},
 		Share:   &Share{Name: "local:docs"},
@@ -47,6 +48,7 @@ func TestLook(t *testing.T) {
 		"last port":        {func(f *Facts) { f.Instance.FreePorts = 1 }, "ports", model.Warn, "", "model=pcie-root-port"},
 		"microvm":          {func(f *Facts) { f.Instance.Machine, f.Instance.FreePorts = "microvm", 0 }, "ports", model.Fail, fault.NoFreePort, ""},
 		"no virtiofsd":     {func(f *Facts) { f.Program, f.Missing = nil, fault.Preconditionf(fault.NoVirtiofsd, "none") }, "virtiofsd", model.Fail, fault.NoVirtiofsd, "apt-get install"},
+		"unable virtiofsd": {func(f *Facts) { f.Want.Settings.Cache = device.CacheMetadata }, "virtiofsd", model.Fail, fault.DaemonUnable, "causeway node show"},
 		"no share": {func(f *Facts) {
 			f.Share.Refused = &fault.Error{Kind: fault.NotFound, Reason: fault.ShareNotFound, Message: "none"}
 		}, "share", model.Fail, fault.ShareNotFound, ""},

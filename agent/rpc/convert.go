@@ -39,6 +39,10 @@ func draftFrom(a *nodev1.Attachment) (model.Attachment, error) {
 	if err != nil {
 		return model.Attachment{}, err
 	}
+	settings, err := settingsFrom(a.GetSettings())
+	if err != nil {
+		return model.Attachment{}, err
+	}
 	return model.Attachment{
 		ID:         a.GetId(),
 		Instance:   a.GetInstance(),
@@ -46,6 +50,8 @@ func draftFrom(a *nodev1.Attachment) (model.Attachment, error) {
 		Tag:        a.GetTag(),
 		ReadOnly:   a.GetReadOnly(),
 		MountAt:    a.GetMountAt(),
+		Settings:   settings,
+		IDs:        idsFrom(a.GetIds()),
 	}, nil
 }
 
@@ -60,6 +66,12 @@ func attachmentTo(a model.Attachment) *nodev1.Attachment {
 		Status:       statusTo(a.Status),
 		InstanceUuid: a.InstanceUUID,
 		Guest:        guestTo(a.Guest),
+
+		Settings:      settingsTo(a.Settings),
+		Ids:           idsTo(a.IDs),
+		LockScope:     scopes.to(a.LockScope),
+		UnlockedUsers: each(a.UnlockedUsers, text),
+		Forced:        a.Forced,
 	}
 }
 
@@ -268,6 +280,7 @@ func nodeTo(n model.Node) *nodev1.GetNodeResponse {
 		Mounts:         each(n.Mounts, mountTo),
 		DamagedRecords: each(n.Damaged, text),
 		Subsystems:     each(n.Subsystems, subsystemTo),
+		Virtiofsd:      virtiofsdTo(n.Virtiofsd),
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/causeway-project/causeway/agent/access"
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
@@ -38,6 +39,7 @@ func TestTranslateAttachment(t *testing.T) {
 		Id: "a", Instance: "vm1", Tag: "docs", ReadOnly: true, MountAt: "/mnt",
 		Connection:   &nodev1.Connection{BackendKind: "local", Source: "docs", Options: map[string]string{"k": "v"}, Secret: []byte("s")},
 		InstanceUuid: "ignored", Guest: nodev1.GuestState_GUEST_STATE_MOUNTED, Status: &nodev1.Status{Generation: 9},
+		Settings: someSettings(), Ids: someIDs(), LockScope: nodev1.LockScope_LOCK_SCOPE_SHARE, UnlockedUsers: []string{"ignored"}, Forced: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -45,10 +47,14 @@ func TestTranslateAttachment(t *testing.T) {
 	want := model.Attachment{
 		ID: "a", Instance: "vm1", Tag: "docs", ReadOnly: true, MountAt: "/mnt",
 		Connection: drivers.Connection{Kind: "local", Source: "docs", Options: map[string]string{"k": "v"}, Secret: drivers.NewSecret([]byte("s"))},
+		Settings: device.Settings{Cache: device.CacheMetadata, Xattr: device.On, PosixACL: device.Off, Locks: device.LocksShared,
+			QueueSize: 256, Threads: 4, Memory: 1 << 30, OpenFiles: 1 << 20},
+		IDs: device.IDs{Policy: device.Map, UIDs: []device.Range{{Guest: 0, Host: 100000, Count: 65536}}, GIDs: []device.Range{{Guest: 1, Host: 2, Count: 3}}},
 	}
 	compare(t, "to the agent", want, got)
 
 	want.InstanceUUID, want.Guest = "u", model.GuestDeviceOnly
+	want.LockScope, want.UnlockedUsers, want.Forced = device.ScopeGuest, []string{"export/e\xff"}, true
 	want.Status = model.Status{Generation: 2, ObservedGeneration: 1, Phase: model.Failed, Since: since, Reason: "r", Message: "bad \xff", Attempts: 3}
 	compare(t, "to the caller", &nodev1.Attachment{
 		Id: "a", Instance: "vm1", Tag: "docs", ReadOnly: true, MountAt: "/mnt",
@@ -56,7 +62,30 @@ func TestTranslateAttachment(t *testing.T) {
 		InstanceUuid: "u", Guest: nodev1.GuestState_GUEST_STATE_DEVICE_ONLY,
 		Status: &nodev1.Status{Generation: 2, ObservedGeneration: 1, Phase: nodev1.Phase_PHASE_FAILED,
 			Since: timestamppb.New(since), Reason: "r", Message: "bad \uFFFD", Attempts: 3},
+		Settings: someSettings(), Ids: someIDs(), LockScope: nodev1.LockScope_LOCK_SCOPE_GUEST, UnlockedUsers: []string{"export/e\uFFFD"}, Forced: true,
 	}, attachmentTo(want))
+
+	squash := device.IDs{Policy: device.Squash, UID: 1000, GID: 100}
+	compare(t, "squash", squash, idsFrom(idsTo(squash)))
+	compare(t, "passthrough", device.IDs{}, idsFrom(idsTo(device.IDs{})))
+	for _, s := range []*nodev1.DeviceSettings{{Cache: 99}, {Locks: -1}} {
+		if _, err := settingsFrom(s); err == nil {
+			t.Errorf("%v was taken", s)
+		}
+	}
+}
+
+func someSettings() *nodev1.DeviceSettings {
+	return &nodev1.DeviceSettings{
+		Cache: nodev1.Cache_CACHE_METADATA, Xattr: proto.Bool(true), PosixAcl: proto.Bool(false), Locks: nodev1.Locks_LOCKS_SHARED,
+		QueueSize: 256, Threads: 4, Memory: 1 << 30, OpenFiles: 1 << 20,
+	}
+}
+
+func someIDs() *nodev1.IdPolicy {
+	return &nodev1.IdPolicy{Policy: &nodev1.IdPolicy_Map{Map: &nodev1.IdMap{
+		Uids: []*nodev1.IdRange{{Host: 100000, Count: 65536}}, Gids: []*nodev1.IdRange{{Guest: 1, Host: 2, Count: 3}},
+	}}}
 }
 
 func TestTranslateNetwork(t *testing.T) {

@@ -19,6 +19,7 @@ func (s attachments) Attach(ctx context.Context, r *nodev1.AttachRequest) (*node
 	if err != nil {
 		return nil, err
 	}
+	want.Forced = r.GetForce()
 	got, err := s.agent.Attach(ctx, want)
 	if err != nil {
 		return nil, err

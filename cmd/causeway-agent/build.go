@@ -50,6 +50,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 		Mounts:     mountTable{},
 		Namespaces: n.networks,
 		Daemons:    vd,
+		Settings:   cfg.Virtiofsd.settings(),
 		Instances:  noLibvirt{},
 		Servers: func(p agent.ServerPlace) parts.Server {
 			return ganesha.New(ganesha.Options{
@@ -223,7 +224,7 @@ func hostChecks(cfg config, daemons virtiofsDaemons) []func(context.Context) mod
 			if err != nil {
 				return model.Check{Name: "virtiofsd", Verdict: model.Fail, Message: err.Error(), Fix: "apt-get install qemu-system-common, or virtiofsd where there is such a package"}
 			}
-			return model.Check{Name: "virtiofsd", Verdict: model.Pass, Message: p.Path}
+			return model.Check{Name: "virtiofsd", Verdict: model.Pass, Message: fmt.Sprintf("%s: flavour %s, version %s", p.Path, p.Flavour, p.Version)}
 		},
 		func(ctx context.Context) model.Check {
 			p, err := daemons.Program(ctx)

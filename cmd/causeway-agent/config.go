@@ -15,6 +15,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -72,7 +73,42 @@ type gatewayConfig struct {
 }
 
 type daemonConfig struct {
-	Limits limitsConfig `yaml:"limits"`
+	Settings settingsConfig `yaml:"settings"`
+	Limits   limitsConfig   `yaml:"limits"`
+}
+
+// settingsConfig is what attachments have that do not ask for others.
+type settingsConfig struct {
+	Cache     string `yaml:"cache"`
+	Xattr     bool   `yaml:"xattr"`
+	PosixACL  bool   `yaml:"posix_acl"`
+	Locks     string `yaml:"locks"`
+	QueueSize int    `yaml:"queue_size"`
+	Threads   int    `yaml:"threads"`
+}
+
+func settingsDefaults() settingsConfig {
+	b := device.Builtin()
+	return settingsConfig{
+		Cache: string(b.Cache), Xattr: b.Xattr == device.On, PosixACL: b.PosixACL == device.On,
+		Locks: string(b.Locks), QueueSize: b.QueueSize, Threads: b.Threads,
+	}
+}
+
+// settings of attachments, with the limits of those that ask for no others.
+func (d daemonConfig) settings() device.Settings {
+	s := device.Settings{
+		Cache: device.Cache(d.Settings.Cache), Xattr: device.Off, PosixACL: device.Off, Locks: device.Locks(d.Settings.Locks),
+		QueueSize: d.Settings.QueueSize, Threads: d.Settings.Threads,
+		Memory: uint64(d.Limits.Memory), OpenFiles: uint64(d.Limits.Files),
+	}
+	if d.Settings.Xattr {
+		s.Xattr = device.On
+	}
+	if d.Settings.PosixACL {
+		s.PosixACL = device.On
+	}
+	return s
 }
 
 type ovsConfig struct {
@@ -111,7 +147,7 @@ func defaults() config {
 		Gateway: gatewayConfig{Lease: duration(10 * time.Second), Grace: duration(15 * time.Second),
 			Limits: limitsConfig{Memory: 512 << 20, Tasks: 512, Files: 65536}},
 		OVS:         ovsConfig{Command: "ovs-vsctl"},
-		Virtiofsd:   daemonConfig{Limits: limitsConfig{Tasks: 512, Files: 1 << 20}},
+		Virtiofsd:   daemonConfig{Settings: settingsDefaults(), Limits: limitsConfig{Tasks: 512, Files: 1 << 20}},
 		Resync:      duration(time.Minute),
 		CallTimeout: duration(2 * time.Minute),
 	}
@@ -222,6 +258,9 @@ func (c config) problems() []problem {
 		check(l.Files != 0, key+".files", "none is more than any host allows; give a number")
 		// Ganesha takes 1,024 connections, and spins where it has no descriptor for one more.
 		least(key+".files", l.Files, 4096)
+	}
+	if err := c.Virtiofsd.settings().Validate(); err != nil {
+		check(false, "virtiofsd.settings", "%v", err)
 	}
 	check(c.OVS.Command != "" && (filepath.Base(c.OVS.Command) == c.OVS.Command || filepath.IsAbs(c.OVS.Command)), "ovs.command",
 		"%q is neither the name of a program nor an absolute path", c.OVS.Command)

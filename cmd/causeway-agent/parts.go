@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/process/usage"
@@ -43,11 +44,15 @@ type virtiofsDaemons struct {
 }
 
 func (v virtiofsDaemons) Program(ctx context.Context) (parts.Program, error) {
-	path, err := v.d.Program(ctx)
+	program, err := v.d.Program(ctx)
 	if err != nil {
 		return parts.Program{}, libvirtError(err)
 	}
-	p := parts.Program{Path: path, Memory: v.d.Limits.Memory, WantFiles: v.d.Limits.Files}
+	p := parts.Program{Path: program.Path, Memory: v.d.Limits.Memory, WantFiles: v.d.Limits.Files}
+	p.Flavour, p.Version = string(program.Flavour), program.Version
+	for _, a := range program.Abilities {
+		p.Abilities = append(p.Abilities, string(a))
+	}
 	files, err := usage.OfHost()
 	if err != nil {
 		return parts.Program{}, err
@@ -64,7 +69,17 @@ func (v virtiofsDaemons) Program(ctx context.Context) (parts.Program, error) {
 const daemonGrace = 2 * time.Second
 
 func (v virtiofsDaemons) Start(ctx context.Context, d parts.Daemon) error {
-	return libvirtError(v.d.Start(ctx, virtiofsd.Daemon(d)))
+	return libvirtError(v.d.Start(ctx, daemonOf(d)))
+}
+
+// daemonOf says to package virtiofsd what the agent wants.
+func daemonOf(d parts.Daemon) virtiofsd.Daemon {
+	s := d.Settings
+	to := virtiofsd.Daemon{Dir: d.Dir, Source: d.Source, ReadOnly: d.ReadOnly, Settings: virtiofsd.Settings{
+		Cache: virtiofsd.Cache(s.Cache), Xattr: s.Xattr == device.On, PosixACL: s.PosixACL == device.On,
+		SharedLocks: s.Locks == device.LocksShared, Threads: s.Threads, Memory: s.Memory, Files: s.OpenFiles,
+	}}
+	return to
 }
 
 func (v virtiofsDaemons) Stop(ctx context.Context, dir string) error {
@@ -156,6 +171,7 @@ func libvirtError(err error) error {
 		{virtiofs.ErrGuestBusy, fault.Precondition, fault.GuestBusy, "the guest does not let go of the device: end what uses it there, then repeat the call"},
 		{virtiofs.ErrGuestAgent, fault.Precondition, fault.GuestAgentAbsent, "no guest agent answers: start qemu-guest-agent in the guest, or mount the tag there by hand"},
 		{virtiofs.ErrGuestRefused, fault.Precondition, fault.GuestRefused, "the guest could not do it"},
+		{virtiofsd.ErrUnable, fault.Precondition, fault.DaemonUnable, "this host's virtiofsd cannot do what the attachment asks for: see causeway node show, and ask for something else"},
 		{virtiofsd.ErrMissing, fault.Precondition, fault.NoVirtiofsd, "this host has no virtiofsd: install it"},
 	} {
 		if errors.Is(err, c.is) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -48,6 +49,11 @@ func (c *cli) attachments(instance string) noun[*nodev1.Attachment] {
 				{"Mode", one(func(a T) string { return mode(a.GetReadOnly()) })},
 				{"Mount at", one(T.GetMountAt)},
 				{"Guest", one(guest)},
+				{"Settings", func(a T) []string { return []string{strings.Join(settings(a.GetSettings()), " ")} }},
+				{"Ids", func(a T) []string { return ids(a.GetIds()) }},
+				{"Lock scope", one(func(a T) string { return word(a.GetLockScope(), "LOCK_SCOPE_") })},
+				{"Unlocked users", T.GetUnlockedUsers},
+				{"Forced", one(func(a T) string { return yesNo(a.GetForced()) })},
 			}, statusDetail(T.GetStatus)...),
 		},
 	}
@@ -65,23 +71,33 @@ func (c *cli) attachment() *cobra.Command {
 func (c *cli) attachmentCreate(n noun[*nodev1.Attachment]) *cobra.Command {
 	a := &nodev1.Attachment{}
 	var from connectionFlags
-	var noWait bool
+	var as deviceFlags
+	var noWait, force bool
 	cmd := &cobra.Command{
 		Use:   "create ID --instance INSTANCE --source KIND:SOURCE --tag TAG",
 		Short: "Attach a share to a running instance",
 		Long: `Attach a share to a running instance as a virtiofs device, and wait until it is
-there. The same command may be repeated.`,
-		Example: `  causeway attachment create docs-vm1 --instance vm1 --source local:docs --tag docs --mount-at /mnt/docs`,
-		Args:    oneArg("ID"),
+there. The same command may be repeated. What the device does that no flag
+says is the agent's default; 'causeway node show' has what this host's virtiofsd
+can do.`,
+		Example: `  causeway attachment create docs-vm1 --instance vm1 --source local:docs --tag docs --mount-at /mnt/docs
+  causeway attachment create data-vm1 --instance vm1 --source local:data --tag data --cache never --locks shared --ids map=0:100000:65536`,
+		Args: oneArg("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			connection, err := from.parse(c.in)
 			if err != nil {
 				return err
 			}
+			if a.Settings, err = as.settings(cmd); err != nil {
+				return err
+			}
+			if a.Ids, err = as.policy(); err != nil {
+				return err
+			}
 			a.Id, a.Connection = args[0], connection
 			return n.create(cmd.Context(), c, creation[*nodev1.Attachment]{id: a.GetId(), noWait: noWait,
 				put: func(ctx context.Context, r remote) (*nodev1.Attachment, error) {
-					resp, err := r.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a})
+					resp, err := r.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a, Force: force})
 					return resp.GetAttachment(), err
 				}})
 		},
@@ -92,8 +108,10 @@ there. The same command may be repeated.`,
 	flags.StringVar(&a.Tag, "tag", "", "what the guest mounts: 'mount -t virtiofs TAG DIR' (required)")
 	flags.BoolVar(&a.ReadOnly, "read-only", false, "the instance may not write")
 	flags.StringVar(&a.MountAt, "mount-at", "", "mount it there in the guest too, through the guest agent")
+	flags.BoolVar(&force, "force", false, "though others write to the share that do not meet this guest's locks")
 	addNoWait(cmd, &noWait)
 	from.add(cmd)
+	as.add(cmd)
 	must(cmd.MarkFlagRequired("instance"))
 	must(cmd.MarkFlagRequired("tag"))
 	return cmd

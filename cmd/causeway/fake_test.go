@@ -65,7 +65,12 @@ func newFakeAgent() *fakeAgent {
 	return &fakeAgent{
 		attachments: []*nodev1.Attachment{
 			{Id: "docs-vm1", Instance: "vm1", Connection: docs, Tag: "docs", MountAt: "/mnt/docs", Status: ready,
-				InstanceUuid: "8c5b4ff3-6d52-4d4c-9bb1-000000000001", Guest: nodev1.GuestState_GUEST_STATE_MOUNTED},
+				InstanceUuid: "8c5b4ff3-6d52-4d4c-9bb1-000000000001", Guest: nodev1.GuestState_GUEST_STATE_MOUNTED,
+				Settings: &nodev1.DeviceSettings{Cache: nodev1.Cache_CACHE_AUTO, Xattr: proto.Bool(true), PosixAcl: proto.Bool(false),
+					Locks: nodev1.Locks_LOCKS_LOCAL, QueueSize: 1024, Threads: 1, OpenFiles: 1 << 20},
+				Ids: &nodev1.IdPolicy{Policy: &nodev1.IdPolicy_Map{Map: &nodev1.IdMap{
+					Uids: []*nodev1.IdRange{{Host: 100000, Count: 65536}}, Gids: []*nodev1.IdRange{{Guest: 5, Host: 6, Count: 7}}}}},
+				LockScope: nodev1.LockScope_LOCK_SCOPE_GUEST, UnlockedUsers: []string{"attachment/docs-vm2", "export/docs"}, Forced: true},
 			{Id: "hostile", Instance: "vm\x1b[31m2\n", Tag: "x", ReadOnly: true,
 				Connection: &nodev1.Connection{BackendKind: "local", Source: "a\u202eb\x7f\u0085", Options: map[string]string{"k\n2": "v\x07", "k1": "v"}},
 				Status: &nodev1.Status{Generation: 1, Phase: nodev1.Phase_PHASE_FAILED, Since: since(50 * time.Hour), Attempts: 3,
@@ -100,6 +105,7 @@ func newFakeAgent() *fakeAgent {
 				{Name: "ledger", Verdict: nodev1.Verdict_VERDICT_PASS},
 				{Name: "libvirt", Verdict: nodev1.Verdict_VERDICT_WARN, Message: "not reachable"},
 			},
+			Virtiofsd: &nodev1.Virtiofsd{Path: "/usr/libexec/virtiofsd", Flavour: "rust", Version: "1.13.2", Abilities: []string{"cache_auto", "xattr"}},
 		},
 		checks: []*nodev1.Check{
 			{Name: "root", Verdict: nodev1.Verdict_VERDICT_PASS, Message: "runs as root"},

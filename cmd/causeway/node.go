@@ -27,6 +27,7 @@ func (c *cli) nodeView() view[*nodev1.GetNodeResponse] {
 				}
 				return all
 			}},
+			{"Virtiofsd", func(n T) []string { return virtiofsd(n.GetVirtiofsd()) }},
 			{"Subsystems", func(n T) []string {
 				var all []string
 				for _, s := range n.GetSubsystems() {
@@ -42,6 +43,16 @@ func (c *cli) nodeView() view[*nodev1.GetNodeResponse] {
 			{"Damaged records", T.GetDamagedRecords},
 		},
 	}
+}
+
+func virtiofsd(v *nodev1.Virtiofsd) []string {
+	switch {
+	case v == nil:
+		return nil
+	case v.GetMessage() != "":
+		return []string{v.GetMessage()}
+	}
+	return []string{fmt.Sprintf("%s (flavour %s, version %s)", v.GetPath(), v.GetFlavour(), v.GetVersion()), strings.Join(v.GetAbilities(), ", ")}
 }
 
 func driver(d *nodev1.Driver) string {

@@ -4,6 +4,7 @@ package virtiofsd
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,9 @@ var ErrMissing = errors.New("no virtiofsd on this host")
 type Daemon struct {
 	Dir    string // required: run directory, made and removed here; the socket lies in it
 	Source string // required: directory to share, an absolute path
+
+	ReadOnly bool // where it can, the daemon refuses to write by itself too; the mount of Source has to be so
+	Settings Settings
 }
 
 // Socket that QEMU connects to; the same for a directory for ever.
@@ -46,10 +50,10 @@ const (
 type Daemons struct {
 	Starter *process.Starter
 	Binary  string         // found when empty: ErrMissing
-	Limits  process.Limits // of each daemon
+	Limits  process.Limits // of each daemon that has no others
 
 	mu       sync.Mutex
-	flavours map[string]flavour          // of binaries, by path, size and time
+	programs map[string]Program          // by path, size and time of the binary
 	running  map[string]*process.Process // by run directory; those that have ended are found out at the next look
 }
 
@@ -107,7 +111,11 @@ func (d *Daemons) start(ctx context.Context, v Daemon) error {
 
 // fresh starts a daemon where none runs.
 func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error) {
-	binary, f, err := d.program(ctx)
+	p, err := d.Program(ctx)
+	if err != nil {
+		return nil, err
+	}
+	args, err := p.arguments(v)
 	if err != nil {
 		return nil, err
 	}
@@ -119,23 +127,24 @@ func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error)
 	if err := os.MkdirAll(v.Dir, 0o700); err != nil {
 		return nil, err
 	}
-	limits := d.Limits
-	if limits.Files == 0 {
-		limits.Files = defaultFiles
+	limits := process.Limits{
+		Memory: cmp.Or(v.Settings.Memory, d.Limits.Memory),
+		Tasks:  d.Limits.Tasks,
+		Files:  cmp.Or(v.Settings.Files, d.Limits.Files, defaultFiles),
 	}
-	p, err := d.Starter.Start(ctx, process.Spec{
+	is, err := d.Starter.Start(ctx, process.Spec{
 		Dir:    v.Dir,
-		Path:   binary,
-		Args:   f.arguments(v.Source, v.Socket()),
+		Path:   p.Path,
+		Args:   args,
 		Env:    []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"},
 		Caps:   capabilities,
 		Limits: limits,
 		Name:   v.name(),
 	})
 	if err == nil {
-		d.keep(v, p)
+		d.keep(v, is)
 	}
-	return p, err
+	return is, err
 }
 
 // ready waits until the daemon listens. It must not try the socket: the daemon
@@ -240,37 +249,32 @@ func (d *Daemons) State(v Daemon) (State, error) {
 	return s, err
 }
 
-// program finds the one to run: ErrMissing.
-func (d *Daemons) program(ctx context.Context) (string, flavour, error) {
+// Program returns the virtiofsd that Start would run: ErrMissing. It asks one
+// that it has not seen yet, as after an upgrade, what it can do.
+func (d *Daemons) Program(ctx context.Context) (Program, error) {
 	binary := d.Binary
 	if binary == "" {
 		var err error
 		if binary, err = findBinary("/"); err != nil {
-			return "", "", err
+			return Program{}, err
 		}
 	}
 	info, err := os.Stat(binary)
 	if err != nil {
-		return "", "", fmt.Errorf("%w: %w", ErrMissing, err)
+		return Program{}, fmt.Errorf("%w: %w", ErrMissing, err)
 	}
-	key := fmt.Sprint(binary, info.Size(), info.ModTime()) // an upgrade may change what it is
+	key := fmt.Sprint(binary, info.Size(), info.ModTime())
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if f, ok := d.flavours[key]; ok {
-		return binary, f, nil
+	if p, ok := d.programs[key]; ok {
+		return p, nil
 	}
-	f, err := detect(ctx, binary)
+	p, err := detect(ctx, binary)
 	if err != nil {
-		return "", "", err
+		return Program{}, err
 	}
-	d.flavours = map[string]flavour{key: f}
-	return binary, f, nil
-}
-
-// Program returns the virtiofsd that Start would run: ErrMissing.
-func (d *Daemons) Program(ctx context.Context) (string, error) {
-	binary, _, err := d.program(ctx)
-	return binary, err
+	d.programs = map[string]Program{key: p}
+	return p, nil
 }
 
 // lockFile is what the C daemon locks against a second one on the same socket,

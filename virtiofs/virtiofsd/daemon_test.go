@@ -11,12 +11,51 @@ import (
 )
 
 func TestArguments(t *testing.T) {
-	for _, f := range []flavour{flavourC, flavourRust} {
-		t.Run(string(f), func(t *testing.T) {
-			plain := f.arguments("/srv/share", "/run/causeway/virtiofs/a/sock")
-			odd := f.arguments(`/srv/a,b\c d=e,sandbox=none`, "/run/x/sock")
-			golden(t, "arguments-"+string(f), strings.Join(plain, "\n")+"\n\n"+strings.Join(odd, "\n")+"\n")
+	for _, p := range []Program{able(FlavourC), able(FlavourRust)} {
+		t.Run(string(p.Flavour), func(t *testing.T) {
+			var text strings.Builder
+			for _, v := range []Daemon{
+				{Dir: "/run/causeway/virtiofs/a", Source: "/srv/share"},
+				{Dir: "/run/x", Source: `/srv/a,b\c d=e,sandbox=none`},
+				{Dir: "/run/x", Source: "/srv/share", ReadOnly: true, Settings: Settings{
+					Cache: "never", Xattr: true, PosixACL: true, SharedLocks: p.Has(SharedLocks), Threads: 8, Memory: 1 << 30, Files: 4096,
+				}},
+			} {
+				args, err := p.arguments(v)
+				if err != nil {
+					t.Fatal(err)
+				}
+				text.WriteString(strings.Join(args, "\n") + "\n\n")
+			}
+			golden(t, "arguments-"+string(p.Flavour), text.String())
 		})
+	}
+}
+
+// able is a program that can do all that its flavour can.
+func able(f Flavour) Program {
+	p := Program{Path: "/usr/lib/virtiofsd", Flavour: f, Version: "1.2.3"}
+	for _, a := range abilities {
+		if f == FlavourC && a.c != "" || f == FlavourRust && a.rust != "" {
+			p.Abilities = append(p.Abilities, a.ability)
+		}
+	}
+	return p
+}
+
+func TestUnable(t *testing.T) {
+	for _, tt := range []struct {
+		flavour Flavour
+		ask     Settings
+	}{
+		{FlavourC, Settings{Cache: "metadata"}},
+		{FlavourC, Settings{Cache: "none,source=/etc"}},
+		{FlavourRust, Settings{SharedLocks: true}},
+	} {
+		args, err := able(tt.flavour).arguments(Daemon{Dir: "/run/x", Source: "/srv", Settings: tt.ask})
+		if !errors.Is(err, ErrUnable) || !strings.Contains(err.Error(), "flavour "+string(tt.flavour)) {
+			t.Errorf("%s, %+v: %q, %v", tt.flavour, tt.ask, args, err)
+		}
 	}
 }
 
@@ -89,17 +128,17 @@ func TestDetect(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		binary string
-		want   flavour
+		want   Flavour
 	}{
-		{script("rust", "echo '      --shared-dir <SHARED_DIR>'"), flavourRust},
-		{script("c", "echo '    -o source=PATH             shared directory tree'"), flavourC},
+		{script("rust", "echo '      --shared-dir <SHARED_DIR>'"), FlavourRust},
+		{script("c", "echo '    -o source=PATH             shared directory tree'"), FlavourC},
 		{script("cat", "echo meow"), ""},
 		{script("fails", "exit 3"), ""},
 		{filepath.Join(dir, "absent"), ""},
 	} {
 		got, err := detect(t.Context(), tt.binary)
-		if got != tt.want || (err == nil) != (tt.want != "") {
-			t.Errorf("detect(%s) = %q, %v, want %q", tt.binary, got, err, tt.want)
+		if got.Flavour != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("detect(%s) = %+v, %v, want %q", tt.binary, got, err, tt.want)
 		}
 	}
 	if _, err := detect(t.Context(), filepath.Join(dir, "absent")); !errors.Is(err, ErrMissing) {

@@ -99,6 +99,176 @@ func (Phase) EnumDescriptor() ([]byte, []int) {
 	return file_node_v1_node_proto_rawDescGZIP(), []int{0}
 }
 
+// Cache says what the guest keeps of the share without asking.
+type Cache int32
+
+const (
+	Cache_CACHE_UNSPECIFIED Cache = 0
+	// Names and attributes for a second, contents while a file is open.
+	Cache_CACHE_AUTO Cache = 1
+	// Everything, for ever: only for a share that nobody else changes.
+	Cache_CACHE_ALWAYS Cache = 2
+	// Nothing.
+	Cache_CACHE_NEVER Cache = 3
+	// Names and attributes, no contents.
+	Cache_CACHE_METADATA Cache = 4
+)
+
+// Enum value maps for Cache.
+var (
+	Cache_name = map[int32]string{
+		0: "CACHE_UNSPECIFIED",
+		1: "CACHE_AUTO",
+		2: "CACHE_ALWAYS",
+		3: "CACHE_NEVER",
+		4: "CACHE_METADATA",
+	}
+	Cache_value = map[string]int32{
+		"CACHE_UNSPECIFIED": 0,
+		"CACHE_AUTO":        1,
+		"CACHE_ALWAYS":      2,
+		"CACHE_NEVER":       3,
+		"CACHE_METADATA":    4,
+	}
+)
+
+func (x Cache) Enum() *Cache {
+	p := new(Cache)
+	*p = x
+	return p
+}
+
+func (x Cache) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Cache) Descriptor() protoreflect.EnumDescriptor {
+	return file_node_v1_node_proto_enumTypes[1].Descriptor()
+}
+
+func (Cache) Type() protoreflect.EnumType {
+	return &file_node_v1_node_proto_enumTypes[1]
+}
+
+func (x Cache) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Cache.Descriptor instead.
+func (Cache) EnumDescriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{1}
+}
+
+// Locks says where the locks of the guest's programs are kept: those of
+// flock(2), and those of fcntl(2).
+type Locks int32
+
+const (
+	Locks_LOCKS_UNSPECIFIED Locks = 0
+	// In the guest, which alone knows of them.
+	Locks_LOCKS_LOCAL Locks = 1
+	// On the host. A program that asks to wait for such a lock gets an error:
+	// virtiofsd only tries.
+	Locks_LOCKS_SHARED Locks = 2
+)
+
+// Enum value maps for Locks.
+var (
+	Locks_name = map[int32]string{
+		0: "LOCKS_UNSPECIFIED",
+		1: "LOCKS_LOCAL",
+		2: "LOCKS_SHARED",
+	}
+	Locks_value = map[string]int32{
+		"LOCKS_UNSPECIFIED": 0,
+		"LOCKS_LOCAL":       1,
+		"LOCKS_SHARED":      2,
+	}
+)
+
+func (x Locks) Enum() *Locks {
+	p := new(Locks)
+	*p = x
+	return p
+}
+
+func (x Locks) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Locks) Descriptor() protoreflect.EnumDescriptor {
+	return file_node_v1_node_proto_enumTypes[2].Descriptor()
+}
+
+func (Locks) Type() protoreflect.EnumType {
+	return &file_node_v1_node_proto_enumTypes[2]
+}
+
+func (x Locks) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Locks.Descriptor instead.
+func (Locks) EnumDescriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
+// LockScope says who meets the locks of the guest's programs.
+type LockScope int32
+
+const (
+	LockScope_LOCK_SCOPE_UNSPECIFIED LockScope = 0
+	// Programs in the guest alone.
+	LockScope_LOCK_SCOPE_GUEST LockScope = 1
+	// Every user of the share on this host that does not keep its own.
+	LockScope_LOCK_SCOPE_HOST LockScope = 2
+	// Users of the share on other hosts too.
+	LockScope_LOCK_SCOPE_SHARE LockScope = 3
+)
+
+// Enum value maps for LockScope.
+var (
+	LockScope_name = map[int32]string{
+		0: "LOCK_SCOPE_UNSPECIFIED",
+		1: "LOCK_SCOPE_GUEST",
+		2: "LOCK_SCOPE_HOST",
+		3: "LOCK_SCOPE_SHARE",
+	}
+	LockScope_value = map[string]int32{
+		"LOCK_SCOPE_UNSPECIFIED": 0,
+		"LOCK_SCOPE_GUEST":       1,
+		"LOCK_SCOPE_HOST":        2,
+		"LOCK_SCOPE_SHARE":       3,
+	}
+)
+
+func (x LockScope) Enum() *LockScope {
+	p := new(LockScope)
+	*p = x
+	return p
+}
+
+func (x LockScope) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LockScope) Descriptor() protoreflect.EnumDescriptor {
+	return file_node_v1_node_proto_enumTypes[3].Descriptor()
+}
+
+func (LockScope) Type() protoreflect.EnumType {
+	return &file_node_v1_node_proto_enumTypes[3]
+}
+
+func (x LockScope) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LockScope.Descriptor instead.
+func (LockScope) EnumDescriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
 // GuestState says what is known of the mount inside the guest.
 type GuestState int32
 
@@ -139,11 +309,11 @@ func (x GuestState) String() string {
 }
 
 func (GuestState) Descriptor() protoreflect.EnumDescriptor {
-	return file_node_v1_node_proto_enumTypes[1].Descriptor()
+	return file_node_v1_node_proto_enumTypes[4].Descriptor()
 }
 
 func (GuestState) Type() protoreflect.EnumType {
-	return &file_node_v1_node_proto_enumTypes[1]
+	return &file_node_v1_node_proto_enumTypes[4]
 }
 
 func (x GuestState) Number() protoreflect.EnumNumber {
@@ -152,7 +322,7 @@ func (x GuestState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GuestState.Descriptor instead.
 func (GuestState) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{1}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 type Verdict int32
@@ -191,11 +361,11 @@ func (x Verdict) String() string {
 }
 
 func (Verdict) Descriptor() protoreflect.EnumDescriptor {
-	return file_node_v1_node_proto_enumTypes[2].Descriptor()
+	return file_node_v1_node_proto_enumTypes[5].Descriptor()
 }
 
 func (Verdict) Type() protoreflect.EnumType {
-	return &file_node_v1_node_proto_enumTypes[2]
+	return &file_node_v1_node_proto_enumTypes[5]
 }
 
 func (x Verdict) Number() protoreflect.EnumNumber {
@@ -204,7 +374,7 @@ func (x Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Verdict.Descriptor instead.
 func (Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 type WatchResponse_Type int32
@@ -245,11 +415,11 @@ func (x WatchResponse_Type) String() string {
 }
 
 func (WatchResponse_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_node_v1_node_proto_enumTypes[3].Descriptor()
+	return file_node_v1_node_proto_enumTypes[6].Descriptor()
 }
 
 func (WatchResponse_Type) Type() protoreflect.EnumType {
-	return &file_node_v1_node_proto_enumTypes[3]
+	return &file_node_v1_node_proto_enumTypes[6]
 }
 
 func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
@@ -258,7 +428,7 @@ func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Type.Descriptor instead.
 func (WatchResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{63, 0}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{69, 0}
 }
 
 // Status is what the agent knows of an object.
@@ -449,8 +619,22 @@ type Attachment struct {
 	// Below: from the agent alone, ignored in requests.
 	Status *Status `protobuf:"bytes,7,opt,name=status,proto3" json:"status,omitempty"`
 	// The instance's UUID, resolved when the attachment was created.
-	InstanceUuid  string     `protobuf:"bytes,8,opt,name=instance_uuid,json=instanceUuid,proto3" json:"instance_uuid,omitempty"`
-	Guest         GuestState `protobuf:"varint,9,opt,name=guest,proto3,enum=causeway.node.v1.GuestState" json:"guest,omitempty"`
+	InstanceUuid string     `protobuf:"bytes,8,opt,name=instance_uuid,json=instanceUuid,proto3" json:"instance_uuid,omitempty"`
+	Guest        GuestState `protobuf:"varint,9,opt,name=guest,proto3,enum=causeway.node.v1.GuestState" json:"guest,omitempty"`
+	// What the device and its daemon do, where it is not this host's default.
+	// Answers have all of it.
+	Settings *DeviceSettings `protobuf:"bytes,10,opt,name=settings,proto3" json:"settings,omitempty"`
+	// Whose the guest's files are on the share. Left out, users and groups have
+	// the same numbers in the guest and on the share.
+	Ids *IdPolicy `protobuf:"bytes,11,opt,name=ids,proto3" json:"ids,omitempty"`
+	// From the agent: who meets the locks of the guest's programs.
+	LockScope LockScope `protobuf:"varint,12,opt,name=lock_scope,json=lockScope,proto3,enum=causeway.node.v1.LockScope" json:"lock_scope,omitempty"`
+	// From the agent: other users that may write to the share and do not meet
+	// those locks, as "attachment/ID" and "export/ID".
+	UnlockedUsers []string `protobuf:"bytes,13,rep,name=unlocked_users,json=unlockedUsers,proto3" json:"unlocked_users,omitempty"`
+	// From the agent: the attachment was made with force, so that further users
+	// that do not meet its locks are let in too.
+	Forced        bool `protobuf:"varint,14,opt,name=forced,proto3" json:"forced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -548,6 +732,402 @@ func (x *Attachment) GetGuest() GuestState {
 	return GuestState_GUEST_STATE_UNSPECIFIED
 }
 
+func (x *Attachment) GetSettings() *DeviceSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *Attachment) GetIds() *IdPolicy {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *Attachment) GetLockScope() LockScope {
+	if x != nil {
+		return x.LockScope
+	}
+	return LockScope_LOCK_SCOPE_UNSPECIFIED
+}
+
+func (x *Attachment) GetUnlockedUsers() []string {
+	if x != nil {
+		return x.UnlockedUsers
+	}
+	return nil
+}
+
+func (x *Attachment) GetForced() bool {
+	if x != nil {
+		return x.Forced
+	}
+	return false
+}
+
+// DeviceSettings are those of one virtiofs device and its daemon. The host's
+// virtiofsd has to be able to do what is asked for: see Virtiofsd.
+type DeviceSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the guest keeps of the share without asking.
+	Cache Cache `protobuf:"varint,1,opt,name=cache,proto3,enum=causeway.node.v1.Cache" json:"cache,omitempty"`
+	// Extended attributes.
+	Xattr *bool `protobuf:"varint,2,opt,name=xattr,proto3,oneof" json:"xattr,omitempty"`
+	// POSIX access control lists; takes extended attributes.
+	PosixAcl *bool `protobuf:"varint,3,opt,name=posix_acl,json=posixAcl,proto3,oneof" json:"posix_acl,omitempty"`
+	Locks    Locks `protobuf:"varint,4,opt,name=locks,proto3,enum=causeway.node.v1.Locks" json:"locks,omitempty"`
+	// Requests that the guest may have under way: a power of two up to 1024.
+	QueueSize int32 `protobuf:"varint,5,opt,name=queue_size,json=queueSize,proto3" json:"queue_size,omitempty"`
+	// Requests that the daemon serves at a time, 1 to 256.
+	Threads int32 `protobuf:"varint,6,opt,name=threads,proto3" json:"threads,omitempty"`
+	// Bytes that the daemon may take, with what the kernel holds of files for it.
+	Memory uint64 `protobuf:"varint,7,opt,name=memory,proto3" json:"memory,omitempty"`
+	// Files that the daemon may hold open: one for each that the guest knows of.
+	OpenFiles     uint64 `protobuf:"varint,8,opt,name=open_files,json=openFiles,proto3" json:"open_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceSettings) Reset() {
+	*x = DeviceSettings{}
+	mi := &file_node_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceSettings) ProtoMessage() {}
+
+func (x *DeviceSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceSettings.ProtoReflect.Descriptor instead.
+func (*DeviceSettings) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DeviceSettings) GetCache() Cache {
+	if x != nil {
+		return x.Cache
+	}
+	return Cache_CACHE_UNSPECIFIED
+}
+
+func (x *DeviceSettings) GetXattr() bool {
+	if x != nil && x.Xattr != nil {
+		return *x.Xattr
+	}
+	return false
+}
+
+func (x *DeviceSettings) GetPosixAcl() bool {
+	if x != nil && x.PosixAcl != nil {
+		return *x.PosixAcl
+	}
+	return false
+}
+
+func (x *DeviceSettings) GetLocks() Locks {
+	if x != nil {
+		return x.Locks
+	}
+	return Locks_LOCKS_UNSPECIFIED
+}
+
+func (x *DeviceSettings) GetQueueSize() int32 {
+	if x != nil {
+		return x.QueueSize
+	}
+	return 0
+}
+
+func (x *DeviceSettings) GetThreads() int32 {
+	if x != nil {
+		return x.Threads
+	}
+	return 0
+}
+
+func (x *DeviceSettings) GetMemory() uint64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *DeviceSettings) GetOpenFiles() uint64 {
+	if x != nil {
+		return x.OpenFiles
+	}
+	return 0
+}
+
+// IdPolicy says whose the guest's files are on the share. Host ids are never 0:
+// a guest's root must not be the host's.
+type IdPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Policy:
+	//
+	//	*IdPolicy_Squash
+	//	*IdPolicy_Map
+	Policy        isIdPolicy_Policy `protobuf_oneof:"policy"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdPolicy) Reset() {
+	*x = IdPolicy{}
+	mi := &file_node_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdPolicy) ProtoMessage() {}
+
+func (x *IdPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdPolicy.ProtoReflect.Descriptor instead.
+func (*IdPolicy) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *IdPolicy) GetPolicy() isIdPolicy_Policy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *IdPolicy) GetSquash() *IdSquash {
+	if x != nil {
+		if x, ok := x.Policy.(*IdPolicy_Squash); ok {
+			return x.Squash
+		}
+	}
+	return nil
+}
+
+func (x *IdPolicy) GetMap() *IdMap {
+	if x != nil {
+		if x, ok := x.Policy.(*IdPolicy_Map); ok {
+			return x.Map
+		}
+	}
+	return nil
+}
+
+type isIdPolicy_Policy interface {
+	isIdPolicy_Policy()
+}
+
+type IdPolicy_Squash struct {
+	Squash *IdSquash `protobuf:"bytes,1,opt,name=squash,proto3,oneof"`
+}
+
+type IdPolicy_Map struct {
+	Map *IdMap `protobuf:"bytes,2,opt,name=map,proto3,oneof"`
+}
+
+func (*IdPolicy_Squash) isIdPolicy_Policy() {}
+
+func (*IdPolicy_Map) isIdPolicy_Policy() {}
+
+// IdSquash: all that the guest makes belongs to one user and group of the host.
+type IdSquash struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           uint32                 `protobuf:"varint,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32                 `protobuf:"varint,2,opt,name=gid,proto3" json:"gid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdSquash) Reset() {
+	*x = IdSquash{}
+	mi := &file_node_v1_node_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdSquash) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdSquash) ProtoMessage() {}
+
+func (x *IdSquash) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdSquash.ProtoReflect.Descriptor instead.
+func (*IdSquash) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *IdSquash) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *IdSquash) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+// IdMap: numbers in the guest are other ones on the share. Who has none there
+// can own nothing.
+type IdMap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uids          []*IdRange             `protobuf:"bytes,1,rep,name=uids,proto3" json:"uids,omitempty"`
+	Gids          []*IdRange             `protobuf:"bytes,2,rep,name=gids,proto3" json:"gids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdMap) Reset() {
+	*x = IdMap{}
+	mi := &file_node_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdMap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdMap) ProtoMessage() {}
+
+func (x *IdMap) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdMap.ProtoReflect.Descriptor instead.
+func (*IdMap) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *IdMap) GetUids() []*IdRange {
+	if x != nil {
+		return x.Uids
+	}
+	return nil
+}
+
+func (x *IdMap) GetGids() []*IdRange {
+	if x != nil {
+		return x.Gids
+	}
+	return nil
+}
+
+// IdRange maps count numbers from guest on to those from host on.
+type IdRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Guest         uint32                 `protobuf:"varint,1,opt,name=guest,proto3" json:"guest,omitempty"`
+	Host          uint32                 `protobuf:"varint,2,opt,name=host,proto3" json:"host,omitempty"`
+	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdRange) Reset() {
+	*x = IdRange{}
+	mi := &file_node_v1_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdRange) ProtoMessage() {}
+
+func (x *IdRange) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdRange.ProtoReflect.Descriptor instead.
+func (*IdRange) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *IdRange) GetGuest() uint32 {
+	if x != nil {
+		return x.Guest
+	}
+	return 0
+}
+
+func (x *IdRange) GetHost() uint32 {
+	if x != nil {
+		return x.Host
+	}
+	return 0
+}
+
+func (x *IdRange) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 type Network struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -582,7 +1162,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_node_v1_node_proto_msgTypes[3]
+	mi := &file_node_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -594,7 +1174,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[3]
+	mi := &file_node_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -607,7 +1187,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Network) GetId() string {
@@ -789,7 +1369,7 @@ type Drift struct {
 
 func (x *Drift) Reset() {
 	*x = Drift{}
-	mi := &file_node_v1_node_proto_msgTypes[4]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +1381,7 @@ func (x *Drift) String() string {
 func (*Drift) ProtoMessage() {}
 
 func (x *Drift) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[4]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +1394,7 @@ func (x *Drift) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drift.ProtoReflect.Descriptor instead.
 func (*Drift) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Drift) GetCount() int64 {
@@ -851,7 +1431,7 @@ type BridgePlug struct {
 
 func (x *BridgePlug) Reset() {
 	*x = BridgePlug{}
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +1443,7 @@ func (x *BridgePlug) String() string {
 func (*BridgePlug) ProtoMessage() {}
 
 func (x *BridgePlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +1456,7 @@ func (x *BridgePlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BridgePlug.ProtoReflect.Descriptor instead.
 func (*BridgePlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BridgePlug) GetBridge() string {
@@ -905,7 +1485,7 @@ type VlanPlug struct {
 
 func (x *VlanPlug) Reset() {
 	*x = VlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1497,7 @@ func (x *VlanPlug) String() string {
 func (*VlanPlug) ProtoMessage() {}
 
 func (x *VlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1510,7 @@ func (x *VlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VlanPlug.ProtoReflect.Descriptor instead.
 func (*VlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *VlanPlug) GetDevice() string {
@@ -966,7 +1546,7 @@ type VxlanPlug struct {
 
 func (x *VxlanPlug) Reset() {
 	*x = VxlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1558,7 @@ func (x *VxlanPlug) String() string {
 func (*VxlanPlug) ProtoMessage() {}
 
 func (x *VxlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1571,7 @@ func (x *VxlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VxlanPlug.ProtoReflect.Descriptor instead.
 func (*VxlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VxlanPlug) GetId() int32 {
@@ -1039,7 +1619,7 @@ type MacvlanPlug struct {
 
 func (x *MacvlanPlug) Reset() {
 	*x = MacvlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1631,7 @@ func (x *MacvlanPlug) String() string {
 func (*MacvlanPlug) ProtoMessage() {}
 
 func (x *MacvlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1644,7 @@ func (x *MacvlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MacvlanPlug.ProtoReflect.Descriptor instead.
 func (*MacvlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MacvlanPlug) GetDevice() string {
@@ -1088,7 +1668,7 @@ type OvsPlug struct {
 
 func (x *OvsPlug) Reset() {
 	*x = OvsPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1680,7 @@ func (x *OvsPlug) String() string {
 func (*OvsPlug) ProtoMessage() {}
 
 func (x *OvsPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1693,7 @@ func (x *OvsPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OvsPlug.ProtoReflect.Descriptor instead.
 func (*OvsPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *OvsPlug) GetBridge() string {
@@ -1151,7 +1731,7 @@ type NonePlug struct {
 
 func (x *NonePlug) Reset() {
 	*x = NonePlug{}
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1743,7 @@ func (x *NonePlug) String() string {
 func (*NonePlug) ProtoMessage() {}
 
 func (x *NonePlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1756,7 @@ func (x *NonePlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NonePlug.ProtoReflect.Descriptor instead.
 func (*NonePlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NonePlug) GetNamespace() string {
@@ -1204,7 +1784,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1796,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1809,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Route) GetDestination() string {
@@ -1263,7 +1843,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1855,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1868,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Gateway) GetRunning() bool {
@@ -1356,7 +1936,7 @@ type Export struct {
 
 func (x *Export) Reset() {
 	*x = Export{}
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1948,7 @@ func (x *Export) String() string {
 func (*Export) ProtoMessage() {}
 
 func (x *Export) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1961,7 @@ func (x *Export) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Export.ProtoReflect.Descriptor instead.
 func (*Export) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Export) GetId() string {
@@ -1448,15 +2028,19 @@ func (x *Export) GetExportId() int32 {
 }
 
 type AttachRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Attachment    *Attachment            `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Attachment *Attachment            `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	// Attach though other users may write to the share that do not meet the locks
+	// of this guest, and let further ones in. With the id of an attachment that
+	// is there it only does the latter.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +2052,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +2065,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AttachRequest) GetAttachment() *Attachment {
@@ -1489,6 +2073,13 @@ func (x *AttachRequest) GetAttachment() *Attachment {
 		return x.Attachment
 	}
 	return nil
+}
+
+func (x *AttachRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type AttachResponse struct {
@@ -1500,7 +2091,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +2103,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +2116,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -1544,7 +2135,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +2147,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +2160,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DetachRequest) GetId() string {
@@ -1587,7 +2178,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +2190,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +2203,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 type GetAttachmentRequest struct {
@@ -1624,7 +2215,7 @@ type GetAttachmentRequest struct {
 
 func (x *GetAttachmentRequest) Reset() {
 	*x = GetAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +2227,7 @@ func (x *GetAttachmentRequest) String() string {
 func (*GetAttachmentRequest) ProtoMessage() {}
 
 func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +2240,7 @@ func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*GetAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetAttachmentRequest) GetId() string {
@@ -1668,7 +2259,7 @@ type GetAttachmentResponse struct {
 
 func (x *GetAttachmentResponse) Reset() {
 	*x = GetAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +2271,7 @@ func (x *GetAttachmentResponse) String() string {
 func (*GetAttachmentResponse) ProtoMessage() {}
 
 func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +2284,7 @@ func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*GetAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetAttachmentResponse) GetAttachment() *Attachment {
@@ -1713,7 +2304,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +2316,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +2329,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListAttachmentsRequest) GetInstance() string {
@@ -1757,7 +2348,7 @@ type ListAttachmentsResponse struct {
 
 func (x *ListAttachmentsResponse) Reset() {
 	*x = ListAttachmentsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +2360,7 @@ func (x *ListAttachmentsResponse) String() string {
 func (*ListAttachmentsResponse) ProtoMessage() {}
 
 func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +2373,7 @@ func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListAttachmentsResponse) GetAttachments() []*Attachment {
@@ -1801,7 +2392,7 @@ type RepairAttachmentRequest struct {
 
 func (x *RepairAttachmentRequest) Reset() {
 	*x = RepairAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1813,7 +2404,7 @@ func (x *RepairAttachmentRequest) String() string {
 func (*RepairAttachmentRequest) ProtoMessage() {}
 
 func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1826,7 +2417,7 @@ func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RepairAttachmentRequest) GetId() string {
@@ -1845,7 +2436,7 @@ type RepairAttachmentResponse struct {
 
 func (x *RepairAttachmentResponse) Reset() {
 	*x = RepairAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2448,7 @@ func (x *RepairAttachmentResponse) String() string {
 func (*RepairAttachmentResponse) ProtoMessage() {}
 
 func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2461,7 @@ func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RepairAttachmentResponse) GetAttachment() *Attachment {
@@ -1890,7 +2481,7 @@ type PreflightAttachmentRequest struct {
 
 func (x *PreflightAttachmentRequest) Reset() {
 	*x = PreflightAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +2493,7 @@ func (x *PreflightAttachmentRequest) String() string {
 func (*PreflightAttachmentRequest) ProtoMessage() {}
 
 func (x *PreflightAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +2506,7 @@ func (x *PreflightAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*PreflightAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PreflightAttachmentRequest) GetAttachment() *Attachment {
@@ -1935,7 +2526,7 @@ type PreflightAttachmentResponse struct {
 
 func (x *PreflightAttachmentResponse) Reset() {
 	*x = PreflightAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2538,7 @@ func (x *PreflightAttachmentResponse) String() string {
 func (*PreflightAttachmentResponse) ProtoMessage() {}
 
 func (x *PreflightAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +2551,7 @@ func (x *PreflightAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*PreflightAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PreflightAttachmentResponse) GetChecks() []*Check {
@@ -1979,7 +2570,7 @@ type PutNetworkRequest struct {
 
 func (x *PutNetworkRequest) Reset() {
 	*x = PutNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1991,7 +2582,7 @@ func (x *PutNetworkRequest) String() string {
 func (*PutNetworkRequest) ProtoMessage() {}
 
 func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2004,7 +2595,7 @@ func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkRequest.ProtoReflect.Descriptor instead.
 func (*PutNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutNetworkRequest) GetNetwork() *Network {
@@ -2023,7 +2614,7 @@ type PutNetworkResponse struct {
 
 func (x *PutNetworkResponse) Reset() {
 	*x = PutNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2626,7 @@ func (x *PutNetworkResponse) String() string {
 func (*PutNetworkResponse) ProtoMessage() {}
 
 func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2639,7 @@ func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkResponse.ProtoReflect.Descriptor instead.
 func (*PutNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutNetworkResponse) GetNetwork() *Network {
@@ -2071,7 +2662,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2083,7 +2674,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2096,7 +2687,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -2122,7 +2713,7 @@ type UpdateNetworkResponse struct {
 
 func (x *UpdateNetworkResponse) Reset() {
 	*x = UpdateNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +2725,7 @@ func (x *UpdateNetworkResponse) String() string {
 func (*UpdateNetworkResponse) ProtoMessage() {}
 
 func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +2738,7 @@ func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UpdateNetworkResponse) GetNetwork() *Network {
@@ -2166,7 +2757,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2178,7 +2769,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2191,7 +2782,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeleteNetworkRequest) GetId() string {
@@ -2209,7 +2800,7 @@ type DeleteNetworkResponse struct {
 
 func (x *DeleteNetworkResponse) Reset() {
 	*x = DeleteNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2812,7 @@ func (x *DeleteNetworkResponse) String() string {
 func (*DeleteNetworkResponse) ProtoMessage() {}
 
 func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2825,7 @@ func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkResponse.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 type GetNetworkRequest struct {
@@ -2246,7 +2837,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2258,7 +2849,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2271,7 +2862,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetNetworkRequest) GetId() string {
@@ -2290,7 +2881,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +2893,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +2906,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetNetworkResponse) GetNetwork() *Network {
@@ -2333,7 +2924,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2936,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2949,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 type ListNetworksResponse struct {
@@ -2370,7 +2961,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2973,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2986,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -2414,7 +3005,7 @@ type PutExportRequest struct {
 
 func (x *PutExportRequest) Reset() {
 	*x = PutExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +3017,7 @@ func (x *PutExportRequest) String() string {
 func (*PutExportRequest) ProtoMessage() {}
 
 func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +3030,7 @@ func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportRequest.ProtoReflect.Descriptor instead.
 func (*PutExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PutExportRequest) GetExport() *Export {
@@ -2458,7 +3049,7 @@ type PutExportResponse struct {
 
 func (x *PutExportResponse) Reset() {
 	*x = PutExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +3061,7 @@ func (x *PutExportResponse) String() string {
 func (*PutExportResponse) ProtoMessage() {}
 
 func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +3074,7 @@ func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportResponse.ProtoReflect.Descriptor instead.
 func (*PutExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PutExportResponse) GetExport() *Export {
@@ -2502,7 +3093,7 @@ type DeleteExportRequest struct {
 
 func (x *DeleteExportRequest) Reset() {
 	*x = DeleteExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2514,7 +3105,7 @@ func (x *DeleteExportRequest) String() string {
 func (*DeleteExportRequest) ProtoMessage() {}
 
 func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2527,7 +3118,7 @@ func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportRequest.ProtoReflect.Descriptor instead.
 func (*DeleteExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DeleteExportRequest) GetId() string {
@@ -2545,7 +3136,7 @@ type DeleteExportResponse struct {
 
 func (x *DeleteExportResponse) Reset() {
 	*x = DeleteExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2557,7 +3148,7 @@ func (x *DeleteExportResponse) String() string {
 func (*DeleteExportResponse) ProtoMessage() {}
 
 func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2570,7 +3161,7 @@ func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportResponse.ProtoReflect.Descriptor instead.
 func (*DeleteExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 type GetExportRequest struct {
@@ -2582,7 +3173,7 @@ type GetExportRequest struct {
 
 func (x *GetExportRequest) Reset() {
 	*x = GetExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +3185,7 @@ func (x *GetExportRequest) String() string {
 func (*GetExportRequest) ProtoMessage() {}
 
 func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +3198,7 @@ func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportRequest.ProtoReflect.Descriptor instead.
 func (*GetExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetExportRequest) GetId() string {
@@ -2626,7 +3217,7 @@ type GetExportResponse struct {
 
 func (x *GetExportResponse) Reset() {
 	*x = GetExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +3229,7 @@ func (x *GetExportResponse) String() string {
 func (*GetExportResponse) ProtoMessage() {}
 
 func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +3242,7 @@ func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportResponse.ProtoReflect.Descriptor instead.
 func (*GetExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetExportResponse) GetExport() *Export {
@@ -2671,7 +3262,7 @@ type ListExportsRequest struct {
 
 func (x *ListExportsRequest) Reset() {
 	*x = ListExportsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2683,7 +3274,7 @@ func (x *ListExportsRequest) String() string {
 func (*ListExportsRequest) ProtoMessage() {}
 
 func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2696,7 +3287,7 @@ func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsRequest.ProtoReflect.Descriptor instead.
 func (*ListExportsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListExportsRequest) GetNetwork() string {
@@ -2715,7 +3306,7 @@ type ListExportsResponse struct {
 
 func (x *ListExportsResponse) Reset() {
 	*x = ListExportsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2727,7 +3318,7 @@ func (x *ListExportsResponse) String() string {
 func (*ListExportsResponse) ProtoMessage() {}
 
 func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2740,7 +3331,7 @@ func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListExportsResponse) GetExports() []*Export {
@@ -2761,7 +3352,7 @@ type PutRuleRequest struct {
 
 func (x *PutRuleRequest) Reset() {
 	*x = PutRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +3364,7 @@ func (x *PutRuleRequest) String() string {
 func (*PutRuleRequest) ProtoMessage() {}
 
 func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +3377,7 @@ func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleRequest.ProtoReflect.Descriptor instead.
 func (*PutRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PutRuleRequest) GetExport() string {
@@ -2812,7 +3403,7 @@ type PutRuleResponse struct {
 
 func (x *PutRuleResponse) Reset() {
 	*x = PutRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2824,7 +3415,7 @@ func (x *PutRuleResponse) String() string {
 func (*PutRuleResponse) ProtoMessage() {}
 
 func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2837,7 +3428,7 @@ func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleResponse.ProtoReflect.Descriptor instead.
 func (*PutRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PutRuleResponse) GetRule() *AccessRule {
@@ -2858,7 +3449,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2870,7 +3461,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2883,7 +3474,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DeleteRuleRequest) GetExport() string {
@@ -2908,7 +3499,7 @@ type DeleteRuleResponse struct {
 
 func (x *DeleteRuleResponse) Reset() {
 	*x = DeleteRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3511,7 @@ func (x *DeleteRuleResponse) String() string {
 func (*DeleteRuleResponse) ProtoMessage() {}
 
 func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3524,7 @@ func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
 }
 
 type GetRuleRequest struct {
@@ -2947,7 +3538,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2959,7 +3550,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2972,7 +3563,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetRuleRequest) GetExport() string {
@@ -2998,7 +3589,7 @@ type GetRuleResponse struct {
 
 func (x *GetRuleResponse) Reset() {
 	*x = GetRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3010,7 +3601,7 @@ func (x *GetRuleResponse) String() string {
 func (*GetRuleResponse) ProtoMessage() {}
 
 func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3023,7 +3614,7 @@ func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleResponse.ProtoReflect.Descriptor instead.
 func (*GetRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetRuleResponse) GetRule() *AccessRule {
@@ -3043,7 +3634,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3055,7 +3646,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3068,7 +3659,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListRulesRequest) GetExport() string {
@@ -3087,7 +3678,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3099,7 +3690,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3112,7 +3703,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListRulesResponse) GetRules() []*AccessRule {
@@ -3132,7 +3723,7 @@ type RecoverRulesRequest struct {
 
 func (x *RecoverRulesRequest) Reset() {
 	*x = RecoverRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3144,7 +3735,7 @@ func (x *RecoverRulesRequest) String() string {
 func (*RecoverRulesRequest) ProtoMessage() {}
 
 func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3157,7 +3748,7 @@ func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *RecoverRulesRequest) GetExport() string {
@@ -3176,7 +3767,7 @@ type RecoverRulesResponse struct {
 
 func (x *RecoverRulesResponse) Reset() {
 	*x = RecoverRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3188,7 +3779,7 @@ func (x *RecoverRulesResponse) String() string {
 func (*RecoverRulesResponse) ProtoMessage() {}
 
 func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3201,7 +3792,7 @@ func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesResponse.ProtoReflect.Descriptor instead.
 func (*RecoverRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RecoverRulesResponse) GetExport() *Export {
@@ -3219,7 +3810,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3231,7 +3822,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3244,7 +3835,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
 }
 
 type GetNodeResponse struct {
@@ -3261,13 +3852,15 @@ type GetNodeResponse struct {
 	// Ledger files that could not be read. What they may own is left alone.
 	DamagedRecords []string     `protobuf:"bytes,7,rep,name=damaged_records,json=damagedRecords,proto3" json:"damaged_records,omitempty"`
 	Subsystems     []*Subsystem `protobuf:"bytes,8,rep,name=subsystems,proto3" json:"subsystems,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// None where this agent serves no instances.
+	Virtiofsd     *Virtiofsd `protobuf:"bytes,9,opt,name=virtiofsd,proto3" json:"virtiofsd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3279,7 +3872,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3292,7 +3885,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetNodeResponse) GetHostname() string {
@@ -3351,6 +3944,93 @@ func (x *GetNodeResponse) GetSubsystems() []*Subsystem {
 	return nil
 }
 
+func (x *GetNodeResponse) GetVirtiofsd() *Virtiofsd {
+	if x != nil {
+		return x.Virtiofsd
+	}
+	return nil
+}
+
+// Virtiofsd is the program that new attachments get as their daemon.
+type Virtiofsd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Path  string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// "c", which came with QEMU up to 7.2, or "rust"; empty where there is none.
+	Flavour string `protobuf:"bytes,2,opt,name=flavour,proto3" json:"flavour,omitempty"`
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// Words of docs/virtiofs.md.
+	Abilities []string `protobuf:"bytes,4,rep,name=abilities,proto3" json:"abilities,omitempty"`
+	// What is wrong, where there is none that can be used.
+	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Virtiofsd) Reset() {
+	*x = Virtiofsd{}
+	mi := &file_node_v1_node_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Virtiofsd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Virtiofsd) ProtoMessage() {}
+
+func (x *Virtiofsd) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Virtiofsd.ProtoReflect.Descriptor instead.
+func (*Virtiofsd) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *Virtiofsd) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Virtiofsd) GetFlavour() string {
+	if x != nil {
+		return x.Flavour
+	}
+	return ""
+}
+
+func (x *Virtiofsd) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Virtiofsd) GetAbilities() []string {
+	if x != nil {
+		return x.Abilities
+	}
+	return nil
+}
+
+func (x *Virtiofsd) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // Driver is what one backend kind can do here.
 type Driver struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -3366,7 +4046,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +4058,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,7 +4071,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Driver) GetKind() string {
@@ -3446,7 +4126,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3458,7 +4138,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3471,7 +4151,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Mount) GetName() string {
@@ -3534,7 +4214,7 @@ type Subsystem struct {
 
 func (x *Subsystem) Reset() {
 	*x = Subsystem{}
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3546,7 +4226,7 @@ func (x *Subsystem) String() string {
 func (*Subsystem) ProtoMessage() {}
 
 func (x *Subsystem) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3559,7 +4239,7 @@ func (x *Subsystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subsystem.ProtoReflect.Descriptor instead.
 func (*Subsystem) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Subsystem) GetName() string {
@@ -3591,7 +4271,7 @@ type PreflightRequest struct {
 
 func (x *PreflightRequest) Reset() {
 	*x = PreflightRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3603,7 +4283,7 @@ func (x *PreflightRequest) String() string {
 func (*PreflightRequest) ProtoMessage() {}
 
 func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3616,7 +4296,7 @@ func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightRequest.ProtoReflect.Descriptor instead.
 func (*PreflightRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{65}
 }
 
 type PreflightResponse struct {
@@ -3628,7 +4308,7 @@ type PreflightResponse struct {
 
 func (x *PreflightResponse) Reset() {
 	*x = PreflightResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3640,7 +4320,7 @@ func (x *PreflightResponse) String() string {
 func (*PreflightResponse) ProtoMessage() {}
 
 func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3653,7 +4333,7 @@ func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
 func (*PreflightResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PreflightResponse) GetChecks() []*Check {
@@ -3678,7 +4358,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3690,7 +4370,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3703,7 +4383,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Check) GetName() string {
@@ -3749,7 +4429,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[62]
+	mi := &file_node_v1_node_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3761,7 +4441,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[62]
+	mi := &file_node_v1_node_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3774,7 +4454,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{62}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{68}
 }
 
 type WatchResponse struct {
@@ -3794,7 +4474,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[63]
+	mi := &file_node_v1_node_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3806,7 +4486,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[63]
+	mi := &file_node_v1_node_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3819,7 +4499,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{63}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *WatchResponse) GetType() WatchResponse_Type {
@@ -3908,7 +4588,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x06secret\x18\x04 \x01(\fR\x06secret\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcb\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb2\x04\n" +
 	"\n" +
 	"Attachment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
@@ -3921,7 +4601,42 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\bmount_at\x18\x06 \x01(\tR\amountAt\x120\n" +
 	"\x06status\x18\a \x01(\v2\x18.causeway.node.v1.StatusR\x06status\x12#\n" +
 	"\rinstance_uuid\x18\b \x01(\tR\finstanceUuid\x122\n" +
-	"\x05guest\x18\t \x01(\x0e2\x1c.causeway.node.v1.GuestStateR\x05guest\"\x88\x05\n" +
+	"\x05guest\x18\t \x01(\x0e2\x1c.causeway.node.v1.GuestStateR\x05guest\x12<\n" +
+	"\bsettings\x18\n" +
+	" \x01(\v2 .causeway.node.v1.DeviceSettingsR\bsettings\x12,\n" +
+	"\x03ids\x18\v \x01(\v2\x1a.causeway.node.v1.IdPolicyR\x03ids\x12:\n" +
+	"\n" +
+	"lock_scope\x18\f \x01(\x0e2\x1b.causeway.node.v1.LockScopeR\tlockScope\x12%\n" +
+	"\x0eunlocked_users\x18\r \x03(\tR\runlockedUsers\x12\x16\n" +
+	"\x06forced\x18\x0e \x01(\bR\x06forced\"\xb3\x02\n" +
+	"\x0eDeviceSettings\x12-\n" +
+	"\x05cache\x18\x01 \x01(\x0e2\x17.causeway.node.v1.CacheR\x05cache\x12\x19\n" +
+	"\x05xattr\x18\x02 \x01(\bH\x00R\x05xattr\x88\x01\x01\x12 \n" +
+	"\tposix_acl\x18\x03 \x01(\bH\x01R\bposixAcl\x88\x01\x01\x12-\n" +
+	"\x05locks\x18\x04 \x01(\x0e2\x17.causeway.node.v1.LocksR\x05locks\x12\x1d\n" +
+	"\n" +
+	"queue_size\x18\x05 \x01(\x05R\tqueueSize\x12\x18\n" +
+	"\athreads\x18\x06 \x01(\x05R\athreads\x12\x16\n" +
+	"\x06memory\x18\a \x01(\x04R\x06memory\x12\x1d\n" +
+	"\n" +
+	"open_files\x18\b \x01(\x04R\topenFilesB\b\n" +
+	"\x06_xattrB\f\n" +
+	"\n" +
+	"_posix_acl\"w\n" +
+	"\bIdPolicy\x124\n" +
+	"\x06squash\x18\x01 \x01(\v2\x1a.causeway.node.v1.IdSquashH\x00R\x06squash\x12+\n" +
+	"\x03map\x18\x02 \x01(\v2\x17.causeway.node.v1.IdMapH\x00R\x03mapB\b\n" +
+	"\x06policy\".\n" +
+	"\bIdSquash\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x02 \x01(\rR\x03gid\"e\n" +
+	"\x05IdMap\x12-\n" +
+	"\x04uids\x18\x01 \x03(\v2\x19.causeway.node.v1.IdRangeR\x04uids\x12-\n" +
+	"\x04gids\x18\x02 \x03(\v2\x19.causeway.node.v1.IdRangeR\x04gids\"I\n" +
+	"\aIdRange\x12\x14\n" +
+	"\x05guest\x18\x01 \x01(\rR\x05guest\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\rR\x04host\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\"\x88\x05\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\x06bridge\x18\x02 \x01(\v2\x1c.causeway.node.v1.BridgePlugH\x00R\x06bridge\x120\n" +
@@ -3990,11 +4705,12 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\tread_only\x18\x06 \x01(\bR\breadOnly\x120\n" +
 	"\x06status\x18\a \x01(\v2\x18.causeway.node.v1.StatusR\x06status\x12\x1c\n" +
 	"\tlocations\x18\b \x03(\tR\tlocations\x12\x1b\n" +
-	"\texport_id\x18\t \x01(\x05R\bexportId\"M\n" +
+	"\texport_id\x18\t \x01(\x05R\bexportId\"c\n" +
 	"\rAttachRequest\x12<\n" +
 	"\n" +
 	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
-	"attachment\"N\n" +
+	"attachment\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"N\n" +
 	"\x0eAttachResponse\x12<\n" +
 	"\n" +
 	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
@@ -4082,7 +4798,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x06export\x18\x01 \x01(\tR\x06export\"H\n" +
 	"\x14RecoverRulesResponse\x120\n" +
 	"\x06export\x18\x01 \x01(\v2\x18.causeway.node.v1.ExportR\x06export\"\x10\n" +
-	"\x0eGetNodeRequest\"\xe6\x02\n" +
+	"\x0eGetNodeRequest\"\xa1\x03\n" +
 	"\x0fGetNodeResponse\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x17\n" +
@@ -4094,7 +4810,14 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x0fdamaged_records\x18\a \x03(\tR\x0edamagedRecords\x12;\n" +
 	"\n" +
 	"subsystems\x18\b \x03(\v2\x1b.causeway.node.v1.SubsystemR\n" +
-	"subsystems\"\xab\x01\n" +
+	"subsystems\x129\n" +
+	"\tvirtiofsd\x18\t \x01(\v2\x1b.causeway.node.v1.VirtiofsdR\tvirtiofsd\"\x8b\x01\n" +
+	"\tVirtiofsd\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
+	"\aflavour\x18\x02 \x01(\tR\aflavour\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x1c\n" +
+	"\tabilities\x18\x04 \x03(\tR\tabilities\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\"\xab\x01\n" +
 	"\x06Driver\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tabilities\x18\x02 \x03(\tR\tabilities\x12%\n" +
@@ -4143,7 +4866,23 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\vPHASE_READY\x10\x03\x12\x12\n" +
 	"\x0ePHASE_DEGRADED\x10\x04\x12\x12\n" +
 	"\x0ePHASE_REMOVING\x10\x05\x12\x10\n" +
-	"\fPHASE_FAILED\x10\x06*x\n" +
+	"\fPHASE_FAILED\x10\x06*e\n" +
+	"\x05Cache\x12\x15\n" +
+	"\x11CACHE_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"CACHE_AUTO\x10\x01\x12\x10\n" +
+	"\fCACHE_ALWAYS\x10\x02\x12\x0f\n" +
+	"\vCACHE_NEVER\x10\x03\x12\x12\n" +
+	"\x0eCACHE_METADATA\x10\x04*A\n" +
+	"\x05Locks\x12\x15\n" +
+	"\x11LOCKS_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vLOCKS_LOCAL\x10\x01\x12\x10\n" +
+	"\fLOCKS_SHARED\x10\x02*h\n" +
+	"\tLockScope\x12\x1a\n" +
+	"\x16LOCK_SCOPE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10LOCK_SCOPE_GUEST\x10\x01\x12\x13\n" +
+	"\x0fLOCK_SCOPE_HOST\x10\x02\x12\x14\n" +
+	"\x10LOCK_SCOPE_SHARE\x10\x03*x\n" +
 	"\n" +
 	"GuestState\x12\x1b\n" +
 	"\x17GUEST_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -4196,188 +4935,207 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_node_v1_node_proto_rawDescData
 }
 
-var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_node_v1_node_proto_goTypes = []any{
 	(Phase)(0),                          // 0: causeway.node.v1.Phase
-	(GuestState)(0),                     // 1: causeway.node.v1.GuestState
-	(Verdict)(0),                        // 2: causeway.node.v1.Verdict
-	(WatchResponse_Type)(0),             // 3: causeway.node.v1.WatchResponse.Type
-	(*Status)(nil),                      // 4: causeway.node.v1.Status
-	(*Connection)(nil),                  // 5: causeway.node.v1.Connection
-	(*Attachment)(nil),                  // 6: causeway.node.v1.Attachment
-	(*Network)(nil),                     // 7: causeway.node.v1.Network
-	(*Drift)(nil),                       // 8: causeway.node.v1.Drift
-	(*BridgePlug)(nil),                  // 9: causeway.node.v1.BridgePlug
-	(*VlanPlug)(nil),                    // 10: causeway.node.v1.VlanPlug
-	(*VxlanPlug)(nil),                   // 11: causeway.node.v1.VxlanPlug
-	(*MacvlanPlug)(nil),                 // 12: causeway.node.v1.MacvlanPlug
-	(*OvsPlug)(nil),                     // 13: causeway.node.v1.OvsPlug
-	(*NonePlug)(nil),                    // 14: causeway.node.v1.NonePlug
-	(*Route)(nil),                       // 15: causeway.node.v1.Route
-	(*Gateway)(nil),                     // 16: causeway.node.v1.Gateway
-	(*Export)(nil),                      // 17: causeway.node.v1.Export
-	(*AttachRequest)(nil),               // 18: causeway.node.v1.AttachRequest
-	(*AttachResponse)(nil),              // 19: causeway.node.v1.AttachResponse
-	(*DetachRequest)(nil),               // 20: causeway.node.v1.DetachRequest
-	(*DetachResponse)(nil),              // 21: causeway.node.v1.DetachResponse
-	(*GetAttachmentRequest)(nil),        // 22: causeway.node.v1.GetAttachmentRequest
-	(*GetAttachmentResponse)(nil),       // 23: causeway.node.v1.GetAttachmentResponse
-	(*ListAttachmentsRequest)(nil),      // 24: causeway.node.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil),     // 25: causeway.node.v1.ListAttachmentsResponse
-	(*RepairAttachmentRequest)(nil),     // 26: causeway.node.v1.RepairAttachmentRequest
-	(*RepairAttachmentResponse)(nil),    // 27: causeway.node.v1.RepairAttachmentResponse
-	(*PreflightAttachmentRequest)(nil),  // 28: causeway.node.v1.PreflightAttachmentRequest
-	(*PreflightAttachmentResponse)(nil), // 29: causeway.node.v1.PreflightAttachmentResponse
-	(*PutNetworkRequest)(nil),           // 30: causeway.node.v1.PutNetworkRequest
-	(*PutNetworkResponse)(nil),          // 31: causeway.node.v1.PutNetworkResponse
-	(*UpdateNetworkRequest)(nil),        // 32: causeway.node.v1.UpdateNetworkRequest
-	(*UpdateNetworkResponse)(nil),       // 33: causeway.node.v1.UpdateNetworkResponse
-	(*DeleteNetworkRequest)(nil),        // 34: causeway.node.v1.DeleteNetworkRequest
-	(*DeleteNetworkResponse)(nil),       // 35: causeway.node.v1.DeleteNetworkResponse
-	(*GetNetworkRequest)(nil),           // 36: causeway.node.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),          // 37: causeway.node.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),         // 38: causeway.node.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),        // 39: causeway.node.v1.ListNetworksResponse
-	(*PutExportRequest)(nil),            // 40: causeway.node.v1.PutExportRequest
-	(*PutExportResponse)(nil),           // 41: causeway.node.v1.PutExportResponse
-	(*DeleteExportRequest)(nil),         // 42: causeway.node.v1.DeleteExportRequest
-	(*DeleteExportResponse)(nil),        // 43: causeway.node.v1.DeleteExportResponse
-	(*GetExportRequest)(nil),            // 44: causeway.node.v1.GetExportRequest
-	(*GetExportResponse)(nil),           // 45: causeway.node.v1.GetExportResponse
-	(*ListExportsRequest)(nil),          // 46: causeway.node.v1.ListExportsRequest
-	(*ListExportsResponse)(nil),         // 47: causeway.node.v1.ListExportsResponse
-	(*PutRuleRequest)(nil),              // 48: causeway.node.v1.PutRuleRequest
-	(*PutRuleResponse)(nil),             // 49: causeway.node.v1.PutRuleResponse
-	(*DeleteRuleRequest)(nil),           // 50: causeway.node.v1.DeleteRuleRequest
-	(*DeleteRuleResponse)(nil),          // 51: causeway.node.v1.DeleteRuleResponse
-	(*GetRuleRequest)(nil),              // 52: causeway.node.v1.GetRuleRequest
-	(*GetRuleResponse)(nil),             // 53: causeway.node.v1.GetRuleResponse
-	(*ListRulesRequest)(nil),            // 54: causeway.node.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),           // 55: causeway.node.v1.ListRulesResponse
-	(*RecoverRulesRequest)(nil),         // 56: causeway.node.v1.RecoverRulesRequest
-	(*RecoverRulesResponse)(nil),        // 57: causeway.node.v1.RecoverRulesResponse
-	(*GetNodeRequest)(nil),              // 58: causeway.node.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),             // 59: causeway.node.v1.GetNodeResponse
-	(*Driver)(nil),                      // 60: causeway.node.v1.Driver
-	(*Mount)(nil),                       // 61: causeway.node.v1.Mount
-	(*Subsystem)(nil),                   // 62: causeway.node.v1.Subsystem
-	(*PreflightRequest)(nil),            // 63: causeway.node.v1.PreflightRequest
-	(*PreflightResponse)(nil),           // 64: causeway.node.v1.PreflightResponse
-	(*Check)(nil),                       // 65: causeway.node.v1.Check
-	(*WatchRequest)(nil),                // 66: causeway.node.v1.WatchRequest
-	(*WatchResponse)(nil),               // 67: causeway.node.v1.WatchResponse
-	nil,                                 // 68: causeway.node.v1.Connection.OptionsEntry
-	(*timestamppb.Timestamp)(nil),       // 69: google.protobuf.Timestamp
-	(*AccessRule)(nil),                  // 70: causeway.node.v1.AccessRule
+	(Cache)(0),                          // 1: causeway.node.v1.Cache
+	(Locks)(0),                          // 2: causeway.node.v1.Locks
+	(LockScope)(0),                      // 3: causeway.node.v1.LockScope
+	(GuestState)(0),                     // 4: causeway.node.v1.GuestState
+	(Verdict)(0),                        // 5: causeway.node.v1.Verdict
+	(WatchResponse_Type)(0),             // 6: causeway.node.v1.WatchResponse.Type
+	(*Status)(nil),                      // 7: causeway.node.v1.Status
+	(*Connection)(nil),                  // 8: causeway.node.v1.Connection
+	(*Attachment)(nil),                  // 9: causeway.node.v1.Attachment
+	(*DeviceSettings)(nil),              // 10: causeway.node.v1.DeviceSettings
+	(*IdPolicy)(nil),                    // 11: causeway.node.v1.IdPolicy
+	(*IdSquash)(nil),                    // 12: causeway.node.v1.IdSquash
+	(*IdMap)(nil),                       // 13: causeway.node.v1.IdMap
+	(*IdRange)(nil),                     // 14: causeway.node.v1.IdRange
+	(*Network)(nil),                     // 15: causeway.node.v1.Network
+	(*Drift)(nil),                       // 16: causeway.node.v1.Drift
+	(*BridgePlug)(nil),                  // 17: causeway.node.v1.BridgePlug
+	(*VlanPlug)(nil),                    // 18: causeway.node.v1.VlanPlug
+	(*VxlanPlug)(nil),                   // 19: causeway.node.v1.VxlanPlug
+	(*MacvlanPlug)(nil),                 // 20: causeway.node.v1.MacvlanPlug
+	(*OvsPlug)(nil),                     // 21: causeway.node.v1.OvsPlug
+	(*NonePlug)(nil),                    // 22: causeway.node.v1.NonePlug
+	(*Route)(nil),                       // 23: causeway.node.v1.Route
+	(*Gateway)(nil),                     // 24: causeway.node.v1.Gateway
+	(*Export)(nil),                      // 25: causeway.node.v1.Export
+	(*AttachRequest)(nil),               // 26: causeway.node.v1.AttachRequest
+	(*AttachResponse)(nil),              // 27: causeway.node.v1.AttachResponse
+	(*DetachRequest)(nil),               // 28: causeway.node.v1.DetachRequest
+	(*DetachResponse)(nil),              // 29: causeway.node.v1.DetachResponse
+	(*GetAttachmentRequest)(nil),        // 30: causeway.node.v1.GetAttachmentRequest
+	(*GetAttachmentResponse)(nil),       // 31: causeway.node.v1.GetAttachmentResponse
+	(*ListAttachmentsRequest)(nil),      // 32: causeway.node.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil),     // 33: causeway.node.v1.ListAttachmentsResponse
+	(*RepairAttachmentRequest)(nil),     // 34: causeway.node.v1.RepairAttachmentRequest
+	(*RepairAttachmentResponse)(nil),    // 35: causeway.node.v1.RepairAttachmentResponse
+	(*PreflightAttachmentRequest)(nil),  // 36: causeway.node.v1.PreflightAttachmentRequest
+	(*PreflightAttachmentResponse)(nil), // 37: causeway.node.v1.PreflightAttachmentResponse
+	(*PutNetworkRequest)(nil),           // 38: causeway.node.v1.PutNetworkRequest
+	(*PutNetworkResponse)(nil),          // 39: causeway.node.v1.PutNetworkResponse
+	(*UpdateNetworkRequest)(nil),        // 40: causeway.node.v1.UpdateNetworkRequest
+	(*UpdateNetworkResponse)(nil),       // 41: causeway.node.v1.UpdateNetworkResponse
+	(*DeleteNetworkRequest)(nil),        // 42: causeway.node.v1.DeleteNetworkRequest
+	(*DeleteNetworkResponse)(nil),       // 43: causeway.node.v1.DeleteNetworkResponse
+	(*GetNetworkRequest)(nil),           // 44: causeway.node.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),          // 45: causeway.node.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),         // 46: causeway.node.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),        // 47: causeway.node.v1.ListNetworksResponse
+	(*PutExportRequest)(nil),            // 48: causeway.node.v1.PutExportRequest
+	(*PutExportResponse)(nil),           // 49: causeway.node.v1.PutExportResponse
+	(*DeleteExportRequest)(nil),         // 50: causeway.node.v1.DeleteExportRequest
+	(*DeleteExportResponse)(nil),        // 51: causeway.node.v1.DeleteExportResponse
+	(*GetExportRequest)(nil),            // 52: causeway.node.v1.GetExportRequest
+	(*GetExportResponse)(nil),           // 53: causeway.node.v1.GetExportResponse
+	(*ListExportsRequest)(nil),          // 54: causeway.node.v1.ListExportsRequest
+	(*ListExportsResponse)(nil),         // 55: causeway.node.v1.ListExportsResponse
+	(*PutRuleRequest)(nil),              // 56: causeway.node.v1.PutRuleRequest
+	(*PutRuleResponse)(nil),             // 57: causeway.node.v1.PutRuleResponse
+	(*DeleteRuleRequest)(nil),           // 58: causeway.node.v1.DeleteRuleRequest
+	(*DeleteRuleResponse)(nil),          // 59: causeway.node.v1.DeleteRuleResponse
+	(*GetRuleRequest)(nil),              // 60: causeway.node.v1.GetRuleRequest
+	(*GetRuleResponse)(nil),             // 61: causeway.node.v1.GetRuleResponse
+	(*ListRulesRequest)(nil),            // 62: causeway.node.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),           // 63: causeway.node.v1.ListRulesResponse
+	(*RecoverRulesRequest)(nil),         // 64: causeway.node.v1.RecoverRulesRequest
+	(*RecoverRulesResponse)(nil),        // 65: causeway.node.v1.RecoverRulesResponse
+	(*GetNodeRequest)(nil),              // 66: causeway.node.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),             // 67: causeway.node.v1.GetNodeResponse
+	(*Virtiofsd)(nil),                   // 68: causeway.node.v1.Virtiofsd
+	(*Driver)(nil),                      // 69: causeway.node.v1.Driver
+	(*Mount)(nil),                       // 70: causeway.node.v1.Mount
+	(*Subsystem)(nil),                   // 71: causeway.node.v1.Subsystem
+	(*PreflightRequest)(nil),            // 72: causeway.node.v1.PreflightRequest
+	(*PreflightResponse)(nil),           // 73: causeway.node.v1.PreflightResponse
+	(*Check)(nil),                       // 74: causeway.node.v1.Check
+	(*WatchRequest)(nil),                // 75: causeway.node.v1.WatchRequest
+	(*WatchResponse)(nil),               // 76: causeway.node.v1.WatchResponse
+	nil,                                 // 77: causeway.node.v1.Connection.OptionsEntry
+	(*timestamppb.Timestamp)(nil),       // 78: google.protobuf.Timestamp
+	(*AccessRule)(nil),                  // 79: causeway.node.v1.AccessRule
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	0,  // 0: causeway.node.v1.Status.phase:type_name -> causeway.node.v1.Phase
-	69, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
-	68, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
-	5,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
-	4,  // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
-	1,  // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
-	9,  // 6: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
-	10, // 7: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
-	11, // 8: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
-	12, // 9: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
-	13, // 10: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
-	14, // 11: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
-	15, // 12: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
-	4,  // 13: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
-	16, // 14: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
-	8,  // 15: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
-	69, // 16: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
-	69, // 17: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
-	5,  // 18: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
-	70, // 19: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
-	4,  // 20: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
-	6,  // 21: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
-	6,  // 22: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
-	6,  // 23: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	6,  // 24: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
-	6,  // 25: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	6,  // 26: causeway.node.v1.PreflightAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
-	65, // 27: causeway.node.v1.PreflightAttachmentResponse.checks:type_name -> causeway.node.v1.Check
-	7,  // 28: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
-	7,  // 29: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
-	7,  // 30: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
-	7,  // 31: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
-	7,  // 32: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
-	7,  // 33: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
-	17, // 34: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
-	17, // 35: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
-	17, // 36: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
-	17, // 37: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
-	70, // 38: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
-	70, // 39: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	70, // 40: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	70, // 41: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
-	17, // 42: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
-	69, // 43: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
-	60, // 44: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
-	61, // 45: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
-	62, // 46: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
-	4,  // 47: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
-	2,  // 48: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
-	65, // 49: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
-	2,  // 50: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
-	3,  // 51: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
-	6,  // 52: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
-	7,  // 53: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
-	17, // 54: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
-	18, // 55: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
-	20, // 56: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
-	22, // 57: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
-	24, // 58: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
-	26, // 59: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
-	28, // 60: causeway.node.v1.Attachments.Preflight:input_type -> causeway.node.v1.PreflightAttachmentRequest
-	30, // 61: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
-	32, // 62: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
-	34, // 63: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
-	36, // 64: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
-	38, // 65: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
-	40, // 66: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
-	42, // 67: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
-	44, // 68: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
-	46, // 69: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
-	48, // 70: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
-	50, // 71: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
-	52, // 72: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
-	54, // 73: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
-	56, // 74: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
-	58, // 75: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
-	63, // 76: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
-	66, // 77: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
-	19, // 78: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
-	21, // 79: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
-	23, // 80: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
-	25, // 81: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
-	27, // 82: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
-	29, // 83: causeway.node.v1.Attachments.Preflight:output_type -> causeway.node.v1.PreflightAttachmentResponse
-	31, // 84: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
-	33, // 85: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
-	35, // 86: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
-	37, // 87: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
-	39, // 88: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
-	41, // 89: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
-	43, // 90: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
-	45, // 91: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
-	47, // 92: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
-	49, // 93: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
-	51, // 94: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
-	53, // 95: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
-	55, // 96: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
-	57, // 97: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
-	59, // 98: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
-	64, // 99: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
-	67, // 100: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
-	78, // [78:101] is the sub-list for method output_type
-	55, // [55:78] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	78, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
+	77, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
+	8,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
+	7,  // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
+	4,  // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
+	10, // 6: causeway.node.v1.Attachment.settings:type_name -> causeway.node.v1.DeviceSettings
+	11, // 7: causeway.node.v1.Attachment.ids:type_name -> causeway.node.v1.IdPolicy
+	3,  // 8: causeway.node.v1.Attachment.lock_scope:type_name -> causeway.node.v1.LockScope
+	1,  // 9: causeway.node.v1.DeviceSettings.cache:type_name -> causeway.node.v1.Cache
+	2,  // 10: causeway.node.v1.DeviceSettings.locks:type_name -> causeway.node.v1.Locks
+	12, // 11: causeway.node.v1.IdPolicy.squash:type_name -> causeway.node.v1.IdSquash
+	13, // 12: causeway.node.v1.IdPolicy.map:type_name -> causeway.node.v1.IdMap
+	14, // 13: causeway.node.v1.IdMap.uids:type_name -> causeway.node.v1.IdRange
+	14, // 14: causeway.node.v1.IdMap.gids:type_name -> causeway.node.v1.IdRange
+	17, // 15: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
+	18, // 16: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
+	19, // 17: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
+	20, // 18: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
+	21, // 19: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
+	22, // 20: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
+	23, // 21: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
+	7,  // 22: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
+	24, // 23: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
+	16, // 24: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
+	78, // 25: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
+	78, // 26: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
+	8,  // 27: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
+	79, // 28: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
+	7,  // 29: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
+	9,  // 30: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
+	9,  // 31: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
+	9,  // 32: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	9,  // 33: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
+	9,  // 34: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	9,  // 35: causeway.node.v1.PreflightAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
+	74, // 36: causeway.node.v1.PreflightAttachmentResponse.checks:type_name -> causeway.node.v1.Check
+	15, // 37: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
+	15, // 38: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
+	15, // 39: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
+	15, // 40: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
+	15, // 41: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
+	15, // 42: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
+	25, // 43: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
+	25, // 44: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
+	25, // 45: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
+	25, // 46: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
+	79, // 47: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
+	79, // 48: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	79, // 49: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	79, // 50: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
+	25, // 51: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
+	78, // 52: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
+	69, // 53: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
+	70, // 54: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
+	71, // 55: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
+	68, // 56: causeway.node.v1.GetNodeResponse.virtiofsd:type_name -> causeway.node.v1.Virtiofsd
+	7,  // 57: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
+	5,  // 58: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
+	74, // 59: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
+	5,  // 60: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
+	6,  // 61: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
+	9,  // 62: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
+	15, // 63: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
+	25, // 64: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
+	26, // 65: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
+	28, // 66: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
+	30, // 67: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
+	32, // 68: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
+	34, // 69: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
+	36, // 70: causeway.node.v1.Attachments.Preflight:input_type -> causeway.node.v1.PreflightAttachmentRequest
+	38, // 71: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
+	40, // 72: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
+	42, // 73: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
+	44, // 74: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
+	46, // 75: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
+	48, // 76: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
+	50, // 77: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
+	52, // 78: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
+	54, // 79: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
+	56, // 80: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
+	58, // 81: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
+	60, // 82: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
+	62, // 83: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
+	64, // 84: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
+	66, // 85: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
+	72, // 86: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
+	75, // 87: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
+	27, // 88: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
+	29, // 89: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
+	31, // 90: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
+	33, // 91: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
+	35, // 92: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
+	37, // 93: causeway.node.v1.Attachments.Preflight:output_type -> causeway.node.v1.PreflightAttachmentResponse
+	39, // 94: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
+	41, // 95: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
+	43, // 96: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
+	45, // 97: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
+	47, // 98: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
+	49, // 99: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
+	51, // 100: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
+	53, // 101: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
+	55, // 102: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
+	57, // 103: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
+	59, // 104: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
+	61, // 105: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
+	63, // 106: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
+	65, // 107: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
+	67, // 108: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
+	73, // 109: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
+	76, // 110: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
+	88, // [88:111] is the sub-list for method output_type
+	65, // [65:88] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -4386,7 +5144,12 @@ func file_node_v1_node_proto_init() {
 		return
 	}
 	file_node_v1_rules_proto_init()
-	file_node_v1_node_proto_msgTypes[3].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[3].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[4].OneofWrappers = []any{
+		(*IdPolicy_Squash)(nil),
+		(*IdPolicy_Map)(nil),
+	}
+	file_node_v1_node_proto_msgTypes[8].OneofWrappers = []any{
 		(*Network_Bridge)(nil),
 		(*Network_Vlan)(nil),
 		(*Network_Vxlan)(nil),
@@ -4394,9 +5157,9 @@ func file_node_v1_node_proto_init() {
 		(*Network_Ovs)(nil),
 		(*Network_None)(nil),
 	}
-	file_node_v1_node_proto_msgTypes[5].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[9].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[63].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[10].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[14].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[69].OneofWrappers = []any{
 		(*WatchResponse_Attachment)(nil),
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Export)(nil),
@@ -4406,8 +5169,8 @@ func file_node_v1_node_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   65,
+			NumEnums:      7,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

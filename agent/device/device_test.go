@@ -1,0 +1,147 @@
+package device
+
+import (
+	"errors"
+	"math"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-project/causeway/agent/fault"
+)
+
+func wantReason(t *testing.T, what any, err error, want fault.Reason) {
+	t.Helper()
+	var e *fault.Error
+	switch {
+	case want == "" && err != nil:
+		t.Errorf("%+v: %v", what, err)
+	case want != "" && (!errors.As(err, &e) || e.Reason != want):
+		t.Errorf("%+v: %v, want %s", what, err, want)
+	}
+}
+
+func TestSettingsValidate(t *testing.T) {
+	for _, tt := range []struct {
+		s    Settings
+		want fault.Reason
+	}{
+		{Settings{}, ""},
+		{Builtin(), ""},
+		{Settings{Cache: CacheMetadata, PosixACL: On, Locks: LocksShared, QueueSize: 1, Threads: 256, Memory: 64 << 20, OpenFiles: 4096}, ""},
+		{Settings{Cache: "none"}, fault.BadSettings},
+		{Settings{Locks: "remote"}, fault.BadSettings},
+		{Settings{Xattr: "yes"}, fault.BadSettings},
+		{Settings{PosixACL: "x"}, fault.BadSettings},
+		{Settings{PosixACL: On, Xattr: Off}, fault.BadSettings},
+		{Settings{QueueSize: -2}, fault.BadSettings},
+		{Settings{QueueSize: 3}, fault.BadSettings},
+		{Settings{QueueSize: 2048}, fault.BadSettings},
+		{Settings{Threads: -1}, fault.BadSettings},
+		{Settings{Threads: 257}, fault.BadSettings},
+		{Settings{Memory: 1 << 20}, fault.BadSettings},
+		{Settings{OpenFiles: 100}, fault.BadSettings},
+	} {
+		wantReason(t, tt.s, tt.s.Validate(), tt.want)
+	}
+}
+
+func TestSettingsOr(t *testing.T) {
+	host := Settings{Cache: CacheNever, Xattr: On, PosixACL: On, Locks: LocksShared, QueueSize: 256, Threads: 4, OpenFiles: 1 << 20}
+	for _, tt := range []struct{ s, o, want Settings }{
+		{Settings{}, host, host},
+		{host, Builtin(), host},
+		// One that is off takes what stands on it with it, one that is on brings
+		// what it stands on.
+		{Settings{Xattr: Off}, Settings{PosixACL: On}, Settings{Xattr: Off, PosixACL: Off}},
+		{Settings{PosixACL: On}, Settings{Xattr: Off}, Settings{Xattr: On, PosixACL: On}},
+		{Settings{}, Settings{Xattr: Off, PosixACL: On}, Settings{Xattr: On, PosixACL: On}},
+	} {
+		got := tt.s.Or(tt.o)
+		if d := cmp.Diff(tt.want, got); d != "" {
+			t.Errorf("%+v or %+v:\n%s", tt.s, tt.o, d)
+		}
+		if again := got.Or(tt.o); again != got {
+			t.Errorf("%+v is not filled: %+v", got, again)
+		}
+	}
+}
+
+func TestSettingsDiffers(t *testing.T) {
+	is := Settings{Cache: CacheNever, Xattr: On, Locks: LocksShared, QueueSize: 256, Threads: 4}.Or(Builtin())
+	for _, tt := range []struct {
+		want Settings
+		what string
+	}{
+		{Settings{}, ""},
+		{is, ""},
+		{Settings{Cache: CacheNever, Threads: 4}, ""},
+		{Settings{Cache: CacheAuto}, "cache"},
+		{Settings{Xattr: Off}, "xattr setting"},
+		{Settings{PosixACL: On}, "posix_acl setting"},
+		{Settings{Locks: LocksLocal}, "place for locks"},
+		{Settings{QueueSize: 1024}, "queue size"},
+		{Settings{Threads: 1}, "number of threads"},
+		{Settings{Memory: 1 << 30}, "memory limit"},
+		{Settings{OpenFiles: 1 << 20}, "limit of open files"},
+	} {
+		if got := is.Differs(tt.want); got != tt.what {
+			t.Errorf("%+v differs in %q, want %q", tt.want, got, tt.what)
+		}
+	}
+}
+
+func TestIDsValidate(t *testing.T) {
+	ok := []Range{{0, 100000, 65536}}
+	two := func(a, b Range) IDs { return IDs{Policy: Map, UIDs: []Range{a, b}, GIDs: ok} }
+	for _, tt := range []struct {
+		p    IDs
+		want fault.Reason
+	}{
+		{IDs{}, ""},
+		{IDs{Policy: Squash, UID: 1000, GID: 100}, ""},
+		{IDs{Policy: Squash, UID: 0, GID: 100}, fault.BadIDs},
+		{IDs{Policy: Squash, UID: 100, GID: 0}, fault.BadIDs},
+		{IDs{Policy: Squash, UID: math.MaxUint32, GID: 1}, fault.BadIDs},
+		{IDs{Policy: "swap"}, fault.BadIDs},
+		{IDs{Policy: Map, UIDs: ok, GIDs: ok}, ""},
+		{IDs{Policy: Map, UIDs: ok}, fault.BadIDs},
+		{IDs{Policy: Map, UIDs: make([]Range, 341), GIDs: ok}, fault.BadIDs},
+		{two(Range{0, 1, 10}, Range{10, 11, 10}), ""},
+		{two(Range{0, 0, 10}, Range{20, 20, 1}), fault.BadIDs}, // the host's root
+		{two(Range{0, 5, 0}, Range{20, 20, 1}), fault.BadIDs},
+		{two(Range{0, 1, 10}, Range{9, 100, 10}), fault.BadIDs},
+		{two(Range{0, 1, 10}, Range{20, 10, 10}), fault.BadIDs},
+		{two(Range{0, 1, math.MaxUint32}, Range{1, 2, 3}), fault.BadIDs},
+		{two(Range{math.MaxUint32, 1, 1}, Range{1, 2, 3}), fault.BadIDs}, // -1 is no id
+	} {
+		wantReason(t, tt.p, tt.p.Validate(), tt.want)
+	}
+}
+
+func TestNeeds(t *testing.T) {
+	all := Settings{Cache: CacheMetadata, Xattr: On, PosixACL: On, Locks: LocksShared, Threads: 2}
+	if d := cmp.Diff([]Ability{"cache_metadata", CanXattr, CanPosixACL, CanSharedLocks, CanThreads, CanMap}, Needs(all, IDs{Policy: Map})); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]Ability{"cache_auto"}, Needs(Settings{}, IDs{})); d != "" {
+		t.Error(d)
+	}
+	p := Program{Flavour: "c", Version: "7.2", Abilities: []string{"cache_auto"}}
+	if err := p.Check(Needs(Settings{}, IDs{})); err != nil {
+		t.Error(err)
+	}
+	wantReason(t, p, p.Check(Needs(all, IDs{})), fault.DaemonUnable)
+}
+
+func TestScopeOf(t *testing.T) {
+	for _, tt := range []struct {
+		locks  Locks
+		across bool
+		want   Scope
+	}{{"", true, ScopeGuest}, {LocksLocal, true, ScopeGuest}, {LocksShared, false, ScopeHost}, {LocksShared, true, ScopeShare}} {
+		if got := ScopeOf(tt.locks, tt.across); got != tt.want {
+			t.Errorf("locks %q, across hosts %t: %s, want %s", tt.locks, tt.across, got, tt.want)
+		}
+	}
+}
