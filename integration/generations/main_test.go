@@ -126,24 +126,6 @@ func (s seat) share(name string) (*nodev1.Connection, string) {
 	return &nodev1.Connection{BackendKind: "local", Source: name}, dir
 }
 
-func TestHere(t *testing.T) {
-	t.Run("life", func(t *testing.T) {
-		s, ctx := sit(t), limited(t, 2*time.Minute)
-		connection, dir := s.share("life")
-		s.must(os.WriteFile(dir+"/host", []byte("by the host"), 0o644))
-		a := s.attach(ctx, &nodev1.Attachment{Id: "life", Connection: connection, MountAt: "/mnt/life"})
-		if a.GetGuest() != nodev1.GuestState_GUEST_STATE_MOUNTED {
-			t.Errorf("guest is %v, want mounted; status %v", a.GetGuest(), a.GetStatus())
-		}
-		if got := s.in(ctx, "cat /mnt/life/host; echo by the guest >/mnt/life/guest"); got != "by the host" {
-			t.Errorf("the guest reads %q", got)
-		}
-		if got, err := os.ReadFile(dir + "/guest"); err != nil || string(got) != "by the guest\n" {
-			t.Errorf("the host reads %q, %v", got, err)
-		}
-	})
-}
-
 // debian13 says where its root is, and skips the test where there is none, but
 // never on CI.
 func debian13(t *testing.T) string {
@@ -181,5 +163,9 @@ func TestDebian13(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer(t, self, "-test.v", "-test.run=^TestHere$")
+	argv := []string{self, "-test.v", "-test.run=^TestHere$"}
+	if *update {
+		argv = append(argv, "-update")
+	}
+	newer(t, argv...)
 }

@@ -1,0 +1,185 @@
+package generations
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/causeway-project/causeway/integration/lab"
+)
+
+// virsh runs one command; what it complained of is the error.
+func (s seat) virsh(ctx context.Context, args ...string) (string, error) {
+	s.Helper()
+	out, err := exec.CommandContext(ctx, "virsh", append([]string{"-q", "-c", s.libvirt.URI}, args...)...).CombinedOutput()
+	text := strings.TrimSpace(string(out))
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.Exited() {
+		lines := strings.Split(text, "\n")
+		return "", errors.New(strings.TrimPrefix(lines[len(lines)-1], "error: "))
+	}
+	return text, err
+}
+
+// A hand is a virtiofsd that was started by hand, without the agent.
+type hand struct {
+	dir    string
+	socket string
+	cmd    *exec.Cmd
+}
+
+// daemon starts one that shares an empty directory, and ends it with the test.
+func (s seat) daemon(ctx context.Context) *hand {
+	s.Helper()
+	dir, err := lab.TempDir()
+	s.must(err)
+	h := &hand{dir: dir, socket: filepath.Join(dir, "sock")}
+	s.must(os.Mkdir(filepath.Join(dir, "share"), 0o755))
+	h.start(ctx, s)
+	s.Cleanup(func() { h.kill() })
+	return h
+}
+
+func (h *hand) start(ctx context.Context, s seat) {
+	s.Helper()
+	s.must(os.RemoveAll(h.socket))
+	argv := []string{"/usr/libexec/virtiofsd", "--socket-path=" + h.socket, "--shared-dir=" + h.dir + "/share"}
+	if _, err := os.Stat(argv[0]); err != nil {
+		argv = []string{"/usr/lib/qemu/virtiofsd", "-f", "--socket-path=" + h.socket, "-o", "source=" + h.dir + "/share"}
+	}
+	h.cmd = exec.Command(argv[0], argv[1:]...)
+	s.must(h.cmd.Start())
+	s.must(lab.Wait(ctx, func() (bool, error) {
+		_, err := os.Stat(h.socket)
+		return err == nil, err
+	}))
+}
+
+func (h *hand) kill() {
+	_ = h.cmd.Process.Kill()
+	_ = h.cmd.Wait()
+}
+
+// connections of QEMU that a daemon holds.
+func (h *hand) connected() (bool, error) {
+	table, err := os.ReadFile("/proc/net/unix")
+	for line := range strings.Lines(string(table)) {
+		// State 03 is that of a connection (unix(7), net/unix/af_unix.c).
+		if f := strings.Fields(line); len(f) == 8 && f[5] == "03" && f[7] == h.socket {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// device writes the XML of one, and returns the file.
+func (h *hand) device(s seat, tag, more string) string {
+	s.Helper()
+	file := filepath.Join(h.dir, tag+".xml")
+	s.must(os.WriteFile(file, fmt.Appendf(nil, `<filesystem type='mount'><driver type='virtiofs'/><source socket='%s'/>
+<target dir='%s'/>%s<alias name='ua-%s'/></filesystem>`, h.socket, tag, more, filepath.Base(h.dir)), 0o644))
+	return file
+}
+
+func (h *hand) unplug(ctx context.Context, s seat) {
+	s.Helper()
+	alias := "ua-" + filepath.Base(h.dir)
+	if _, err := s.virsh(ctx, "detach-device-alias", s.guest.Name, alias, "--live"); err != nil {
+		s.Error(err)
+	}
+	s.must(lab.Wait(ctx, func() (bool, error) {
+		xml, err := s.guest.XML()
+		return err == nil && !strings.Contains(xml, alias), err
+	}))
+}
+
+// verdict on what libvirt was asked for.
+func verdict(err error) string {
+	if err == nil {
+		return "taken"
+	}
+	return "refused: " + err.Error()
+}
+
+// What libvirt and QEMU do, asked without the agent.
+var rules = []finding{
+	{"`<readonly/>` of a device whose daemon is not libvirt's", func(ctx context.Context, s seat) string {
+		h := s.daemon(ctx)
+		_, err := s.virsh(ctx, "attach-device", s.guest.Name, h.device(s, "locked", "<readonly/>"), "--live")
+		if err == nil {
+			h.unplug(ctx, s)
+		}
+		return verdict(err)
+	}},
+	{"a second device with one tag", func(ctx context.Context, s seat) string {
+		h, second := s.daemon(ctx), s.daemon(ctx)
+		_, err := s.virsh(ctx, "attach-device", s.guest.Name, h.device(s, "twin", ""), "--live")
+		s.must(err)
+		_, err = s.virsh(ctx, "attach-device", s.guest.Name, second.device(s, "twin", ""), "--live")
+		if err == nil {
+			second.unplug(ctx, s)
+		}
+		h.unplug(ctx, s)
+		return verdict(err)
+	}},
+	{"a new device after a restart of libvirtd, where only memoryBacking says that memory is shared", func(ctx context.Context, s seat) string {
+		h := s.daemon(ctx)
+		file := filepath.Join(h.dir, "plain.xml")
+		s.must(os.WriteFile(file, []byte(`<domain type='qemu'><name>plain</name><memory unit='MiB'>16</memory>
+<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<controller type='pci' model='pcie-root'/><controller type='pci' model='pcie-root-port'/><controller type='usb' model='none'/>
+<memballoon model='none'/></devices></domain>`), 0o644))
+		_, err := s.virsh(ctx, "create", file, "--paused")
+		s.must(err)
+		s.must(s.libvirt.Kill())
+		s.must(s.libvirt.Start(ctx))
+		_, attach := s.virsh(ctx, "attach-device", "plain", h.device(s, "late", ""), "--live")
+		_, err = s.virsh(ctx, "destroy", "plain")
+		s.must(err)
+		return verdict(attach)
+	}},
+	{"unplug from a suspended instance", func(ctx context.Context, s seat) string {
+		h := s.daemon(ctx)
+		_, err := s.virsh(ctx, "attach-device", s.guest.Name, h.device(s, "asleep", ""), "--live")
+		s.must(err)
+		s.must(s.guest.Suspend())
+		_, unplug := s.virsh(ctx, "detach-device", s.guest.Name, h.device(s, "asleep", ""), "--live")
+		xml, err := s.guest.XML()
+		s.must(err)
+		there := strings.Contains(xml, h.socket)
+		s.must(s.guest.Resume())
+		h.unplug(ctx, s)
+		switch {
+		case unplug != nil:
+			return verdict(unplug)
+		case there:
+			return "success, with the device still there"
+		}
+		return "success"
+	}},
+	{"the daemon dies, and another listens on its socket", func(ctx context.Context, s seat) string {
+		h := s.daemon(ctx)
+		_, err := s.virsh(ctx, "attach-device", s.guest.Name, h.device(s, "dies", ""), "--live")
+		s.must(err)
+		s.must(s.guest.MountVirtiofs(ctx, "dies", "/mnt/dies"))
+		s.must(syscall.Kill(h.cmd.Process.Pid, syscall.SIGKILL))
+		h.kill()
+		h.start(ctx, s)
+		short, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		again := lab.Wait(short, h.connected) == nil
+		h.unplug(ctx, s)
+		said, _ := s.guest.Shell(ctx, "ls /mnt/dies 2>&1 | sed 's/.*: //'; umount /mnt/dies")
+		if again {
+			return "QEMU connects again"
+		}
+		return "QEMU does not connect; when the device is unplugged the guest hears: " + strings.TrimSpace(said)
+	}},
+}
