@@ -96,8 +96,9 @@ func parseAlias(s string) string {
 
 // XML of the device for virDomainAttachDeviceFlags.
 //
-// There is no <readonly/>: libvirt 9.0 refuses it for virtiofs, and the guest's
-// own read-only mount enforces nothing. Share a read-only mount instead.
+// There is no <readonly/>: beside a socket libvirt takes it and nothing comes of
+// it (9.0 and 11.3), and the guest's own read-only mount enforces nothing. Share
+// a read-only mount instead.
 func (d Device) XML() (string, error) {
 	if err := d.validate(); err != nil {
 		return "", err

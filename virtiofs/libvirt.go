@@ -235,7 +235,7 @@ func (n *connection) agent(uuid, command string, seconds int) (answer string, er
 	return answer, err
 }
 
-// explain gives a libvirt error its meaning here, by its code. For three
+// explain gives a libvirt error its meaning here, by its code. For four
 // refusals of an attach libvirt has no code of their own, and only its words
 // (9.0: qemu_validate.c, domain_addr.c, and QEMU's chardev/char-socket.c) tell
 // them apart: this is the one place that reads them. It has no translations
@@ -257,6 +257,8 @@ func explain(err error) error {
 	case strings.Contains(e.Message, "requires shared memory"),
 		strings.Contains(e.Message, "requires one or more NUMA nodes"):
 		return means(ErrNoSharedMemory)
+	case strings.Contains(e.Message, "filesystem target") && strings.Contains(e.Message, "specified twice"):
+		return means(ErrTagTaken) // not before libvirt 11, see domain_validate.c
 	case strings.Contains(e.Message, "No more available PCI slots"):
 		return means(ErrNoPort)
 	case strings.Contains(e.Message, "Failed to add chardev") && strings.Contains(e.Message, "Failed to connect to"):

@@ -355,6 +355,23 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// Somebody else may take a tag between our look and our attach: libvirt 9.0 has
+// nothing against it, 11.3 has.
+func TestTagTwice(t *testing.T) {
+	w := bootedGuest(t)
+	ctx := limited(t, 2*time.Minute)
+	if err := w.host.Attach(ctx, w.device(t, "first", "twice", t.TempDir())); err != nil {
+		t.Fatal(err)
+	}
+	doc, err := w.device(t, "second", "twice", t.TempDir()).XML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.guest.AttachDeviceFlags(doc, libvirt.DOMAIN_DEVICE_MODIFY_LIVE); err != nil && !errors.Is(explain(err), ErrTagTaken) {
+		t.Errorf("libvirt's refusal is not understood: %v", explain(err))
+	}
+}
+
 // What the XML is taken to mean must be what libvirt does.
 func TestRulesAreLibvirts(t *testing.T) {
 	w := embedded(t)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -21,7 +22,15 @@ import (
 	"github.com/causeway-project/causeway/integration/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
+// runVariable makes this program run another one, inside.
+const runVariable = "CAUSEWAY_GENERATIONS_RUN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(runVariable) != "" {
+		os.Exit(lab.Run(os.Args[1:]))
+	}
+	os.Exit(lab.Main(m))
+}
 
 // A world is one system's libvirt, a guest, and the agent.
 type world struct {
@@ -140,10 +149,19 @@ func debian13(t *testing.T) string {
 	return root
 }
 
-// newer runs a test's program on Debian 13.
-func newer(t *testing.T, argv ...string) {
+// newer runs this program on Debian 13, and its tests must pass there.
+func newer(t *testing.T, env []string, arguments ...string) {
 	t.Helper()
-	cmd := lab.On(limited(t, 8*time.Minute), debian13(t), argv...)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := lab.On(limited(t, 8*time.Minute), debian13(t), append([]string{self}, arguments...)...)
+	kernel, _, err := lab.GuestImage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = append(append(cmd.Env, "CAUSEWAY_GUEST_DIR="+filepath.Dir(kernel)), env...)
 	out, err := cmd.CombinedOutput()
 	// Its lines would be taken for results of this program's tests.
 	text := regexp.MustCompile(`(?m)^(=== |\s*--- |PASS$|FAIL$)`).ReplaceAllString(string(out), "| $1")
@@ -152,20 +170,44 @@ func newer(t *testing.T, argv ...string) {
 	} else if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(out), "--- PASS") {
-		t.Fatalf("no test ran:\n%s", text)
+	if !strings.Contains(string(out), "--- PASS") || strings.Contains(string(out), "--- SKIP") {
+		t.Fatalf("not all tests ran:\n%s", text)
 	}
-	t.Log(text)
+	if testing.Verbose() {
+		t.Log(text)
+	}
 }
 
 func TestDebian13(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	argv := []string{self, "-test.v", "-test.run=^TestHere$"}
+	arguments := []string{"-test.v", "-test.run=^TestHere$"}
 	if *update {
-		argv = append(argv, "-update")
+		arguments = append(arguments, "-update")
 	}
-	newer(t, argv...)
+	newer(t, nil, arguments...)
+}
+
+// TestPackagesOnDebian13 runs what other packages test of libvirt and
+// virtiofsd, as far as it may be otherwise there.
+func TestPackagesOnDebian13(t *testing.T) {
+	for _, tt := range []struct{ pkg, run string }{
+		{"virtiofs/virtiofsd", "Daemon"},
+		{"virtiofs", "AttachMountDetach|FreshDaemon|DaemonDies|Suspended|BootingGuest|Refusals|TagTwice|Libvirts|Everything"},
+	} {
+		t.Run(tt.pkg, func(t *testing.T) {
+			debian13(t)
+			repo, err := lab.Repo()
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := filepath.Join(repo, tt.pkg)
+			program := filepath.Join(t.TempDir(), "test")
+			build := exec.CommandContext(limited(t, 5*time.Minute), "go", "test", "-c", "-race", "-o", program, ".")
+			build.Dir = dir
+			if out, err := build.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			t.Chdir(dir)
+			newer(t, []string{runVariable + "=1", "CI=true"}, program, "-test.v", "-test.run="+tt.run)
+		})
+	}
 }

@@ -1,6 +1,7 @@
 package generations
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,7 +20,7 @@ import (
 
 var update = flag.Bool("update", false, "write anew what was found, and the table of it")
 
-// A finding is a line of the table in docs/virtiofs.md.
+// A finding is a line of the table in docs/generations.md.
 type finding struct {
 	what string
 	find func(context.Context, seat) string
@@ -32,7 +33,7 @@ func findings() []finding {
 // generations of hosts, by the first number of /etc/debian_version.
 var generations = []string{"12", "13"}
 
-const page = "../../docs/virtiofs.md"
+const page = "../../docs/generations.md"
 
 // foundFile holds what was found on one generation.
 func foundFile(generation string) string { return "testdata/debian" + generation + ".json" }
@@ -71,11 +72,14 @@ func TestHere(t *testing.T) {
 		})
 	}
 	if *update && !t.Failed() && len(found) == len(findings()) {
-		text, err := json.MarshalIndent(found, "", "  ")
-		if err == nil {
-			err = os.WriteFile(foundFile(generation), append(text, '\n'), 0o644)
+		var text bytes.Buffer
+		e := json.NewEncoder(&text)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		if err := e.Encode(found); err != nil {
+			t.Fatal(err)
 		}
-		if err != nil {
+		if err := os.WriteFile(foundFile(generation), text.Bytes(), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -108,13 +108,19 @@ func verdict(err error) string {
 
 // What libvirt and QEMU do, asked without the agent.
 var rules = []finding{
-	{"`<readonly/>` of a device whose daemon is not libvirt's", func(ctx context.Context, s seat) string {
+	{"`<readonly/>` in the XML of a device whose daemon is not libvirt's", func(ctx context.Context, s seat) string {
 		h := s.daemon(ctx)
-		_, err := s.virsh(ctx, "attach-device", s.guest.Name, h.device(s, "locked", "<readonly/>"), "--live")
-		if err == nil {
-			h.unplug(ctx, s)
+		if _, err := s.virsh(ctx, "attach-device", s.guest.Name, h.device(s, "locked", "<readonly/>"), "--live"); err != nil {
+			return verdict(err)
 		}
-		return verdict(err)
+		s.must(s.guest.MountVirtiofs(ctx, "locked", "/mnt/locked"))
+		_, err := s.guest.Shell(ctx, "touch /mnt/locked/new")
+		s.in(ctx, "umount /mnt/locked")
+		h.unplug(ctx, s)
+		if err == nil {
+			return "taken, and the guest writes"
+		}
+		return "taken, and the guest cannot write"
 	}},
 	{"a second device with one tag", func(ctx context.Context, s seat) string {
 		h, second := s.daemon(ctx), s.daemon(ctx)

@@ -79,6 +79,10 @@ func enterRoot(root, dir string) error {
 	if err := unix.PivotRoot(to, to+hostRoot); err != nil {
 		return fmt.Errorf("pivot_root to %s: %w", to, err)
 	}
+	// What looks for control groups would find the host's there.
+	if err := unix.Unmount(hostRoot+"/sys", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("unmount %s/sys: %w", hostRoot, err)
+	}
 	if err := unix.Mount("proc", hostRoot+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
 		return fmt.Errorf("mount %s/proc: %w", hostRoot, err)
 	}

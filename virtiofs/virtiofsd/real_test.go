@@ -140,12 +140,11 @@ func TestDaemonErrors(t *testing.T) {
 			d, v := daemons(t, t.TempDir())
 			tt.change(d, &v)
 			err := d.Start(limited(t, time.Minute), v)
-			if err == nil || !strings.Contains(err.Error(), tt.want) {
+			// The Rust one may listen before it finds that it cannot go on.
+			if late := err == nil && tt.want == "ended"; !late && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 				t.Errorf("Start = %v, want one with %q", err, tt.want)
 			}
-			if s, err := d.State(v); err != nil || s != Stopped {
-				t.Errorf("State = %q, %v, want stopped", s, err)
-			}
+			wantState(t, d, v, Stopped)
 			if err := d.Stop(t.Context(), v, time.Second); err != nil {
 				t.Error(err)
 			}
