@@ -22,7 +22,7 @@ BUILD = go build -tags libvirt_dlopen -trimpath -ldflags '-s -w' -buildvcs=$(VCS
 PROTO := node/v1/node.proto node/v1/rules.proto node/v1/gateways.proto
 SCRIPTS = $(shell find . -name '*.sh' -not -path './.cache/*') .ci/run ganesha/preload/build
 
-.PHONY: help deps build check check-format check-vet check-lint check-proto check-scripts test demo bench proto clean
+.PHONY: help deps build check check-format check-vet check-lint check-proto check-scripts check-python test demo bench proto clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,7 +35,7 @@ build: ## build the three programs, and the library of the gateways, into bin/
 	CGO_ENABLED=0 $(BUILD) ./cmd/causeway-launch
 	ganesha/preload/build bin
 
-check: check-format check-vet check-lint check-proto check-scripts ## format, vet, lint, generated code, scripts
+check: check-format check-vet check-lint check-proto check-scripts check-python ## format, vet, lint, generated code, scripts, Python
 
 check-format:
 	@files=$$(gofmt -l $$(git ls-files '*.go')); \
@@ -56,8 +56,8 @@ check-proto: $(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC)
 	fi; \
 	fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(call protoc,$$fresh); \
-	for f in "$$fresh"/$(dir $(firstword $(PROTO)))*; do \
-		diff -u "api/$(dir $(firstword $(PROTO)))$$(basename "$$f")" "$$f" || { echo "make proto is needed"; exit 1; }; \
+	(cd "$$fresh" && find . -type f) | while read -r f; do \
+		diff -u "api/$$f" "$$fresh/$$f" || { echo "make proto is needed"; exit 1; }; \
 	done
 
 check-scripts:
@@ -67,6 +67,16 @@ check-scripts:
 	fi; \
 	shellcheck $(SCRIPTS); \
 	shellcheck -s dash integration/lab/guest/init
+
+check-python:
+	@if ! command -v mypy >/dev/null || ! command -v pycodestyle >/dev/null; then \
+		if [ "$${CI:-}" = true ]; then echo "mypy or pycodestyle is not installed: make deps"; exit 1; fi; \
+		echo "note: no mypy or pycodestyle, so Python was not checked"; exit 0; \
+	fi; \
+	cd api/python; \
+	pycodestyle --exclude='*_pb2*' .; \
+	mypy --no-error-summary --cache-dir=/dev/null -p causeway_node; \
+	mypy --no-error-summary --cache-dir=/dev/null example.py
 
 test: deps $(GOTESTSUM) ## all tests, the real components among them (root)
 	go build -o $(TOOLS)/run ./integration/lab/run
@@ -84,7 +94,8 @@ proto: $(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC) ## generate code from the .proto f
 	$(call protoc,api)
 
 protoc = protoc -I api --plugin=protoc-gen-go=$(PROTOC_GEN_GO) --plugin=protoc-gen-go-grpc=$(PROTOC_GEN_GO_GRPC) \
-	--go_out=$(1) --go_opt=paths=source_relative --go-grpc_out=$(1) --go-grpc_opt=paths=source_relative $(PROTO)
+	--go_out=$(1) --go_opt=paths=source_relative --go-grpc_out=$(1) --go-grpc_opt=paths=source_relative $(PROTO) && \
+	api/python/generate.sh $(1)/python $(PROTO)
 
 clean: ## remove what was built and downloaded
 	chmod -R u+w .cache 2>/dev/null || true

@@ -70,7 +70,7 @@ func programs(t *testing.T) map[string]string {
 // TestLinks: every file that a document names is there, and every heading.
 func TestLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]*)(#[^)]+)?\)`)
-	for _, doc := range []string{"README.md", "docs/quickstart.md", "docs/gateways.md", "docs/virtiofs.md", "docs/architecture.md", "docs/node-api.md", "docs/troubleshooting.md", "docs/bench.md"} {
+	for _, doc := range []string{"README.md", "docs/quickstart.md", "docs/gateways.md", "docs/virtiofs.md", "docs/architecture.md", "docs/node-api.md", "docs/troubleshooting.md", "docs/bench.md", "docs/nova.md"} {
 		dir := "../" + strings.TrimSuffix(doc, doc[strings.LastIndex(doc, "/")+1:])
 		for _, l := range link.FindAllStringSubmatch(read(t, "../"+doc), -1) {
 			file := "../" + doc

@@ -15,11 +15,12 @@ const module = "github.com/causeway-project/causeway/"
 // mayImport is docs/architecture.md as data: for each package, the packages of
 // this module that it may import. A trailing ... stands for all below.
 var mayImport = map[string][]string{
-	"cmd/causeway":        {"api/node/client", "api/node/v1"},
-	"cmd/causeway-agent":  {"agent...", "api/node/v1", "drivers...", "ganesha", "ganesha/handles", "netns", "virtiofs", "virtiofs/virtiofsd"},
-	"cmd/causeway-launch": {"agent/process"},
-	"api/node/client":     {"api/node/v1"},
-	"api/node/v1":         {},
+	"cmd/causeway":            {"api/node/client", "api/node/v1"},
+	"cmd/causeway-agent":      {"agent...", "api/node/v1", "drivers...", "ganesha", "ganesha/handles", "netns", "virtiofs", "virtiofs/virtiofsd"},
+	"cmd/causeway-launch":     {"agent/process"},
+	"api/node/client":         {"api/node/v1"},
+	"api/node/client/example": {"api/node/client", "api/node/v1"},
+	"api/node/v1":             {},
 
 	"agent":            {"agent/access", "agent/crashpoint", "agent/device", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/parts", "agent/preflight", "agent/reconcile", "agent/statistics", "agent/tree", "agent/word", "drivers", "ganesha", "netns"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},

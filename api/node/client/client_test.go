@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sync"
 	"syscall"
@@ -369,29 +370,26 @@ func TestWaitInSync(t *testing.T) {
 	}
 }
 
+// TestShareStatusOf reads the table of docs/nova.md.
 func TestShareStatusOf(t *testing.T) {
-	for _, test := range []struct {
-		phase  nodev1.Phase
-		reason string
-		want   ShareStatus
-	}{
-		{nodev1.Phase_PHASE_UNSPECIFIED, "", ShareAttaching},
-		{nodev1.Phase_PHASE_WORKING, "", ShareAttaching},
-		{nodev1.Phase_PHASE_PENDING, "waiting", ShareAttaching},
-		{nodev1.Phase_PHASE_PENDING, "instance_off", ShareInactive},
-		{nodev1.Phase_PHASE_PENDING, "instance_not_found", ShareInactive},
-		{nodev1.Phase_PHASE_READY, "", ShareActive},
-		{nodev1.Phase_PHASE_DEGRADED, "guest_agent_absent", ShareActive},
-		{nodev1.Phase_PHASE_DEGRADED, "guest_busy", ShareDetaching},
-		{nodev1.Phase_PHASE_DEGRADED, "needs_reset", ShareError},
-		{nodev1.Phase_PHASE_DEGRADED, "virtiofsd_ended", ShareError},
-		{nodev1.Phase_PHASE_DEGRADED, "share_gone", ShareError},
-		{nodev1.Phase_PHASE_REMOVING, "guest_agent_absent", ShareDetaching},
-		{nodev1.Phase_PHASE_FAILED, "no_free_port", ShareError},
-	} {
-		a := &nodev1.Attachment{Status: &nodev1.Status{Phase: test.phase, Reason: test.reason}}
-		if got := ShareStatusOf(a); got != test.want {
-			t.Errorf("%v %s: %s, want %s", test.phase, test.reason, got, test.want)
+	page, err := os.ReadFile("../../../docs/nova.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := regexp.MustCompile("(?m)^\\| `(PHASE_\\w+)` \\|([^|]*)\\| `(\\w+)` \\|").FindAllStringSubmatch(string(page), -1)
+	if len(rows) <= len(nodev1.Phase_name) {
+		t.Errorf("the table has %d rows", len(rows))
+	}
+	for _, row := range rows {
+		reasons := regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(row[2], -1)
+		if len(reasons) == 0 { // any, or any other
+			reasons = [][]string{{"", "of_tomorrow"}}
+		}
+		for _, reason := range reasons {
+			a := &nodev1.Attachment{Status: &nodev1.Status{Phase: nodev1.Phase(nodev1.Phase_value[row[1]]), Reason: reason[1]}}
+			if got := ShareStatusOf(a); string(got) != row[3] {
+				t.Errorf("%s %s: %s, want %s", row[1], reason[1], got, row[3])
+			}
 		}
 	}
 }
