@@ -33,8 +33,11 @@ func find(v hypervisor, ref string) (Instance, error) {
 		return Instance{}, err
 	}
 	i, err := parseInstance(doc)
+	if err != nil {
+		return Instance{}, err
+	}
 	i.Migrating, i.Migrated = where == migrating, where == migrated
-	return i, err
+	return withDefinition(v, i)
 }
 
 // Devices lists the devices of every running domain whose alias is ours.

@@ -41,6 +41,8 @@ type fakeDomain struct {
 	asleep  bool // the guest answers nothing
 	pending []string
 	devices []Device
+	defined []Device // of its definition
+	passing bool     // it is transient
 	guest   fakeGuest
 }
 
@@ -127,7 +129,10 @@ func (f *fakeVirt) domain(ref string) (string, passage, error) {
 	defer f.mu.Unlock()
 	for uuid, d := range f.domains {
 		if uuid == ref || d.name == ref {
-			return d.xml(uuid), stays, nil
+			if !d.running {
+				return d.xml(uuid, d.defined), stays, nil
+			}
+			return d.xml(uuid, d.devices), stays, nil
 		}
 	}
 	return "", stays, noDomain(ref)
@@ -137,6 +142,68 @@ func (f *fakeVirt) versions() (Hypervisor, error) {
 	return Hypervisor{Libvirt: 9_000_000, QEMU: 7_002_022}, nil
 }
 
+func (f *fakeVirt) definition(uuid string) (string, error) {
+	if err := f.enter("definition"); err != nil {
+		return "", err
+	}
+	defer f.mu.Unlock()
+	d := f.domains[uuid]
+	switch {
+	case d == nil:
+		return "", noDomain(uuid)
+	case d.passing:
+		return "", nil
+	}
+	return d.xml(uuid, d.defined), nil
+}
+
+func (f *fakeVirt) define(uuid, xml string) error {
+	if err := f.enter("define"); err != nil {
+		return err
+	}
+	defer f.mu.Unlock()
+	d := f.domains[uuid]
+	dev, err := parseDevice(uuid, xml)
+	switch {
+	case d == nil:
+		return noDomain(uuid)
+	case err != nil:
+		return err
+	case d.passing:
+		return libvirt.Error{Code: libvirt.ERR_OPERATION_INVALID, Message: "transient domains do not have any persistent config"}
+	case slices.ContainsFunc(d.defined, func(v Device) bool { return v.Tag == dev.Tag }):
+		return libvirt.Error{Code: libvirt.ERR_OPERATION_INVALID, Message: "Target already exists"}
+	}
+	d.defined = append(d.defined, dev)
+	f.log = append(f.log, "define "+dev.Alias)
+	return nil
+}
+
+func (f *fakeVirt) undefine(uuid, alias string) error {
+	if err := f.enter("undefine"); err != nil {
+		return err
+	}
+	defer f.mu.Unlock()
+	d := f.domains[uuid]
+	if d == nil {
+		return noDomain(uuid)
+	}
+	if !slices.ContainsFunc(d.defined, func(v Device) bool { return v.Alias == alias }) {
+		return libvirt.Error{Code: libvirt.ERR_DEVICE_MISSING, Message: "no device found with alias " + alias}
+	}
+	d.defined = slices.DeleteFunc(d.defined, func(v Device) bool { return v.Alias == alias })
+	f.log = append(f.log, "undefine "+alias)
+	return nil
+}
+
+func parseDevice(uuid, xml string) (Device, error) {
+	var fs libvirtxml.DomainFilesystem
+	if err := fs.Unmarshal(xml); err != nil {
+		return Device{}, libvirt.Error{Code: libvirt.ERR_XML_ERROR, Message: err.Error()}
+	}
+	return Device{Instance: uuid, Alias: fs.Alias.Name, Tag: fs.Target.Dir, Socket: fs.Source.Mount.Socket}, nil
+}
+
 func (f *fakeVirt) running() (docs []string, err error) {
 	if err := f.enter("running"); err != nil {
 		return nil, err
@@ -144,7 +211,7 @@ func (f *fakeVirt) running() (docs []string, err error) {
 	defer f.mu.Unlock()
 	for _, uuid := range slices.Sorted(maps.Keys(f.domains)) {
 		if d := f.domains[uuid]; d.running {
-			docs = append(docs, d.xml(uuid))
+			docs = append(docs, d.xml(uuid, d.devices))
 		}
 	}
 	return docs, nil
@@ -159,11 +226,10 @@ func (f *fakeVirt) attach(uuid, xml string) error {
 	if err != nil {
 		return err
 	}
-	var fs libvirtxml.DomainFilesystem
-	if err := fs.Unmarshal(xml); err != nil {
-		return libvirt.Error{Code: libvirt.ERR_XML_ERROR, Message: err.Error()}
+	dev, err := parseDevice(uuid, xml)
+	if err != nil {
+		return err
 	}
-	dev := Device{Instance: uuid, Alias: fs.Alias.Name, Tag: fs.Target.Dir, Socket: fs.Source.Mount.Socket}
 	for _, other := range d.devices {
 		if other.Alias == dev.Alias {
 			return libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "non unique alias detected: " + dev.Alias}
@@ -238,7 +304,7 @@ func (f *fakeVirt) String() string {
 	return b.String()
 }
 
-func (d *fakeDomain) xml(uuid string) string {
+func (d *fakeDomain) xml(uuid string, devices []Device) string {
 	x := libvirtxml.Domain{Type: "kvm", Name: d.name, UUID: uuid, Devices: &libvirtxml.DomainDeviceList{}}
 	if d.running {
 		x.ID = new(7)
@@ -257,7 +323,7 @@ func (d *fakeDomain) xml(uuid string) string {
 	x.Devices.Channels = []libvirtxml.DomainChannel{{Target: &libvirtxml.DomainChannelTarget{
 		VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: guestAgentChannel, State: state},
 	}}}
-	for i, v := range d.devices {
+	for i, v := range devices {
 		x.Devices.Filesystems = append(x.Devices.Filesystems, libvirtxml.DomainFilesystem{
 			Driver:  &libvirtxml.DomainFilesystemDriver{Type: "virtiofs"},
 			Source:  &libvirtxml.DomainFilesystemSource{Mount: &libvirtxml.DomainFilesystemSourceMount{Socket: v.Socket}},

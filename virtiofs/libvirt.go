@@ -16,6 +16,9 @@ type hypervisor interface {
 	// domain returns the XML of a domain, live where it runs, by UUID or name,
 	// and where it stands.
 	domain(ref string) (string, passage, error)
+	// definition returns the XML that the next start of a domain takes; empty
+	// where it has none.
+	definition(uuid string) (string, error)
 	// running returns the live XML of every active domain.
 	running() ([]string, error)
 	// versions are libvirt's and QEMU's, as libvirt counts.
@@ -25,6 +28,9 @@ type hypervisor interface {
 	// detach asks a running domain's guest to let go of a device, and does not
 	// wait for it. Success says that QEMU passed the question on.
 	detach(uuid, alias string) error
+	// define puts a device into a domain's definition, undefine takes it out.
+	define(uuid, xml string) error
+	undefine(uuid, alias string) error
 	// agent has the guest agent run one command, for at most so many seconds.
 	agent(uuid, command string, seconds int) (string, error)
 }
@@ -182,6 +188,18 @@ func passageOf(state libvirt.DomainState, reason int) passage {
 	return stays
 }
 
+func (n *connection) definition(uuid string) (doc string, err error) {
+	err = n.with(uuid, func(d *libvirt.Domain) error {
+		persistent, err := d.IsPersistent()
+		if err != nil || !persistent {
+			return err
+		}
+		doc, err = d.GetXMLDesc(libvirt.DOMAIN_XML_INACTIVE)
+		return err
+	})
+	return doc, err
+}
+
 func (n *connection) running() ([]string, error) {
 	domains, err := n.c.ListAllDomains(libvirt.CONNECT_LIST_DOMAINS_ACTIVE)
 	if err != nil {
@@ -224,6 +242,18 @@ func (n *connection) attach(uuid, xml string) error {
 func (n *connection) detach(uuid, alias string) error {
 	return n.with(uuid, func(d *libvirt.Domain) error {
 		return d.DetachDeviceAlias(alias, libvirt.DOMAIN_DEVICE_MODIFY_LIVE)
+	})
+}
+
+func (n *connection) define(uuid, xml string) error {
+	return n.with(uuid, func(d *libvirt.Domain) error {
+		return d.AttachDeviceFlags(xml, libvirt.DOMAIN_DEVICE_MODIFY_CONFIG)
+	})
+}
+
+func (n *connection) undefine(uuid, alias string) error {
+	return n.with(uuid, func(d *libvirt.Domain) error {
+		return d.DetachDeviceAlias(alias, libvirt.DOMAIN_DEVICE_MODIFY_CONFIG)
 	})
 }
 

@@ -28,6 +28,7 @@ var (
 	ErrUnavailable    = errors.New("libvirt is not reachable")
 	ErrNoInstance     = errors.New("no such instance")
 	ErrInstanceOff    = errors.New("instance is not running")
+	ErrTransient      = errors.New("instance is transient")
 	ErrNoSharedMemory = errors.New("instance has no shared memory")
 	ErrBadTag         = errors.New("bad tag")
 	ErrTagTaken       = errors.New("tag is taken in the instance")
@@ -42,15 +43,17 @@ var (
 type Instance struct {
 	UUID         string
 	Name         string
-	Running      bool // also while suspended, and on both hosts of a migration
-	Migrating    bool // its processors stand still for a migration that comes in, or is about to leave
-	Migrated     bool // it is off here because it went to another host
-	SharedMemory bool // a vhost-user device can reach the guest's memory
-	FreePorts    int  // hot-pluggable places for a PCI device: PCIe root ports, or slots of a conventional bus
-	Express      bool // FreePorts are PCIe ports, not slots
-	GuestAgent   bool // the domain has the channel, and the agent is connected
-	Channel      bool // the domain has the guest agent's channel
-	Filesystems  []Device
+	Running      bool     // also while suspended, and on both hosts of a migration
+	Migrating    bool     // its processors stand still for a migration that comes in, or is about to leave
+	Migrated     bool     // it is off here because it went to another host
+	SharedMemory bool     // a vhost-user device can reach the guest's memory
+	FreePorts    int      // hot-pluggable places for a PCI device: PCIe root ports, or slots of a conventional bus
+	Express      bool     // FreePorts are PCIe ports, not slots
+	GuestAgent   bool     // the domain has the channel, and the agent is connected
+	Channel      bool     // the domain has the guest agent's channel
+	Filesystems  []Device // none while it is off
+	Persistent   bool     // it has a definition, which outlives a stop
+	Defined      []Device // those of the definition: the next start has them
 
 	Machine string // type, in QEMU's words: "pc-q35-7.2"
 	Cells   int    // of NUMA
@@ -58,7 +61,7 @@ type Instance struct {
 	Memory  uint64 // KiB, at most
 }
 
-// A Device is a virtiofs device in a running domain.
+// A Device is a virtiofs device in a running domain or in a definition.
 type Device struct {
 	Instance  string // UUID
 	Alias     string // AliasPrefix and then letters, digits and . _ - if it is ours; libvirt sees it without dots

@@ -34,6 +34,7 @@ const (
 	ExportAdded    Point = "ganesha.added"   // Ganesha was told, the answer was not read back
 
 	DeviceAttached Point = "virtiofs.attached" // libvirt took the device, the event was not awaited
+	DeviceDefined  Point = "virtiofs.defined"  // the definition has the device, nothing was recorded of it
 	DeviceUnplug   Point = "virtiofs.unplug"   // libvirt was asked to unplug, the guest has not answered
 )
 

@@ -14,7 +14,7 @@ func (r *Record) Keys(id string) []reconcile.Key {
 		if r.Attachment.MountAt != "" {
 			keys = append(keys, reconcile.Key{Kind: reconcile.GuestMount, Name: id})
 		}
-		return keys
+		return append(keys, reconcile.Key{Kind: reconcile.Definition, Name: id})
 	}
 }
 
@@ -33,6 +33,16 @@ func (r *Record) Needs(k reconcile.Key, id string) []reconcile.Key {
 		return []reconcile.Key{{Kind: reconcile.Device, Name: id}}
 	}
 	return nil
+}
+
+// After says what comes before a key that does not stand on it. A device goes into
+// the definition when the running instance has taken it, and stays there while
+// that one has none.
+func After(k reconcile.Key) []reconcile.Key {
+	if k.Kind != reconcile.Definition {
+		return nil
+	}
+	return []reconcile.Key{{Kind: reconcile.Device, Name: k.Name}}
 }
 
 // Outlives says the loss of what does not harm a key. Ganesha reaches an

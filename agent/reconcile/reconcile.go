@@ -23,16 +23,17 @@ const (
 	Daemon // virtiofsd
 	Device
 	GuestMount
+	Definition // the device in what the instance's next start takes
 )
 
 var kindNames = map[Kind]string{
 	Mount: "mount", Namespace: "namespace", Gateway: "gateway", View: "view",
-	Export: "export", Daemon: "daemon", Device: "device", GuestMount: "guest-mount",
+	Export: "export", Daemon: "daemon", Device: "device", GuestMount: "guest-mount", Definition: "definition",
 }
 
 // Kinds lists every kind, in order.
 func Kinds() []Kind {
-	return []Kind{Mount, Namespace, Gateway, View, Export, Daemon, Device, GuestMount}
+	return []Kind{Mount, Namespace, Gateway, View, Export, Daemon, Device, GuestMount, Definition}
 }
 
 func (k Kind) String() string { return kindNames[k] }
@@ -59,6 +60,9 @@ type Want struct {
 	// Outlives are those of Needs of which the loss does no harm, as long as
 	// they can be made again from the same: they are made again under it.
 	Outlives []Key
+
+	// After are wanted things that come before it, and that it does not stand on.
+	After []Key
 }
 
 // A World is what Plan looks at, for one dependency group. A thing of the
@@ -265,7 +269,13 @@ func (p *planner) over(k Key, keys []Key) (Key, bool) {
 
 // missing returns the first need that is not there, or what that waits for.
 func (p *planner) missing(want Want, blocked map[Key]Key) (Key, bool) {
-	for _, n := range want.Needs {
+	before := slices.Clone(want.Needs)
+	for _, n := range want.After {
+		if _, wanted := p.Want[n]; wanted {
+			before = append(before, n)
+		}
+	}
+	for _, n := range before {
 		if p.Outside[n] {
 			continue
 		}

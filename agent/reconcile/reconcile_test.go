@@ -81,6 +81,7 @@ var (
 	guest  = Key{GuestMount, "a"}
 	other  = Key{Daemon, "b"}
 	other2 = Key{Device, "b"}
+	def    = Key{Definition, "a"}
 	ns     = Key{Namespace, "n"}
 	gw     = Key{Gateway, "n"}
 )
@@ -98,7 +99,7 @@ var outlives = map[Key][]Key{export: {view}}
 func (w world) want() map[Key]Want {
 	m := map[Key]Want{}
 	for k, v := range w {
-		m[k] = Want{v, needs(k), outlives[k]}
+		m[k] = Want{Version: v, Needs: needs(k), Outlives: outlives[k], After: map[Key][]Key{def: {device}}[k]}
 	}
 	return m
 }
@@ -156,7 +157,11 @@ func TestSettle(t *testing.T) {
 	moved := world{mount: v("2"), ns: vs("1", "y"), gw: v("1"), view: v("2"), export: vs("2", "ro"), daemon: v("2"), device: v("2"), guest: v("2")}
 	replugged := world{mount: v("1"), ns: v("2"), gw: v("1"), view: v("1"), export: vs("1", "ro")}
 	restarted := world{mount: v("1"), ns: v("1"), gw: vs("1", "other"), view: v("1"), export: vs("1", "ro")}
+	persistent := world{mount: v("1"), daemon: v("1"), device: v("1"), def: v("1")}
+	off := world{def: v("1")}
+	starting := world{mount: v("1"), daemon: v("1"), def: v("1")}
 	base := [][]world{
+		{persistent, off, starting, persistent}, {off, attach, persistent}, {persistent, moved},
 		{exported, replugged}, {exported, restarted, replugged}, {attach, replugged, both},
 		{attach}, {exported}, {attach, exported}, {both, moved}, {both, empty, both}, {moved, both, attach},
 		{exported, rules}, {network, exported, network}, {two, attach, two}, {two, both, moved, rules},
@@ -217,6 +222,30 @@ func TestDeadDaemon(t *testing.T) {
 	want := []string{"remove device a", "create daemon a", "create device a"}
 	if !slices.Equal(h.log, want) {
 		t.Errorf("steps = %q, want %q", h.log, want)
+	}
+}
+
+// TestDefinition: a device is in the definition when the running instance has
+// taken it, and not lost there with that one's.
+func TestDefinition(t *testing.T) {
+	running := world{mount: v("1"), daemon: v("1"), device: v("1"), def: v("1")}
+	for _, c := range []struct {
+		name string
+		is   map[Key]Version
+		w    world
+		want []string
+	}{
+		{"attach", map[Key]Version{}, running, []string{"create mount m", "create daemon a", "create device a", "create definition a"}},
+		{"daemon dead", map[Key]Version{mount: v("1"), device: v("1"), def: v("1")}, running, []string{"remove device a", "create daemon a", "create device a"}},
+		{"off", maps.Clone(running), world{def: v("1")}, []string{"remove device a", "remove daemon a", "remove mount m"}},
+		{"redefined while off", map[Key]Version{}, world{def: v("1")}, []string{"create definition a"}},
+		{"detach", maps.Clone(running), world{}, []string{"remove definition a", "remove device a", "remove daemon a", "remove mount m"}},
+	} {
+		h := &host{is: c.is}
+		settle(t, h, c.w)
+		if !slices.Equal(h.log, c.want) {
+			t.Errorf("%s: steps = %q, want %q", c.name, h.log, c.want)
+		}
 	}
 }
 
