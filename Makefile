@@ -20,7 +20,7 @@ VCS = $(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
 # libvirt is loaded when it is used, so that a host for gateways alone needs none.
 BUILD = go build -tags libvirt_dlopen -trimpath -ldflags '-s -w' -buildvcs=$(VCS) -o bin/
 PROTO := node/v1/node.proto node/v1/rules.proto node/v1/gateways.proto
-SCRIPTS = $(shell find . -name '*.sh' -not -path './.cache/*') .ci/run ganesha/preload/build
+SCRIPTS = $(shell find . -name '*.sh' -not -path './.cache/*') .ci/run ganesha/preload/build packaging/libvirt-hook
 
 .PHONY: help deps build check check-format check-vet check-lint check-proto check-scripts check-python test demo bench proto clean
 

@@ -20,6 +20,7 @@ import (
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/starts"
 	"github.com/causeway-project/causeway/agent/tree"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
@@ -81,6 +82,7 @@ type Agent struct {
 	pulse  atomic.Int64 // unix nanoseconds of the last beat of Run
 
 	metrics *metrics
+	starts  starts.Table
 
 	mu       sync.Mutex
 	objects  map[objectKey]*object

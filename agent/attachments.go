@@ -198,6 +198,7 @@ func (a *Agent) attachmentLocked(o *object) model.Attachment {
 		ID: o.key.id, Instance: at.Instance, Connection: at.Connection.Public(), Tag: at.Tag, ReadOnly: at.ReadOnly,
 		MountAt: at.MountAt, Settings: a.settingsOf(o.rec), IDs: at.IDs, Forced: at.Forced,
 		InstanceUUID: at.InstanceUUID, Guest: o.guestState(), LockScope: a.lockScope(o.rec), Status: o.status,
+		Persistence: o.persists, LiveOnly: o.liveOnly,
 	}
 }
 

@@ -13,7 +13,17 @@ import (
 // Libvirt: agent.Instances.
 type libvirt struct{ *host }
 
-func (h libvirt) Instance(_ context.Context, name string) (parts.Instance, error) {
+func (h libvirt) Instance(ctx context.Context, name string) (parts.Instance, error) {
+	h.mu.Lock()
+	hook := h.hooks[name]
+	h.mu.Unlock()
+	if hook != nil { // its lock is held
+		select {
+		case <-hook:
+		case <-ctx.Done():
+			return parts.Instance{}, context.Cause(ctx)
+		}
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.looks++
@@ -23,7 +33,7 @@ func (h libvirt) Instance(_ context.Context, name string) (parts.Instance, error
 	for _, i := range h.instances {
 		if i.Name == name || i.UUID == name {
 			c := *i
-			c.Devices = slices.Clone(i.Devices)
+			c.Devices, c.Defined = slices.Clone(i.Devices), slices.Clone(i.Defined)
 			return c, nil
 		}
 	}
@@ -53,6 +63,35 @@ func (h libvirt) Attach(_ context.Context, d parts.Device) error {
 		h.t.Errorf("attached %s without its daemon", d.Alias)
 	}
 	i.Devices = append(i.Devices, d)
+	h.connected[filepath.Dir(d.Socket)] = true
+	return nil
+}
+
+func (h libvirt) Define(_ context.Context, d parts.Device) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("define %s", d.Alias); err != nil {
+		return err
+	}
+	i := h.byUUID(d.Instance)
+	if !i.Persistent || i.Hook != parts.HookActive {
+		h.t.Errorf("defined %s where it would keep the instance from starting", d.Alias)
+	}
+	if !slices.Contains(i.Defined, d) {
+		i.Defined = append(i.Defined, d)
+	}
+	return nil
+}
+
+func (h libvirt) Undefine(_ context.Context, d parts.Device) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.changing("undefine %s", d.Alias); err != nil {
+		return err
+	}
+	if i := h.byUUID(d.Instance); i != nil {
+		i.Defined = slices.DeleteFunc(i.Defined, func(o parts.Device) bool { return o.Alias == d.Alias })
+	}
 	return nil
 }
 
@@ -160,4 +199,10 @@ func (h daemons) Done(dir string) (<-chan struct{}, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.daemons[dir], nil
+}
+
+func (h daemons) Connected(dir string) (bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.connected[dir], nil
 }

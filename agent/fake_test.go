@@ -50,12 +50,14 @@ type host struct {
 	libvirtOff  bool
 	noVirtiofsd bool
 	guestBusy   bool
-	agentless   bool                  // guests without a guest agent
-	abilities   []string              // of virtiofsd
-	refuses     map[netip.Prefix]bool // clients of rules that gateways do not take
-	noNFS3      bool                  // its rpcbind is not installed
-	idle        bool                  // binds say that they worked, and are not there
-	guests      map[string]bool       // uuid + path mounted in the guest
+	agentless   bool                     // guests without a guest agent
+	abilities   []string                 // of virtiofsd
+	refuses     map[netip.Prefix]bool    // clients of rules that gateways do not take
+	noNFS3      bool                     // its rpcbind is not installed
+	idle        bool                     // binds say that they worked, and are not there
+	guests      map[string]bool          // uuid + path mounted in the guest
+	hooks       map[string]chan struct{} // by instance: closed when its hook has returned
+	connected   map[string]bool          // daemons that have or had a QEMU, by directory
 }
 
 func newHost(t *testing.T) *host {
@@ -64,6 +66,7 @@ func newHost(t *testing.T) *host {
 		namespaces: map[string]netns.Network{}, bridges: map[string]bool{"br-blue": true, "br-red": true}, gateways: map[string]*server{},
 		daemons: map[string]chan struct{}{}, instances: map[string]*parts.Instance{}, guests: map[string]bool{},
 		abilities: []string{"cache_auto", "cache_never", "xattr", "posix_acl", "shared_locks", "threads"},
+		hooks:     map[string]chan struct{}{}, connected: map[string]bool{},
 	}
 	for _, name := range []string{"vm1", "vm2"} {
 		h.instances[name] = &parts.Instance{UUID: "uuid-" + name, Name: name, Running: true, SharedMemory: true, FreePorts: 4, Express: true, GuestAgent: true, Machine: "pc-q35-7.2", Cells: 1, CPUs: 1, Memory: 262144}
@@ -119,6 +122,9 @@ func (h *host) String() string {
 	for _, i := range h.instances {
 		for _, d := range i.Devices {
 			lines = append(lines, "device "+d.Alias+" tag "+d.Tag+" in "+i.Name)
+		}
+		for _, d := range i.Defined {
+			lines = append(lines, "definition of "+i.Name+" with "+d.Alias+" tag "+d.Tag)
 		}
 	}
 	for g := range h.guests {
@@ -326,6 +332,7 @@ func (h *host) endDaemon(dir string) {
 	}
 	close(h.daemons[dir])
 	delete(h.daemons, dir)
+	delete(h.connected, dir)
 }
 
 // node is an agent that runs on a host.

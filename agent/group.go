@@ -37,14 +37,15 @@ type group struct {
 	ended    []ending                          // steps that were taken beside the worker, for it to note
 
 	// The worker's own.
-	beside  map[reconcile.Key]bool       // with a step under way beside the worker: not looked at, and left alone
-	answers instanceCache                // of libvirt, whose events tell of changes
-	records map[objectKey]*intent.Record // of the last pass
-	is      map[reconcile.Key]reconcile.Version
-	seen    map[reconcile.Key]bool
-	passed  time.Time                  // when the last pass began
-	unknown map[reconcile.Key]*failure // could not be looked at, and when to look again
-	cleaned map[reconcile.Key]bool     // removed by this agent, to the last directory
+	starting map[objectKey]bool           // attachments whose instance was about to start when the pass began
+	beside   map[reconcile.Key]bool       // with a step under way beside the worker: not looked at, and left alone
+	answers  instanceCache                // of libvirt, whose events tell of changes
+	records  map[objectKey]*intent.Record // of the last pass
+	is       map[reconcile.Key]reconcile.Version
+	seen     map[reconcile.Key]bool
+	passed   time.Time                  // when the last pass began
+	unknown  map[reconcile.Key]*failure // could not be looked at, and when to look again
+	cleaned  map[reconcile.Key]bool     // removed by this agent, to the last directory
 }
 
 // A failure is a step or a look that did not work, and when to try again.
@@ -297,7 +298,7 @@ func (a *Agent) takeBeside(ctx context.Context, g *group, s reconcile.Step, memb
 // ofInstance says whether a step is taken beside the worker: a guest may take
 // long, and a share may have hundreds.
 func ofInstance(s reconcile.Step) bool {
-	return s.Key.Kind == reconcile.Daemon || s.Key.Kind == reconcile.Device || s.Key.Kind == reconcile.GuestMount
+	return s.Key.Kind == reconcile.Daemon || ofLibvirt(s.Key)
 }
 
 // An ending is how a step went.
@@ -318,7 +319,7 @@ func (a *Agent) noteEnded(g *group) bool {
 	for _, e := range ended {
 		delete(g.beside, e.step.Key)
 		delete(g.seen, e.step.Key)
-		if m, ok := memberOf(e.step.Key, e.members); ok && e.step.Key.Kind == reconcile.Device {
+		if m, ok := memberOf(e.step.Key, e.members); ok && (e.step.Key.Kind == reconcile.Device || e.step.Key.Kind == reconcile.Definition) {
 			delete(g.answers, m.rec.Attachment.InstanceUUID)
 		}
 		a.note(a.run, g, e)

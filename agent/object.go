@@ -26,6 +26,8 @@ type object struct {
 	drifting  bool // found other than wanted, and not yet found well again
 	wasReady  bool // it has been ready in this agent's life, so a failure is not the caller's request
 	guest     model.GuestState
+	persists  model.Persistence // of the attachment
+	liveOnly  string            // why it is no better
 	gateway   model.Gateway
 	serving   serving             // of the gateway
 	quickEnds int                 // of the gateway, in a row
@@ -39,7 +41,7 @@ type object struct {
 }
 
 func newObject(key objectKey, r *intent.Record) *object {
-	o := &object{key: key, rec: r, changed: make(chan struct{}), guest: model.GuestUnknown}
+	o := &object{key: key, rec: r, changed: make(chan struct{}), guest: model.GuestUnknown, persists: model.PersistenceUnknown}
 	if r != nil {
 		o.status = model.Status{Generation: r.Generation, Phase: model.Working, Since: time.Now()}
 	}

@@ -37,6 +37,7 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 			continue // somebody waits for a look that begins after this one
 		}
 		s, failure := a.judgeLocked(g, m, w, plan)
+		a.notePersistenceLocked(o, g, w)
 		a.setStatusLocked(o, s, failure)
 	}
 }
@@ -72,7 +73,7 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		}
 		return s, nil
 	}
-	if at := m.rec.Attachment; at != nil {
+	if at := m.rec.Attachment; at != nil && !g.starting[m.key] {
 		answer := g.answers[at.InstanceUUID]
 		if answer.err != nil && answer.err.Reason == fault.InstanceNotFound {
 			s.Phase = model.Pending
@@ -101,6 +102,11 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 			}
 			return s, failure
 		}
+	}
+	if g.starting[m.key] {
+		s.Phase = model.Pending
+		e := fault.Preconditionf(fault.InstanceStarting, "instance %s is about to start: all is there that it connects to", word.Quote(m.rec.Attachment.Instance))
+		return s.Because(e, 0), nil
 	}
 	s.ObservedGeneration = m.rec.Generation
 	if e := a.objects[m.key].unsteady; e != nil {
@@ -146,19 +152,24 @@ func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s model.Status, w reco
 	if f := g.fails[k]; f != nil {
 		s.Phase = model.Failed
 		_, there := w.Is[k]
-		if there || k.Kind == reconcile.GuestMount {
+		if there || besides(k) {
 			s.Phase = model.Degraded // the share reaches its user all the same
 		}
 		if f.err.Reason == fault.GatewayCrashes || f.err.Reason == fault.GatewayStuck || f.err.Reason == fault.GatewayBlocked {
 			s.Phase = model.Degraded // the network is there, and its exports say that they wait
 		}
-		if k.Kind == reconcile.GuestMount {
+		if besides(k) {
 			s.ObservedGeneration = s.Generation
 		}
 		return s.Because(f.err, f.attempts), f.err, true
 	}
 	s.Phase = model.Working
 	return s, nil, true
+}
+
+// besides says whether the share reaches its user without a thing.
+func besides(k reconcile.Key) bool {
+	return k.Kind == reconcile.GuestMount || k.Kind == reconcile.Definition
 }
 
 // setStatusLocked keeps the time of the last real change, logs a transition

@@ -26,6 +26,7 @@ var deadlines = map[reconcile.Kind]time.Duration{
 	reconcile.Daemon:     10 * time.Second,
 	reconcile.Device:     15 * time.Second,
 	reconcile.GuestMount: 15 * time.Second,
+	reconcile.Definition: 10 * time.Second,
 }
 
 // lookDeadline bounds one observation.
@@ -39,6 +40,11 @@ func (a *Agent) do(ctx context.Context, g *group, s reconcile.Step, members []me
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadlines[s.Key.Kind])
 	defer cancel()
+	if ofLibvirt(s.Key) {
+		guarded, stop := a.starts.Guard(ctx, m.rec.Attachment.InstanceUUID)
+		defer stop()
+		ctx = guarded
+	}
 	crashpoint.Hit(crashpoint.At(crashpoint.StepBegin, s.Key.Kind.String(), string(s.Verb)))
 	err := a.doKind(ctx, g, s, m)
 	crashpoint.Hit(crashpoint.At(crashpoint.StepEnd, s.Key.Kind.String(), string(s.Verb)))
@@ -115,6 +121,11 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 			return a.guestUnmount(ctx, m)
 		}
 		return a.guestMount(ctx, m)
+	case reconcile.Definition:
+		if remove {
+			return a.o.Instances.Undefine(ctx, a.deviceOf(m))
+		}
+		return a.o.Instances.Define(ctx, a.deviceOf(m))
 	}
 	return errors.New("unknown kind")
 }

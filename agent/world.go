@@ -20,7 +20,7 @@ import (
 // that never change in place; their names say which they are.
 func (m member) version(k reconcile.Key) reconcile.Version {
 	switch k.Kind {
-	case reconcile.Device:
+	case reconcile.Device, reconcile.Definition:
 		return deviceVersion(m.rec.Attachment.Tag)
 	case reconcile.Gateway:
 		return reconcile.Version{Identity: "here", Settings: m.rec.Network.GatewaySettings()}
@@ -80,13 +80,14 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 		Want: map[reconcile.Key]reconcile.Want{}, Unknown: map[reconcile.Key]bool{},
 		Outside: map[reconcile.Key]bool{}, Uses: map[reconcile.Key][]reconcile.Key{},
 	}
+	g.starting = map[objectKey]bool{}
 	for _, m := range members {
 		wanted := a.wanted(ctx, g, m)
 		for _, k := range m.rec.Keys(m.key.id) {
 			needs := m.rec.Needs(k, m.key.id)
 			w.Uses[k] = needs
 			if slices.Contains(wanted, k) {
-				w.Want[k] = reconcile.Want{Version: m.version(k), Needs: needs, Outlives: intent.Outlives(k)}
+				w.Want[k] = reconcile.Want{Version: m.version(k), Needs: needs, Outlives: intent.Outlives(k), After: intent.After(k)}
 			}
 		}
 		if e := m.rec.Export; e != nil && a.servingOf(e.Network) == up {
@@ -95,7 +96,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 	}
 	for _, m := range members {
 		for _, k := range m.rec.Keys(m.key.id) {
-			if g.seen[k] || g.beside[k] {
+			if g.beside[k] || g.starting[m.key] && a.withoutQEMU(g, k, w) || g.seen[k] {
 				continue
 			}
 			a.look(ctx, g, k, m)
@@ -166,12 +167,7 @@ func (a *Agent) wanted(ctx context.Context, g *group, m member) []reconcile.Key 
 	case m.rec.Network != nil && !a.hasExports(m.key.id):
 		return keys[:1]
 	case m.rec.Attachment != nil:
-		// An instance that is off has no device, and needs no daemon and no
-		// mount. While libvirt is away nobody knows, and all stays.
-		i, err := g.answers.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
-		if err == nil && !i.Running || err != nil && err.Reason == fault.InstanceNotFound {
-			return nil
-		}
+		return a.wantedOfInstance(ctx, g, m)
 	}
 	return keys
 }
@@ -273,14 +269,9 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 	case reconcile.Export:
 		return a.observeExport(ctx, m)
 	case reconcile.Daemon:
-		done, err := a.o.Daemons.Done(a.at.Daemon(m.key.id))
-		if err != nil || done == nil {
-			return here, false, err
-		}
-		a.watchEnd(g, k, done)
-		return here, true, nil
-	case reconcile.Device:
-		return a.observeDevice(ctx, g, m)
+		return a.observeDaemon(g, k, m)
+	case reconcile.Device, reconcile.Definition:
+		return a.observeDevice(ctx, g, k, m)
 	case reconcile.GuestMount:
 		return here, a.guestMounted(g, m), nil
 	}
@@ -358,7 +349,7 @@ func (a *Agent) existingServer(network string) parts.Server {
 	return a.servers[network].Server
 }
 
-func (a *Agent) observeDevice(ctx context.Context, g *group, m member) (reconcile.Version, bool, error) {
+func (a *Agent) observeDevice(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
 	i, err := g.answers.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
 	if err != nil {
 		if err.Reason == fault.InstanceNotFound {
@@ -366,7 +357,11 @@ func (a *Agent) observeDevice(ctx context.Context, g *group, m member) (reconcil
 		}
 		return here, false, err
 	}
-	for _, d := range i.Devices {
+	devices := i.Devices
+	if k.Kind == reconcile.Definition {
+		devices = i.Defined
+	}
+	for _, d := range devices {
 		if d.Alias != m.rec.Attachment.Alias {
 			continue
 		}

@@ -15,14 +15,14 @@ const module = "github.com/causeway-project/causeway/"
 // mayImport is docs/architecture.md as data: for each package, the packages of
 // this module that it may import. A trailing ... stands for all below.
 var mayImport = map[string][]string{
-	"cmd/causeway":            {"api/node/client", "api/node/v1"},
-	"cmd/causeway-agent":      {"agent...", "api/node/v1", "drivers...", "ganesha", "ganesha/handles", "netns", "virtiofs", "virtiofs/virtiofsd"},
+	"cmd/causeway":            {"api/node/client", "api/node/v1", "virtiofs/hook"},
+	"cmd/causeway-agent":      {"agent...", "api/node/v1", "drivers...", "ganesha", "ganesha/handles", "netns", "virtiofs", "virtiofs/hook", "virtiofs/virtiofsd"},
 	"cmd/causeway-launch":     {"agent/process"},
 	"api/node/client":         {"api/node/v1"},
 	"api/node/client/example": {"api/node/client", "api/node/v1"},
 	"api/node/v1":             {},
 
-	"agent":            {"agent/access", "agent/crashpoint", "agent/device", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/parts", "agent/preflight", "agent/reconcile", "agent/statistics", "agent/tree", "agent/word", "drivers", "ganesha", "netns"},
+	"agent":            {"agent/access", "agent/crashpoint", "agent/device", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/parts", "agent/preflight", "agent/reconcile", "agent/starts", "agent/statistics", "agent/tree", "agent/word", "drivers", "ganesha", "netns"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
 	"agent/crashpoint": {},
 	"agent/device":     {"agent/fault", "agent/word"},
@@ -41,6 +41,7 @@ var mayImport = map[string][]string{
 
 	"agent/reconcile":  {},
 	"agent/rpc":        {"agent", "agent/access", "agent/device", "agent/fault", "agent/model", "agent/statistics", "api/node/v1", "drivers"},
+	"agent/starts":     {},
 	"agent/statistics": {"ganesha"},
 	"agent/tree":       {"agent/fault", "agent/intent", "agent/parts", "drivers", "drivers/mounts"},
 	"agent/word":       {"agent/fault"},
@@ -53,6 +54,7 @@ var mayImport = map[string][]string{
 	"drivers":  {},
 
 	"ganesha/nfs3":       {"agent/process"},
+	"virtiofs/hook":      {},
 	"virtiofs/virtiofsd": {"agent/process"},
 
 	"netns/arp":       {},

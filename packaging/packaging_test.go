@@ -186,3 +186,36 @@ func TestNeighbourThresholdsGrow(t *testing.T) {
 		t.Errorf("the tables are of %v, want one size for both", last)
 	}
 }
+
+// TestHook runs the hook as libvirt does, of which nothing comes back but an
+// exit code: what it prints would be another domain.
+func TestHook(t *testing.T) {
+	info, err := os.Stat("libvirt-hook")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o755 {
+		t.Errorf("its mode is %v: libvirt passes over what is not executable", info.Mode())
+	}
+	data, err := os.ReadFile("libvirt-hook")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "causeway")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\nfor a; do echo \"[$a]\" >&2; done\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script := filepath.Join(t.TempDir(), "hook")
+	if err := os.WriteFile(script, bytes.ReplaceAll(data, []byte("/usr/bin/causeway"), []byte(program)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), script, "--vm 1", "prepare", "begin", "-")
+	var out, said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if err := cmd.Run(); err != nil || out.Len() > 0 {
+		t.Errorf("%v, it prints %q", err, &out)
+	}
+	if want := "[libvirt-hook]\n[--]\n[--vm 1]\n[prepare]\n[begin]\n[-]\n"; !strings.HasSuffix(said.String(), want) {
+		t.Errorf("it runs %q, want %q at the end", &said, want)
+	}
+}

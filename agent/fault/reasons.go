@@ -63,6 +63,8 @@ const (
 	MountBusy          Reason = "mount_busy"
 	InstanceNotFound   Reason = "instance_not_found"
 	InstanceOff        Reason = "instance_off"
+	InstanceStarting   Reason = "instance_starting"
+	InstanceTransient  Reason = "instance_transient"
 	NoSharedMemory     Reason = "no_shared_memory"
 	NoFreePort         Reason = "no_free_port"
 	NoVirtiofsd        Reason = "no_virtiofsd"

@@ -64,6 +64,8 @@ type Attachment struct {
 
 	InstanceUUID  string // resolved by the agent
 	Guest         GuestState
+	Persistence   Persistence
+	LiveOnly      string // why it is, for a person; empty where it is not
 	LockScope     device.Scope
 	UnlockedUsers []string // other writers that do not meet its locks, "attachment/ID", "export/ID"
 	Status        Status
@@ -78,6 +80,23 @@ const (
 	GuestDeviceOnly GuestState = "device-only"
 	GuestMounted    GuestState = "mounted"
 )
+
+// A Persistence says what becomes of a device at the instance's next start.
+type Persistence string
+
+// The persistences.
+const (
+	PersistenceUnknown Persistence = "unknown"
+	LiveOnly           Persistence = "live-only"  // plugged in again when the instance has started
+	Persistent         Persistence = "persistent" // in the definition: there when the guest boots
+)
+
+// A Start is an instance of which libvirt is about to start the QEMU.
+type Start struct {
+	Instance string // name
+	UUID     string
+	Sockets  []string // that its virtiofs devices connect to
+}
 
 // A Network is a tenant network on this host.
 type Network struct {

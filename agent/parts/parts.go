@@ -4,6 +4,7 @@ package parts
 
 import (
 	"context"
+	"slices"
 
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/drivers/mounts"
@@ -69,7 +70,10 @@ type Instance struct {
 	FreePorts    int
 	Express      bool // these are PCIe ports, not slots of a conventional bus
 	GuestAgent   bool
-	Devices      []Device // every virtiofs device, ours or not
+	Devices      []Device // every virtiofs device, ours or not; none while it is off
+	Persistent   bool     // it has a definition, which outlives a stop
+	Defined      []Device // those of the definition, which its next start has
+	Hook         Hook     // how far libvirt tells us of its starts
 
 	Machine string // type, in QEMU's words: "pc-q35-7.2"
 	Cells   int    // of NUMA
@@ -89,6 +93,42 @@ type GuestAgent struct {
 	Channel  bool     // the instance has the device that the agent speaks through
 	Commands []string // that it allows
 	Err      error    // why it does not answer
+}
+
+// A Hook is how far libvirt tells the agent of an instance that is about to start.
+type Hook string
+
+// The states of the hook. A definition may have our devices where libvirt runs
+// it: QEMU does not start while nobody listens on their sockets.
+const (
+	HookMissing Hook = "missing" // not installed: libvirt tells nothing
+	HookUnread  Hook = "unread"  // installed since libvirt was started, which may not know of it
+	HookActive  Hook = "active"
+)
+
+// Defines says whether the definition is to have a device. Where nobody knows
+// whether libvirt runs the hook, what is there stays, and nothing new comes.
+func (i Instance) Defines(alias string) bool {
+	switch i.Hook {
+	case HookActive:
+		return i.Persistent
+	case HookUnread:
+		return slices.ContainsFunc(i.Defined, func(d Device) bool { return d.Alias == alias })
+	}
+	return false
+}
+
+// WhyLiveOnly says why the definition is to have no device; empty where it is.
+func (i Instance) WhyLiveOnly(alias string) string {
+	switch {
+	case i.Defines(alias):
+		return ""
+	case !i.Persistent:
+		return "the instance is transient, and gone when it stops"
+	case i.Hook == HookUnread:
+		return "libvirt was started before its hook was installed: restart it, running instances go on"
+	}
+	return "libvirt's hook is not installed: see causeway node preflight"
 }
 
 // A GuestMount is a mount in a guest.
@@ -116,6 +156,11 @@ type Instances interface {
 	// Detach unplugs d and waits until it is gone: GuestBusy. Not there is
 	// success.
 	Detach(ctx context.Context, d Device) error
+	// Define puts d into the instance's definition, which its next start takes.
+	// There already is success.
+	Define(ctx context.Context, d Device) error
+	// Undefine takes it out. Not there is success.
+	Undefine(ctx context.Context, d Device) error
 	// GuestMount mounts in the guest: GuestAgentAbsent, GuestRefused. Mounted
 	// there already is success.
 	GuestMount(ctx context.Context, g GuestMount) error
@@ -159,6 +204,9 @@ type Daemons interface {
 	Stop(ctx context.Context, dir string) error
 	// Done is closed when the daemon of dir ends; nil where none runs.
 	Done(dir string) (<-chan struct{}, error)
+	// Connected says whether a QEMU is, or just was, connected to the daemon of
+	// dir, which will take no other.
+	Connected(dir string) (bool, error)
 }
 
 // An InstanceEvent says that something about an instance may have changed.

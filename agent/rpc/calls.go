@@ -86,6 +86,8 @@ func mutating(method string) (verb string, ok bool) {
 		return "attachment.detach", true
 	case nodev1.Attachments_Repair_FullMethodName:
 		return "attachment.repair", true
+	case nodev1.Attachments_PrepareStart_FullMethodName:
+		return "instance.prepare-start", true
 	case nodev1.Networks_Put_FullMethodName:
 		return "network.put", true
 	case nodev1.Networks_Update_FullMethodName:

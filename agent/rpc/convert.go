@@ -72,6 +72,8 @@ func attachmentTo(a model.Attachment) *nodev1.Attachment {
 		LockScope:     scopes.to(a.LockScope),
 		UnlockedUsers: each(a.UnlockedUsers, text),
 		Forced:        a.Forced,
+		Persistence:   persistenceTo(a.Persistence),
+		LiveOnly:      text(a.LiveOnly),
 	}
 }
 
@@ -244,6 +246,18 @@ func phaseTo(p model.Phase) nodev1.Phase {
 		return nodev1.Phase_PHASE_FAILED
 	}
 	return nodev1.Phase_PHASE_UNSPECIFIED
+}
+
+func persistenceTo(p model.Persistence) nodev1.Persistence {
+	switch p {
+	case model.PersistenceUnknown:
+		return nodev1.Persistence_PERSISTENCE_UNKNOWN
+	case model.LiveOnly:
+		return nodev1.Persistence_PERSISTENCE_LIVE_ONLY
+	case model.Persistent:
+		return nodev1.Persistence_PERSISTENCE_PERSISTENT
+	}
+	return nodev1.Persistence_PERSISTENCE_UNSPECIFIED
 }
 
 func guestTo(g model.GuestState) nodev1.GuestState {

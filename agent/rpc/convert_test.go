@@ -55,11 +55,13 @@ func TestTranslateAttachment(t *testing.T) {
 
 	want.InstanceUUID, want.Guest = "u", model.GuestDeviceOnly
 	want.LockScope, want.UnlockedUsers, want.Forced = device.ScopeGuest, []string{"export/e\xff"}, true
+	want.Persistence, want.LiveOnly = model.LiveOnly, "transient"
 	want.Status = model.Status{Generation: 2, ObservedGeneration: 1, Phase: model.Failed, Since: since, Reason: "r", Message: "bad \xff", Attempts: 3}
 	compare(t, "to the caller", &nodev1.Attachment{
 		Id: "a", Instance: "vm1", Tag: "docs", ReadOnly: true, MountAt: "/mnt",
 		Connection:   &nodev1.Connection{BackendKind: "local", Source: "docs", Options: map[string]string{"k": "v"}},
 		InstanceUuid: "u", Guest: nodev1.GuestState_GUEST_STATE_DEVICE_ONLY,
+		Persistence: nodev1.Persistence_PERSISTENCE_LIVE_ONLY, LiveOnly: "transient",
 		Status: &nodev1.Status{Generation: 2, ObservedGeneration: 1, Phase: nodev1.Phase_PHASE_FAILED,
 			Since: timestamppb.New(since), Reason: "r", Message: "bad \uFFFD", Attempts: 3},
 		Settings: someSettings(), Ids: someIDs(), LockScope: nodev1.LockScope_LOCK_SCOPE_GUEST, UnlockedUsers: []string{"export/e\uFFFD"}, Forced: true,
@@ -173,6 +175,11 @@ func TestEveryEnumIsTranslated(t *testing.T) {
 			t.Errorf("guest state %s is %s", g, got)
 		}
 	}
+	for _, p := range []model.Persistence{model.PersistenceUnknown, model.LiveOnly, model.Persistent} {
+		if got := persistenceTo(p).String(); got != "PERSISTENCE_"+strings.ToUpper(strings.ReplaceAll(string(p), "-", "_")) {
+			t.Errorf("persistence %s is %s", p, got)
+		}
+	}
 	for state, v := range ruleStates {
 		if v.String() != "RULE_STATE_"+strings.ToUpper(string(state)) {
 			t.Errorf("rule state %s is %s", state, v)
@@ -181,7 +188,7 @@ func TestEveryEnumIsTranslated(t *testing.T) {
 	if len(ruleStates) != len(nodev1.RuleState_name)-1 || len(secs) != len(nodev1.Sec_name)-1 {
 		t.Error("a rule state or security flavour is missing")
 	}
-	if phaseTo("x")+nodev1.Phase(verdictTo("x"))+nodev1.Phase(guestTo("x")) != 0 {
+	if phaseTo("x")+nodev1.Phase(verdictTo("x"))+nodev1.Phase(guestTo("x"))+nodev1.Phase(persistenceTo("x")) != 0 {
 		t.Error("an unknown word is not unspecified")
 	}
 }

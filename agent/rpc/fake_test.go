@@ -63,6 +63,10 @@ func (f *fake) Attachments(ctx context.Context, instance string) ([]model.Attach
 	return []model.Attachment{f.attachment}, err
 }
 
+func (f *fake) PrepareStart(ctx context.Context, s model.Start) error {
+	return f.called(ctx, "PrepareStart "+s.UUID)
+}
+
 func (f *fake) RepairAttachment(ctx context.Context, id string) (model.Attachment, error) {
 	return f.attachment, f.called(ctx, "RepairAttachment "+id)
 }

@@ -37,6 +37,7 @@ type Attachments interface {
 	Attachments(ctx context.Context, instance string) ([]model.Attachment, error)
 	RepairAttachment(ctx context.Context, id string) (model.Attachment, error)
 	PreflightAttachment(ctx context.Context, at model.Attachment) ([]model.Check, error)
+	PrepareStart(context.Context, model.Start) error
 }
 
 // Networks is what the service of that name needs; errors as Attachments'.

@@ -43,28 +43,29 @@ func calls() map[string]struct {
 		reply   proto.Message
 		agent   string
 	}{
-		nodev1.Attachments_Attach_FullMethodName:    {&nodev1.AttachRequest{Attachment: attachment}, &nodev1.AttachResponse{}, "Attach"},
-		nodev1.Attachments_Detach_FullMethodName:    {&nodev1.DetachRequest{Id: "x"}, &nodev1.DetachResponse{}, "Detach x"},
-		nodev1.Attachments_Get_FullMethodName:       {&nodev1.GetAttachmentRequest{Id: "x"}, &nodev1.GetAttachmentResponse{}, "Attachment x"},
-		nodev1.Attachments_List_FullMethodName:      {&nodev1.ListAttachmentsRequest{}, &nodev1.ListAttachmentsResponse{}, "Attachments"},
-		nodev1.Attachments_Repair_FullMethodName:    {&nodev1.RepairAttachmentRequest{Id: "x"}, &nodev1.RepairAttachmentResponse{}, "RepairAttachment x"},
-		nodev1.Networks_Put_FullMethodName:          {&nodev1.PutNetworkRequest{Network: network}, &nodev1.PutNetworkResponse{}, "PutNetwork"},
-		nodev1.Networks_Update_FullMethodName:       {&nodev1.UpdateNetworkRequest{Network: network, Generation: 3}, &nodev1.UpdateNetworkResponse{}, "UpdateNetwork 3"},
-		nodev1.Networks_Delete_FullMethodName:       {&nodev1.DeleteNetworkRequest{Id: "x"}, &nodev1.DeleteNetworkResponse{}, "DeleteNetwork x"},
-		nodev1.Networks_Get_FullMethodName:          {&nodev1.GetNetworkRequest{Id: "x"}, &nodev1.GetNetworkResponse{}, "Network x"},
-		nodev1.Networks_List_FullMethodName:         {&nodev1.ListNetworksRequest{}, &nodev1.ListNetworksResponse{}, "Networks"},
-		nodev1.Exports_Put_FullMethodName:           {&nodev1.PutExportRequest{Export: export}, &nodev1.PutExportResponse{}, "PutExport"},
-		nodev1.Exports_Delete_FullMethodName:        {&nodev1.DeleteExportRequest{Id: "x"}, &nodev1.DeleteExportResponse{}, "DeleteExport x"},
-		nodev1.Exports_Get_FullMethodName:           {&nodev1.GetExportRequest{Id: "x"}, &nodev1.GetExportResponse{}, "Export x"},
-		nodev1.Exports_List_FullMethodName:          {&nodev1.ListExportsRequest{}, &nodev1.ListExportsResponse{}, "Exports"},
-		nodev1.Exports_PutRule_FullMethodName:       {&nodev1.PutRuleRequest{Export: "e", Rule: rule}, &nodev1.PutRuleResponse{}, "PutRule e"},
-		nodev1.Exports_DeleteRule_FullMethodName:    {&nodev1.DeleteRuleRequest{Export: "e", Id: "x"}, &nodev1.DeleteRuleResponse{}, "DeleteRule e x"},
-		nodev1.Exports_GetRule_FullMethodName:       {&nodev1.GetRuleRequest{Export: "e", Id: "x"}, &nodev1.GetRuleResponse{}, "Rule e x"},
-		nodev1.Exports_ListRules_FullMethodName:     {&nodev1.ListRulesRequest{Export: "e"}, &nodev1.ListRulesResponse{}, "Rules e"},
-		nodev1.Exports_RecoverRules_FullMethodName:  {&nodev1.RecoverRulesRequest{Export: "e"}, &nodev1.RecoverRulesResponse{}, "RecoverRules e"},
-		nodev1.Attachments_Preflight_FullMethodName: {&nodev1.PreflightAttachmentRequest{Attachment: attachment}, &nodev1.PreflightAttachmentResponse{}, "PreflightAttachment"},
-		nodev1.Node_Get_FullMethodName:              {&nodev1.GetNodeRequest{}, &nodev1.GetNodeResponse{}, "Node"},
-		nodev1.Node_Preflight_FullMethodName:        {&nodev1.PreflightRequest{}, &nodev1.PreflightResponse{}, "Preflight"},
+		nodev1.Attachments_Attach_FullMethodName:       {&nodev1.AttachRequest{Attachment: attachment}, &nodev1.AttachResponse{}, "Attach"},
+		nodev1.Attachments_Detach_FullMethodName:       {&nodev1.DetachRequest{Id: "x"}, &nodev1.DetachResponse{}, "Detach x"},
+		nodev1.Attachments_Get_FullMethodName:          {&nodev1.GetAttachmentRequest{Id: "x"}, &nodev1.GetAttachmentResponse{}, "Attachment x"},
+		nodev1.Attachments_List_FullMethodName:         {&nodev1.ListAttachmentsRequest{}, &nodev1.ListAttachmentsResponse{}, "Attachments"},
+		nodev1.Attachments_Repair_FullMethodName:       {&nodev1.RepairAttachmentRequest{Id: "x"}, &nodev1.RepairAttachmentResponse{}, "RepairAttachment x"},
+		nodev1.Networks_Put_FullMethodName:             {&nodev1.PutNetworkRequest{Network: network}, &nodev1.PutNetworkResponse{}, "PutNetwork"},
+		nodev1.Networks_Update_FullMethodName:          {&nodev1.UpdateNetworkRequest{Network: network, Generation: 3}, &nodev1.UpdateNetworkResponse{}, "UpdateNetwork 3"},
+		nodev1.Networks_Delete_FullMethodName:          {&nodev1.DeleteNetworkRequest{Id: "x"}, &nodev1.DeleteNetworkResponse{}, "DeleteNetwork x"},
+		nodev1.Networks_Get_FullMethodName:             {&nodev1.GetNetworkRequest{Id: "x"}, &nodev1.GetNetworkResponse{}, "Network x"},
+		nodev1.Networks_List_FullMethodName:            {&nodev1.ListNetworksRequest{}, &nodev1.ListNetworksResponse{}, "Networks"},
+		nodev1.Exports_Put_FullMethodName:              {&nodev1.PutExportRequest{Export: export}, &nodev1.PutExportResponse{}, "PutExport"},
+		nodev1.Exports_Delete_FullMethodName:           {&nodev1.DeleteExportRequest{Id: "x"}, &nodev1.DeleteExportResponse{}, "DeleteExport x"},
+		nodev1.Exports_Get_FullMethodName:              {&nodev1.GetExportRequest{Id: "x"}, &nodev1.GetExportResponse{}, "Export x"},
+		nodev1.Exports_List_FullMethodName:             {&nodev1.ListExportsRequest{}, &nodev1.ListExportsResponse{}, "Exports"},
+		nodev1.Exports_PutRule_FullMethodName:          {&nodev1.PutRuleRequest{Export: "e", Rule: rule}, &nodev1.PutRuleResponse{}, "PutRule e"},
+		nodev1.Exports_DeleteRule_FullMethodName:       {&nodev1.DeleteRuleRequest{Export: "e", Id: "x"}, &nodev1.DeleteRuleResponse{}, "DeleteRule e x"},
+		nodev1.Exports_GetRule_FullMethodName:          {&nodev1.GetRuleRequest{Export: "e", Id: "x"}, &nodev1.GetRuleResponse{}, "Rule e x"},
+		nodev1.Exports_ListRules_FullMethodName:        {&nodev1.ListRulesRequest{Export: "e"}, &nodev1.ListRulesResponse{}, "Rules e"},
+		nodev1.Exports_RecoverRules_FullMethodName:     {&nodev1.RecoverRulesRequest{Export: "e"}, &nodev1.RecoverRulesResponse{}, "RecoverRules e"},
+		nodev1.Attachments_Preflight_FullMethodName:    {&nodev1.PreflightAttachmentRequest{Attachment: attachment}, &nodev1.PreflightAttachmentResponse{}, "PreflightAttachment"},
+		nodev1.Node_Get_FullMethodName:                 {&nodev1.GetNodeRequest{}, &nodev1.GetNodeResponse{}, "Node"},
+		nodev1.Node_Preflight_FullMethodName:           {&nodev1.PreflightRequest{}, &nodev1.PreflightResponse{}, "Preflight"},
+		nodev1.Attachments_PrepareStart_FullMethodName: {&nodev1.PrepareStartRequest{Instance: "vm1", InstanceUuid: "u"}, &nodev1.PrepareStartResponse{}, "PrepareStart u"},
 	}
 }
 
@@ -146,7 +147,7 @@ func TestAudit(t *testing.T) {
 	}
 	slices.Sort(verbs)
 	want := []string{"attachment.attach", "attachment.detach", "attachment.repair",
-		"export.delete", "export.delete", "export.put", "export.rule.delete", "export.rule.put", "export.rules.recover", "network.delete", "network.put", "network.update"}
+		"export.delete", "export.delete", "export.put", "export.rule.delete", "export.rule.put", "export.rules.recover", "instance.prepare-start", "network.delete", "network.put", "network.update"}
 	if diff := cmp.Diff(want, verbs); diff != "" {
 		t.Errorf("audited verbs (-want +got):\n%s", diff)
 	}

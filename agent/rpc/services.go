@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
@@ -77,6 +78,21 @@ func (s attachments) Preflight(ctx context.Context, r *nodev1.PreflightAttachmen
 		return nil, err
 	}
 	return &nodev1.PreflightAttachmentResponse{Checks: each(got, checkTo)}, nil
+}
+
+func (s attachments) PrepareStart(ctx context.Context, r *nodev1.PrepareStartRequest) (*nodev1.PrepareStartResponse, error) {
+	if err := checkNeeds(need{"instance", r.GetInstance()}, need{"instance_uuid", r.GetInstanceUuid()}); err != nil {
+		return nil, err
+	}
+	// Whoever else could call it could keep libvirt's answers from the agent.
+	if who, known := caller(ctx); !known || who.UID != 0 && who.UID != ownUID() {
+		return nil, &fault.Error{Kind: fault.Denied, Reason: CallerNotAllowed, Message: "this call is for libvirt's hook: only root may make it"}
+	}
+	err := s.agent.PrepareStart(ctx, model.Start{Instance: r.GetInstance(), UUID: r.GetInstanceUuid(), Sockets: r.GetSockets()})
+	if err != nil {
+		return nil, err
+	}
+	return &nodev1.PrepareStartResponse{}, nil
 }
 
 type networks struct {

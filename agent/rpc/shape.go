@@ -133,6 +133,8 @@ func objectID(req proto.Message) string {
 		return r.GetExport() + "/" + r.GetId()
 	case *nodev1.RecoverRulesRequest:
 		return r.GetExport()
+	case *nodev1.PrepareStartRequest:
+		return r.GetInstance()
 	case interface{ GetId() string }:
 		return r.GetId()
 	}

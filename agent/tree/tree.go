@@ -55,3 +55,10 @@ func (t *Tree) Daemon(attachment string) string {
 
 // Socket is where an attachment's virtiofsd listens.
 func (t *Tree) Socket(attachment string) string { return filepath.Join(t.Daemon(attachment), "sock") }
+
+// OfSocket is the attachment whose virtiofsd listens at a path, if it is one of
+// this directory's.
+func (t *Tree) OfSocket(path string) (attachment string, ours bool) {
+	attachment = filepath.Base(filepath.Dir(path))
+	return attachment, path == t.Socket(attachment)
+}

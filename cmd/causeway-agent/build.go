@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/netns"
 	"github.com/causeway-project/causeway/virtiofs"
+	"github.com/causeway-project/causeway/virtiofs/hook"
 	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
 )
 
@@ -73,8 +75,8 @@ func build(cfg config, log *slog.Logger) (core, error) {
 		n.libvirt = virtiofs.New(virtiofs.Options{URI: cfg.Libvirt.URI, Logger: log, Changed: func(e virtiofs.Event) {
 			n.Agent.InstanceChanged(parts.InstanceEvent{UUID: e.Instance, Rebooted: e.Rebooted})
 		}})
-		o.Instances = instances{n.libvirt}
-		o.Checks = append(o.Checks, n.checkLibvirt)
+		o.Instances = instances{h: n.libvirt}
+		o.Checks = append(o.Checks, n.checkLibvirt, checkHook)
 	}
 	if n.Agent, err = agent.New(o); err != nil {
 		return nil, err
@@ -194,6 +196,24 @@ func (n *node) checkLibvirt(context.Context) model.Check {
 		return model.Check{Name: "libvirt", Verdict: model.Fail, Message: err.Error(), Fix: "systemctl start libvirtd, or set libvirt.enabled to false"}
 	}
 	return model.Check{Name: "libvirt", Verdict: model.Pass, Message: "connected"}
+}
+
+// checkHook warns only: without the hook attachments are live alone.
+func checkHook(context.Context) model.Check {
+	check := model.Check{Name: "libvirt-hook", Verdict: model.Warn}
+	switch state, err := (hook.Place{}).State(); {
+	case err != nil:
+		check.Message, check.Fix = err.Error(), "ls -l "+hook.Program
+	case state == hook.Missing:
+		check.Message = "shares are plugged in anew after each start of an instance, since libvirt does not tell of it before"
+		check.Fix = "mkdir -p " + filepath.Dir(hook.Program) + " && ln -s /usr/share/causeway/libvirt-hook " + hook.Program + " && systemctl restart libvirtd; running instances go on"
+	case state == hook.Unread:
+		check.Message = "libvirt was started before its hook was installed, and may not run it"
+		check.Fix = "systemctl restart libvirtd; running instances go on"
+	default:
+		check.Verdict, check.Message = model.Pass, hook.Program+" tells of instances that are about to start"
+	}
+	return check
 }
 
 // hostChecks are those of the programs and directories that the agent uses.

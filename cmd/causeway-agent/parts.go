@@ -11,6 +11,7 @@ import (
 	"github.com/causeway-project/causeway/agent/process/usage"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/virtiofs"
+	"github.com/causeway-project/causeway/virtiofs/hook"
 	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
 )
 
@@ -86,6 +87,11 @@ func (v virtiofsDaemons) Stop(ctx context.Context, dir string) error {
 	return v.d.Stop(ctx, virtiofsd.Daemon{Dir: dir}, daemonGrace)
 }
 
+func (v virtiofsDaemons) Connected(dir string) (bool, error) {
+	s, err := v.d.State(virtiofsd.Daemon{Dir: dir})
+	return s == virtiofsd.Connected, err
+}
+
 func (v virtiofsDaemons) Done(dir string) (<-chan struct{}, error) {
 	p, err := v.d.Find(virtiofsd.Daemon{Dir: dir})
 	if err != nil || p == nil {
@@ -96,7 +102,10 @@ func (v virtiofsDaemons) Done(dir string) (<-chan struct{}, error) {
 
 // instances is package virtiofs's host as the agent wants it, which cannot
 // import what needs a C library.
-type instances struct{ h *virtiofs.Host }
+type instances struct {
+	h    *virtiofs.Host
+	hook hook.Place
+}
 
 func (i instances) Instance(ctx context.Context, nameOrUUID string) (parts.Instance, error) {
 	v, err := i.h.Instance(ctx, nameOrUUID)
@@ -106,10 +115,19 @@ func (i instances) Instance(ctx context.Context, nameOrUUID string) (parts.Insta
 	out := parts.Instance{
 		UUID: v.UUID, Name: v.Name, Running: v.Running, SharedMemory: v.SharedMemory, FreePorts: v.FreePorts, Express: v.Express, GuestAgent: v.GuestAgent,
 		Machine: v.Machine, Cells: v.Cells, CPUs: v.CPUs, Memory: v.Memory,
-		Migrating: v.Migrating, Migrated: v.Migrated,
+		Persistent: v.Persistent,
+		Migrating:  v.Migrating, Migrated: v.Migrated,
 	}
 	for _, d := range v.Filesystems {
 		out.Devices = append(out.Devices, parts.Device(d))
+	}
+	for _, d := range v.Defined {
+		out.Defined = append(out.Defined, parts.Device(d))
+	}
+	state, err := i.hook.State()
+	out.Hook = map[hook.State]parts.Hook{hook.Missing: parts.HookMissing, hook.Unread: parts.HookUnread, hook.Active: parts.HookActive}[state]
+	if err != nil {
+		return parts.Instance{}, err
 	}
 	return out, nil
 }
@@ -143,6 +161,14 @@ func (i instances) Detach(ctx context.Context, d parts.Device) error {
 	return libvirtError(i.h.Detach(ctx, virtiofs.Device(d)))
 }
 
+func (i instances) Define(ctx context.Context, d parts.Device) error {
+	return libvirtError(i.h.Define(ctx, virtiofs.Device(d)))
+}
+
+func (i instances) Undefine(ctx context.Context, d parts.Device) error {
+	return libvirtError(i.h.Undefine(ctx, virtiofs.Device(d)))
+}
+
 func (i instances) GuestMount(ctx context.Context, g parts.GuestMount) error {
 	return libvirtError(i.h.GuestMount(ctx, virtiofs.GuestMount(g)))
 }
@@ -163,6 +189,7 @@ func libvirtError(err error) error {
 		{virtiofs.ErrUnavailable, fault.Unavailable, fault.LibvirtUnavailable, "libvirt does not answer: it will be tried again"},
 		{virtiofs.ErrNoInstance, fault.NotFound, fault.InstanceNotFound, "there is no such instance: check its name with virsh list --all"},
 		{virtiofs.ErrInstanceOff, fault.Precondition, fault.InstanceOff, "the instance is not running: start it"},
+		{virtiofs.ErrTransient, fault.Precondition, fault.InstanceTransient, "the instance has no definition that could have the device: it is live alone"},
 		{virtiofs.ErrNoSharedMemory, fault.Precondition, fault.NoSharedMemory, "the instance has no shared memory, which virtiofs needs: give its domain a NUMA cell with memAccess='shared' and restart it"},
 		{virtiofs.ErrBadTag, fault.Invalid, fault.BadTag, "the tag cannot be used: choose another"},
 		{virtiofs.ErrTagTaken, fault.Precondition, fault.TagTaken, "the tag is taken in the instance: choose another"},
@@ -199,6 +226,8 @@ func (noLibvirt) GuestAgent(context.Context, string) (parts.GuestAgent, error) {
 	return parts.GuestAgent{}, errNoLibvirt
 }
 func (noLibvirt) Attach(context.Context, parts.Device) error           { return errNoLibvirt }
+func (noLibvirt) Define(context.Context, parts.Device) error           { return errNoLibvirt }
+func (noLibvirt) Undefine(context.Context, parts.Device) error         { return errNoLibvirt }
 func (noLibvirt) Detach(context.Context, parts.Device) error           { return errNoLibvirt }
 func (noLibvirt) GuestMount(context.Context, parts.GuestMount) error   { return errNoLibvirt }
 func (noLibvirt) GuestUnmount(context.Context, parts.GuestMount) error { return errNoLibvirt }

@@ -54,6 +54,8 @@ func (c *cli) attachments(instance string) noun[*nodev1.Attachment] {
 				{"Lock scope", one(func(a T) string { return word(a.GetLockScope(), "LOCK_SCOPE_") })},
 				{"Unlocked users", T.GetUnlockedUsers},
 				{"Forced", one(func(a T) string { return yesNo(a.GetForced()) })},
+				{"Persistence", one(func(a T) string { return word(a.GetPersistence(), "PERSISTENCE_") })},
+				{"Live only", one(T.GetLiveOnly)},
 			}, statusDetail(T.GetStatus)...),
 		},
 	}

@@ -76,7 +76,7 @@ Exit codes:
 	flags.DurationVar(&c.timeout, "timeout", time.Minute, "longest time to wait for the agent; watch waits for ever")
 	flags.StringVarP(&c.output, "output", "o", "table", "table, json or yaml")
 	must(cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs(), cobra.ShellCompDirectiveNoFileComp)))
-	cmd.AddCommand(c.attachment(), c.network(), c.export(), c.rule(), c.gateway(), c.mount(), c.node(), c.watch(allKinds))
+	cmd.AddCommand(c.attachment(), c.network(), c.export(), c.rule(), c.gateway(), c.mount(), c.node(), c.libvirtHook(), c.watch(allKinds))
 	return cmd
 }
 

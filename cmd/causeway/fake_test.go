@@ -70,12 +70,14 @@ func newFakeAgent() *fakeAgent {
 					Locks: nodev1.Locks_LOCKS_LOCAL, QueueSize: 1024, Threads: 1, OpenFiles: 1 << 20},
 				Ids: &nodev1.IdPolicy{Policy: &nodev1.IdPolicy_Map{Map: &nodev1.IdMap{
 					Uids: []*nodev1.IdRange{{Host: 100000, Count: 65536}}, Gids: []*nodev1.IdRange{{Guest: 5, Host: 6, Count: 7}}}}},
-				LockScope: nodev1.LockScope_LOCK_SCOPE_GUEST, UnlockedUsers: []string{"attachment/docs-vm2", "export/docs"}, Forced: true},
+				LockScope: nodev1.LockScope_LOCK_SCOPE_GUEST, UnlockedUsers: []string{"attachment/docs-vm2", "export/docs"}, Forced: true,
+				Persistence: nodev1.Persistence_PERSISTENCE_PERSISTENT},
 			{Id: "hostile", Instance: "vm\x1b[31m2\n", Tag: "x", ReadOnly: true,
 				Connection: &nodev1.Connection{BackendKind: "local", Source: "a\u202eb\x7f\u0085", Options: map[string]string{"k\n2": "v\x07", "k1": "v"}},
 				Status: &nodev1.Status{Generation: 1, Phase: nodev1.Phase_PHASE_FAILED, Since: since(50 * time.Hour), Attempts: 3,
 					Reason: "instance_off", Message: "instance is off\x1b]0;owned\x07\nstart it"},
-				Guest: nodev1.GuestState_GUEST_STATE_UNKNOWN},
+				Guest:       nodev1.GuestState_GUEST_STATE_UNKNOWN,
+				Persistence: nodev1.Persistence_PERSISTENCE_LIVE_ONLY, LiveOnly: "no hook\x1b[2J"},
 		},
 		networks: []*nodev1.Network{
 			{Id: "blue", Plug: &nodev1.Network_Bridge{Bridge: &nodev1.BridgePlug{Bridge: "br-blue"}}, Addresses: []string{"10.77.0.2/24", "fd77::2/64"},
@@ -158,6 +160,10 @@ func (f *fakeAgent) Attach(ctx context.Context, r *nodev1.AttachRequest) (*nodev
 
 func (f *fakeAgent) Detach(ctx context.Context, r *nodev1.DetachRequest) (*nodev1.DetachResponse, error) {
 	return &nodev1.DetachResponse{}, f.change(ctx, "detach", r)
+}
+
+func (f *fakeAgent) PrepareStart(ctx context.Context, r *nodev1.PrepareStartRequest) (*nodev1.PrepareStartResponse, error) {
+	return &nodev1.PrepareStartResponse{}, f.change(ctx, "prepare-start", r)
 }
 
 func (f *fakeAgent) Repair(ctx context.Context, r *nodev1.RepairAttachmentRequest) (*nodev1.RepairAttachmentResponse, error) {

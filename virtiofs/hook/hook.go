@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -91,8 +92,11 @@ func cameAt(path string) (time.Time, error) {
 type Start struct {
 	Instance string // name
 	UUID     string
-	Sockets  []string // that its virtiofs devices connect to
+	Sockets  []string // that our devices connect to
 }
+
+// aliasPrefix is virtiofs.AliasPrefix, whose package needs a C library.
+const aliasPrefix = "ua-cw-"
 
 // maxDocument is more than any definition has.
 const maxDocument = 16 << 20
@@ -115,6 +119,9 @@ func ParseStart(args []string, input io.Reader) (Start, bool, error) {
 				Source struct {
 					Socket string `xml:"socket,attr"`
 				} `xml:"source"`
+				Alias struct {
+					Name string `xml:"name,attr"`
+				} `xml:"alias"`
 			} `xml:"filesystem"`
 		} `xml:"devices"`
 	}
@@ -123,7 +130,7 @@ func ParseStart(args []string, input io.Reader) (Start, bool, error) {
 	}
 	s := Start{Instance: domain.Name, UUID: domain.UUID}
 	for _, f := range domain.Devices.Filesystems {
-		if f.Driver.Type == "virtiofs" && f.Source.Socket != "" {
+		if f.Driver.Type == "virtiofs" && strings.HasPrefix(f.Alias.Name, aliasPrefix) {
 			s.Sockets = append(s.Sockets, f.Source.Socket)
 		}
 	}

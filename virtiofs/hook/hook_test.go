@@ -71,13 +71,13 @@ func TestParseStart(t *testing.T) {
   <uuid>11111111-2222-3333-4444-555555555555</uuid>
   <metadata><x:filesystem xmlns:x='urn:x'><driver type='virtiofs'/><source socket='/evil'/></x:filesystem></metadata>
   <devices>
-    <filesystem type='mount'><driver type='virtiofs' queue='1024'/><source socket='/run/causeway/virtiofs/a/sock'/><target dir='a'/></filesystem>
+    <filesystem type='mount'><driver type='virtiofs' queue='1024'/><source socket='/run/causeway/virtiofs/a/sock'/><target dir='a'/><alias name='ua-cw-a'/></filesystem>
     <filesystem type='mount'><driver type='virtiofs'/><source dir='/srv'/><target dir='b'/></filesystem>
     <filesystem type='mount'><source dir='/srv'/><target dir='c'/></filesystem>
-    <filesystem type='mount'><driver type='virtiofs'/><source socket='/elsewhere'/><target dir='d'/></filesystem>
+    <filesystem type='mount'><driver type='virtiofs'/><source socket='/elsewhere'/><target dir='d'/><alias name='ua-theirs'/></filesystem>
   </devices>
 </domain>`
-	want := Start{Instance: "vm1", UUID: "11111111-2222-3333-4444-555555555555", Sockets: []string{"/run/causeway/virtiofs/a/sock", "/elsewhere"}}
+	want := Start{Instance: "vm1", UUID: "11111111-2222-3333-4444-555555555555", Sockets: []string{"/run/causeway/virtiofs/a/sock"}}
 	got, is, err := ParseStart([]string{"vm1", "prepare", "begin", "-"}, strings.NewReader(doc))
 	if diff := cmp.Diff(want, got); diff != "" || !is || err != nil {
 		t.Errorf("%v, %v (-want +got):\n%s", is, err, diff)

@@ -269,6 +269,63 @@ func (LockScope) EnumDescriptor() ([]byte, []int) {
 	return file_node_v1_node_proto_rawDescGZIP(), []int{3}
 }
 
+// Persistence says what becomes of the device at the instance's next start.
+type Persistence int32
+
+const (
+	Persistence_PERSISTENCE_UNSPECIFIED Persistence = 0
+	// libvirt has not yet been asked.
+	Persistence_PERSISTENCE_UNKNOWN Persistence = 1
+	// It goes with the running instance, and is plugged in again when that has
+	// started.
+	Persistence_PERSISTENCE_LIVE_ONLY Persistence = 2
+	// It is in the definition too, and there when the guest boots.
+	Persistence_PERSISTENCE_PERSISTENT Persistence = 3
+)
+
+// Enum value maps for Persistence.
+var (
+	Persistence_name = map[int32]string{
+		0: "PERSISTENCE_UNSPECIFIED",
+		1: "PERSISTENCE_UNKNOWN",
+		2: "PERSISTENCE_LIVE_ONLY",
+		3: "PERSISTENCE_PERSISTENT",
+	}
+	Persistence_value = map[string]int32{
+		"PERSISTENCE_UNSPECIFIED": 0,
+		"PERSISTENCE_UNKNOWN":     1,
+		"PERSISTENCE_LIVE_ONLY":   2,
+		"PERSISTENCE_PERSISTENT":  3,
+	}
+)
+
+func (x Persistence) Enum() *Persistence {
+	p := new(Persistence)
+	*p = x
+	return p
+}
+
+func (x Persistence) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Persistence) Descriptor() protoreflect.EnumDescriptor {
+	return file_node_v1_node_proto_enumTypes[4].Descriptor()
+}
+
+func (Persistence) Type() protoreflect.EnumType {
+	return &file_node_v1_node_proto_enumTypes[4]
+}
+
+func (x Persistence) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Persistence.Descriptor instead.
+func (Persistence) EnumDescriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
 // GuestState says what is known of the mount inside the guest.
 type GuestState int32
 
@@ -309,11 +366,11 @@ func (x GuestState) String() string {
 }
 
 func (GuestState) Descriptor() protoreflect.EnumDescriptor {
-	return file_node_v1_node_proto_enumTypes[4].Descriptor()
+	return file_node_v1_node_proto_enumTypes[5].Descriptor()
 }
 
 func (GuestState) Type() protoreflect.EnumType {
-	return &file_node_v1_node_proto_enumTypes[4]
+	return &file_node_v1_node_proto_enumTypes[5]
 }
 
 func (x GuestState) Number() protoreflect.EnumNumber {
@@ -322,7 +379,7 @@ func (x GuestState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GuestState.Descriptor instead.
 func (GuestState) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 type Verdict int32
@@ -361,11 +418,11 @@ func (x Verdict) String() string {
 }
 
 func (Verdict) Descriptor() protoreflect.EnumDescriptor {
-	return file_node_v1_node_proto_enumTypes[5].Descriptor()
+	return file_node_v1_node_proto_enumTypes[6].Descriptor()
 }
 
 func (Verdict) Type() protoreflect.EnumType {
-	return &file_node_v1_node_proto_enumTypes[5]
+	return &file_node_v1_node_proto_enumTypes[6]
 }
 
 func (x Verdict) Number() protoreflect.EnumNumber {
@@ -374,7 +431,7 @@ func (x Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Verdict.Descriptor instead.
 func (Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 type WatchResponse_Type int32
@@ -415,11 +472,11 @@ func (x WatchResponse_Type) String() string {
 }
 
 func (WatchResponse_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_node_v1_node_proto_enumTypes[6].Descriptor()
+	return file_node_v1_node_proto_enumTypes[7].Descriptor()
 }
 
 func (WatchResponse_Type) Type() protoreflect.EnumType {
-	return &file_node_v1_node_proto_enumTypes[6]
+	return &file_node_v1_node_proto_enumTypes[7]
 }
 
 func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
@@ -428,7 +485,7 @@ func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Type.Descriptor instead.
 func (WatchResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{69, 0}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{71, 0}
 }
 
 // Status is what the agent knows of an object.
@@ -634,7 +691,11 @@ type Attachment struct {
 	UnlockedUsers []string `protobuf:"bytes,13,rep,name=unlocked_users,json=unlockedUsers,proto3" json:"unlocked_users,omitempty"`
 	// From the agent: the attachment was made with force, so that further users
 	// that do not meet its locks are let in too.
-	Forced        bool `protobuf:"varint,14,opt,name=forced,proto3" json:"forced,omitempty"`
+	Forced bool `protobuf:"varint,14,opt,name=forced,proto3" json:"forced,omitempty"`
+	// From the agent: what becomes of the device when the instance is stopped.
+	Persistence Persistence `protobuf:"varint,18,opt,name=persistence,proto3,enum=causeway.node.v1.Persistence" json:"persistence,omitempty"`
+	// Why the device is live only, and what to do; empty where it is not.
+	LiveOnly      string `protobuf:"bytes,19,opt,name=live_only,json=liveOnly,proto3" json:"live_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -765,6 +826,20 @@ func (x *Attachment) GetForced() bool {
 		return x.Forced
 	}
 	return false
+}
+
+func (x *Attachment) GetPersistence() Persistence {
+	if x != nil {
+		return x.Persistence
+	}
+	return Persistence_PERSISTENCE_UNSPECIFIED
+}
+
+func (x *Attachment) GetLiveOnly() string {
+	if x != nil {
+		return x.LiveOnly
+	}
+	return ""
 }
 
 // DeviceSettings are those of one virtiofs device and its daemon. The host's
@@ -2383,6 +2458,104 @@ func (x *ListAttachmentsResponse) GetAttachments() []*Attachment {
 	return nil
 }
 
+type PrepareStartRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name and UUID of the domain, for which the hook was called.
+	Instance     string `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	InstanceUuid string `protobuf:"bytes,2,opt,name=instance_uuid,json=instanceUuid,proto3" json:"instance_uuid,omitempty"`
+	// That its virtiofs devices connect to. Those of others are passed over.
+	Sockets       []string `protobuf:"bytes,3,rep,name=sockets,proto3" json:"sockets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareStartRequest) Reset() {
+	*x = PrepareStartRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareStartRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareStartRequest) ProtoMessage() {}
+
+func (x *PrepareStartRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareStartRequest.ProtoReflect.Descriptor instead.
+func (*PrepareStartRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *PrepareStartRequest) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *PrepareStartRequest) GetInstanceUuid() string {
+	if x != nil {
+		return x.InstanceUuid
+	}
+	return ""
+}
+
+func (x *PrepareStartRequest) GetSockets() []string {
+	if x != nil {
+		return x.Sockets
+	}
+	return nil
+}
+
+type PrepareStartResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareStartResponse) Reset() {
+	*x = PrepareStartResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareStartResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareStartResponse) ProtoMessage() {}
+
+func (x *PrepareStartResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareStartResponse.ProtoReflect.Descriptor instead.
+func (*PrepareStartResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
+}
+
 type RepairAttachmentRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2392,7 +2565,7 @@ type RepairAttachmentRequest struct {
 
 func (x *RepairAttachmentRequest) Reset() {
 	*x = RepairAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +2577,7 @@ func (x *RepairAttachmentRequest) String() string {
 func (*RepairAttachmentRequest) ProtoMessage() {}
 
 func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +2590,7 @@ func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RepairAttachmentRequest) GetId() string {
@@ -2436,7 +2609,7 @@ type RepairAttachmentResponse struct {
 
 func (x *RepairAttachmentResponse) Reset() {
 	*x = RepairAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2448,7 +2621,7 @@ func (x *RepairAttachmentResponse) String() string {
 func (*RepairAttachmentResponse) ProtoMessage() {}
 
 func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2461,7 +2634,7 @@ func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RepairAttachmentResponse) GetAttachment() *Attachment {
@@ -2481,7 +2654,7 @@ type PreflightAttachmentRequest struct {
 
 func (x *PreflightAttachmentRequest) Reset() {
 	*x = PreflightAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2493,7 +2666,7 @@ func (x *PreflightAttachmentRequest) String() string {
 func (*PreflightAttachmentRequest) ProtoMessage() {}
 
 func (x *PreflightAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2506,7 +2679,7 @@ func (x *PreflightAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*PreflightAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PreflightAttachmentRequest) GetAttachment() *Attachment {
@@ -2526,7 +2699,7 @@ type PreflightAttachmentResponse struct {
 
 func (x *PreflightAttachmentResponse) Reset() {
 	*x = PreflightAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2711,7 @@ func (x *PreflightAttachmentResponse) String() string {
 func (*PreflightAttachmentResponse) ProtoMessage() {}
 
 func (x *PreflightAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2724,7 @@ func (x *PreflightAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*PreflightAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PreflightAttachmentResponse) GetChecks() []*Check {
@@ -2570,7 +2743,7 @@ type PutNetworkRequest struct {
 
 func (x *PutNetworkRequest) Reset() {
 	*x = PutNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2582,7 +2755,7 @@ func (x *PutNetworkRequest) String() string {
 func (*PutNetworkRequest) ProtoMessage() {}
 
 func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2595,7 +2768,7 @@ func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkRequest.ProtoReflect.Descriptor instead.
 func (*PutNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PutNetworkRequest) GetNetwork() *Network {
@@ -2614,7 +2787,7 @@ type PutNetworkResponse struct {
 
 func (x *PutNetworkResponse) Reset() {
 	*x = PutNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2626,7 +2799,7 @@ func (x *PutNetworkResponse) String() string {
 func (*PutNetworkResponse) ProtoMessage() {}
 
 func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2639,7 +2812,7 @@ func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkResponse.ProtoReflect.Descriptor instead.
 func (*PutNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PutNetworkResponse) GetNetwork() *Network {
@@ -2662,7 +2835,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2847,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2860,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -2713,7 +2886,7 @@ type UpdateNetworkResponse struct {
 
 func (x *UpdateNetworkResponse) Reset() {
 	*x = UpdateNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2725,7 +2898,7 @@ func (x *UpdateNetworkResponse) String() string {
 func (*UpdateNetworkResponse) ProtoMessage() {}
 
 func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2738,7 +2911,7 @@ func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UpdateNetworkResponse) GetNetwork() *Network {
@@ -2757,7 +2930,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +2942,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +2955,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DeleteNetworkRequest) GetId() string {
@@ -2800,7 +2973,7 @@ type DeleteNetworkResponse struct {
 
 func (x *DeleteNetworkResponse) Reset() {
 	*x = DeleteNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2812,7 +2985,7 @@ func (x *DeleteNetworkResponse) String() string {
 func (*DeleteNetworkResponse) ProtoMessage() {}
 
 func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2825,7 +2998,7 @@ func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkResponse.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 type GetNetworkRequest struct {
@@ -2837,7 +3010,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +3022,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +3035,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetNetworkRequest) GetId() string {
@@ -2881,7 +3054,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2893,7 +3066,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2906,7 +3079,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetNetworkResponse) GetNetwork() *Network {
@@ -2924,7 +3097,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3109,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3122,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 type ListNetworksResponse struct {
@@ -2961,7 +3134,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3146,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3159,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -3005,7 +3178,7 @@ type PutExportRequest struct {
 
 func (x *PutExportRequest) Reset() {
 	*x = PutExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3017,7 +3190,7 @@ func (x *PutExportRequest) String() string {
 func (*PutExportRequest) ProtoMessage() {}
 
 func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3030,7 +3203,7 @@ func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportRequest.ProtoReflect.Descriptor instead.
 func (*PutExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PutExportRequest) GetExport() *Export {
@@ -3049,7 +3222,7 @@ type PutExportResponse struct {
 
 func (x *PutExportResponse) Reset() {
 	*x = PutExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3061,7 +3234,7 @@ func (x *PutExportResponse) String() string {
 func (*PutExportResponse) ProtoMessage() {}
 
 func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3074,7 +3247,7 @@ func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportResponse.ProtoReflect.Descriptor instead.
 func (*PutExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PutExportResponse) GetExport() *Export {
@@ -3093,7 +3266,7 @@ type DeleteExportRequest struct {
 
 func (x *DeleteExportRequest) Reset() {
 	*x = DeleteExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3105,7 +3278,7 @@ func (x *DeleteExportRequest) String() string {
 func (*DeleteExportRequest) ProtoMessage() {}
 
 func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3118,7 +3291,7 @@ func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportRequest.ProtoReflect.Descriptor instead.
 func (*DeleteExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DeleteExportRequest) GetId() string {
@@ -3136,7 +3309,7 @@ type DeleteExportResponse struct {
 
 func (x *DeleteExportResponse) Reset() {
 	*x = DeleteExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3148,7 +3321,7 @@ func (x *DeleteExportResponse) String() string {
 func (*DeleteExportResponse) ProtoMessage() {}
 
 func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3161,7 +3334,7 @@ func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportResponse.ProtoReflect.Descriptor instead.
 func (*DeleteExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
 }
 
 type GetExportRequest struct {
@@ -3173,7 +3346,7 @@ type GetExportRequest struct {
 
 func (x *GetExportRequest) Reset() {
 	*x = GetExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3185,7 +3358,7 @@ func (x *GetExportRequest) String() string {
 func (*GetExportRequest) ProtoMessage() {}
 
 func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3198,7 +3371,7 @@ func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportRequest.ProtoReflect.Descriptor instead.
 func (*GetExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetExportRequest) GetId() string {
@@ -3217,7 +3390,7 @@ type GetExportResponse struct {
 
 func (x *GetExportResponse) Reset() {
 	*x = GetExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3229,7 +3402,7 @@ func (x *GetExportResponse) String() string {
 func (*GetExportResponse) ProtoMessage() {}
 
 func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3242,7 +3415,7 @@ func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportResponse.ProtoReflect.Descriptor instead.
 func (*GetExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetExportResponse) GetExport() *Export {
@@ -3262,7 +3435,7 @@ type ListExportsRequest struct {
 
 func (x *ListExportsRequest) Reset() {
 	*x = ListExportsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3274,7 +3447,7 @@ func (x *ListExportsRequest) String() string {
 func (*ListExportsRequest) ProtoMessage() {}
 
 func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3287,7 +3460,7 @@ func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsRequest.ProtoReflect.Descriptor instead.
 func (*ListExportsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListExportsRequest) GetNetwork() string {
@@ -3306,7 +3479,7 @@ type ListExportsResponse struct {
 
 func (x *ListExportsResponse) Reset() {
 	*x = ListExportsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3318,7 +3491,7 @@ func (x *ListExportsResponse) String() string {
 func (*ListExportsResponse) ProtoMessage() {}
 
 func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3331,7 +3504,7 @@ func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListExportsResponse) GetExports() []*Export {
@@ -3352,7 +3525,7 @@ type PutRuleRequest struct {
 
 func (x *PutRuleRequest) Reset() {
 	*x = PutRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3364,7 +3537,7 @@ func (x *PutRuleRequest) String() string {
 func (*PutRuleRequest) ProtoMessage() {}
 
 func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +3550,7 @@ func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleRequest.ProtoReflect.Descriptor instead.
 func (*PutRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PutRuleRequest) GetExport() string {
@@ -3403,7 +3576,7 @@ type PutRuleResponse struct {
 
 func (x *PutRuleResponse) Reset() {
 	*x = PutRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +3588,7 @@ func (x *PutRuleResponse) String() string {
 func (*PutRuleResponse) ProtoMessage() {}
 
 func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +3601,7 @@ func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleResponse.ProtoReflect.Descriptor instead.
 func (*PutRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PutRuleResponse) GetRule() *AccessRule {
@@ -3449,7 +3622,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3634,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3647,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DeleteRuleRequest) GetExport() string {
@@ -3499,7 +3672,7 @@ type DeleteRuleResponse struct {
 
 func (x *DeleteRuleResponse) Reset() {
 	*x = DeleteRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3511,7 +3684,7 @@ func (x *DeleteRuleResponse) String() string {
 func (*DeleteRuleResponse) ProtoMessage() {}
 
 func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3524,7 +3697,7 @@ func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
 }
 
 type GetRuleRequest struct {
@@ -3538,7 +3711,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +3723,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3563,7 +3736,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetRuleRequest) GetExport() string {
@@ -3589,7 +3762,7 @@ type GetRuleResponse struct {
 
 func (x *GetRuleResponse) Reset() {
 	*x = GetRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3601,7 +3774,7 @@ func (x *GetRuleResponse) String() string {
 func (*GetRuleResponse) ProtoMessage() {}
 
 func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3614,7 +3787,7 @@ func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleResponse.ProtoReflect.Descriptor instead.
 func (*GetRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *GetRuleResponse) GetRule() *AccessRule {
@@ -3634,7 +3807,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3646,7 +3819,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3659,7 +3832,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListRulesRequest) GetExport() string {
@@ -3678,7 +3851,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3690,7 +3863,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3703,7 +3876,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListRulesResponse) GetRules() []*AccessRule {
@@ -3723,7 +3896,7 @@ type RecoverRulesRequest struct {
 
 func (x *RecoverRulesRequest) Reset() {
 	*x = RecoverRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3735,7 +3908,7 @@ func (x *RecoverRulesRequest) String() string {
 func (*RecoverRulesRequest) ProtoMessage() {}
 
 func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3748,7 +3921,7 @@ func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RecoverRulesRequest) GetExport() string {
@@ -3767,7 +3940,7 @@ type RecoverRulesResponse struct {
 
 func (x *RecoverRulesResponse) Reset() {
 	*x = RecoverRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3779,7 +3952,7 @@ func (x *RecoverRulesResponse) String() string {
 func (*RecoverRulesResponse) ProtoMessage() {}
 
 func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3792,7 +3965,7 @@ func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesResponse.ProtoReflect.Descriptor instead.
 func (*RecoverRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RecoverRulesResponse) GetExport() *Export {
@@ -3810,7 +3983,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3822,7 +3995,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3835,7 +4008,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
 }
 
 type GetNodeResponse struct {
@@ -3860,7 +4033,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3872,7 +4045,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3885,7 +4058,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *GetNodeResponse) GetHostname() string {
@@ -3968,7 +4141,7 @@ type Virtiofsd struct {
 
 func (x *Virtiofsd) Reset() {
 	*x = Virtiofsd{}
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3980,7 +4153,7 @@ func (x *Virtiofsd) String() string {
 func (*Virtiofsd) ProtoMessage() {}
 
 func (x *Virtiofsd) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3993,7 +4166,7 @@ func (x *Virtiofsd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Virtiofsd.ProtoReflect.Descriptor instead.
 func (*Virtiofsd) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Virtiofsd) GetPath() string {
@@ -4046,7 +4219,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_node_v1_node_proto_msgTypes[62]
+	mi := &file_node_v1_node_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4058,7 +4231,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[62]
+	mi := &file_node_v1_node_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4071,7 +4244,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{62}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Driver) GetKind() string {
@@ -4126,7 +4299,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_v1_node_proto_msgTypes[63]
+	mi := &file_node_v1_node_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4138,7 +4311,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[63]
+	mi := &file_node_v1_node_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4151,7 +4324,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{63}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Mount) GetName() string {
@@ -4214,7 +4387,7 @@ type Subsystem struct {
 
 func (x *Subsystem) Reset() {
 	*x = Subsystem{}
-	mi := &file_node_v1_node_proto_msgTypes[64]
+	mi := &file_node_v1_node_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4226,7 +4399,7 @@ func (x *Subsystem) String() string {
 func (*Subsystem) ProtoMessage() {}
 
 func (x *Subsystem) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[64]
+	mi := &file_node_v1_node_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4239,7 +4412,7 @@ func (x *Subsystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subsystem.ProtoReflect.Descriptor instead.
 func (*Subsystem) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{64}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *Subsystem) GetName() string {
@@ -4271,7 +4444,7 @@ type PreflightRequest struct {
 
 func (x *PreflightRequest) Reset() {
 	*x = PreflightRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[65]
+	mi := &file_node_v1_node_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4283,7 +4456,7 @@ func (x *PreflightRequest) String() string {
 func (*PreflightRequest) ProtoMessage() {}
 
 func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[65]
+	mi := &file_node_v1_node_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4296,7 +4469,7 @@ func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightRequest.ProtoReflect.Descriptor instead.
 func (*PreflightRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{65}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{67}
 }
 
 type PreflightResponse struct {
@@ -4308,7 +4481,7 @@ type PreflightResponse struct {
 
 func (x *PreflightResponse) Reset() {
 	*x = PreflightResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[66]
+	mi := &file_node_v1_node_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4320,7 +4493,7 @@ func (x *PreflightResponse) String() string {
 func (*PreflightResponse) ProtoMessage() {}
 
 func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[66]
+	mi := &file_node_v1_node_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4333,7 +4506,7 @@ func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
 func (*PreflightResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{66}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *PreflightResponse) GetChecks() []*Check {
@@ -4358,7 +4531,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_node_v1_node_proto_msgTypes[67]
+	mi := &file_node_v1_node_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4370,7 +4543,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[67]
+	mi := &file_node_v1_node_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4383,7 +4556,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{67}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Check) GetName() string {
@@ -4429,7 +4602,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[68]
+	mi := &file_node_v1_node_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4441,7 +4614,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[68]
+	mi := &file_node_v1_node_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4454,7 +4627,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{68}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{70}
 }
 
 type WatchResponse struct {
@@ -4474,7 +4647,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[69]
+	mi := &file_node_v1_node_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4486,7 +4659,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[69]
+	mi := &file_node_v1_node_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4499,7 +4672,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{69}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *WatchResponse) GetType() WatchResponse_Type {
@@ -4588,7 +4761,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x06secret\x18\x04 \x01(\fR\x06secret\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb2\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x05\n" +
 	"\n" +
 	"Attachment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
@@ -4608,7 +4781,9 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"lock_scope\x18\f \x01(\x0e2\x1b.causeway.node.v1.LockScopeR\tlockScope\x12%\n" +
 	"\x0eunlocked_users\x18\r \x03(\tR\runlockedUsers\x12\x16\n" +
-	"\x06forced\x18\x0e \x01(\bR\x06forced\"\xb3\x02\n" +
+	"\x06forced\x18\x0e \x01(\bR\x06forced\x12?\n" +
+	"\vpersistence\x18\x12 \x01(\x0e2\x1d.causeway.node.v1.PersistenceR\vpersistence\x12\x1b\n" +
+	"\tlive_only\x18\x13 \x01(\tR\bliveOnly\"\xb3\x02\n" +
 	"\x0eDeviceSettings\x12-\n" +
 	"\x05cache\x18\x01 \x01(\x0e2\x17.causeway.node.v1.CacheR\x05cache\x12\x19\n" +
 	"\x05xattr\x18\x02 \x01(\bH\x00R\x05xattr\x88\x01\x01\x12 \n" +
@@ -4727,7 +4902,12 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x16ListAttachmentsRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\"Y\n" +
 	"\x17ListAttachmentsResponse\x12>\n" +
-	"\vattachments\x18\x01 \x03(\v2\x1c.causeway.node.v1.AttachmentR\vattachments\")\n" +
+	"\vattachments\x18\x01 \x03(\v2\x1c.causeway.node.v1.AttachmentR\vattachments\"p\n" +
+	"\x13PrepareStartRequest\x12\x1a\n" +
+	"\binstance\x18\x01 \x01(\tR\binstance\x12#\n" +
+	"\rinstance_uuid\x18\x02 \x01(\tR\finstanceUuid\x12\x18\n" +
+	"\asockets\x18\x03 \x03(\tR\asockets\"\x16\n" +
+	"\x14PrepareStartResponse\")\n" +
 	"\x17RepairAttachmentRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"X\n" +
 	"\x18RepairAttachmentResponse\x12<\n" +
@@ -4882,7 +5062,12 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x16LOCK_SCOPE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10LOCK_SCOPE_GUEST\x10\x01\x12\x13\n" +
 	"\x0fLOCK_SCOPE_HOST\x10\x02\x12\x14\n" +
-	"\x10LOCK_SCOPE_SHARE\x10\x03*x\n" +
+	"\x10LOCK_SCOPE_SHARE\x10\x03*z\n" +
+	"\vPersistence\x12\x1b\n" +
+	"\x17PERSISTENCE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13PERSISTENCE_UNKNOWN\x10\x01\x12\x19\n" +
+	"\x15PERSISTENCE_LIVE_ONLY\x10\x02\x12\x1a\n" +
+	"\x16PERSISTENCE_PERSISTENT\x10\x03*x\n" +
 	"\n" +
 	"GuestState\x12\x1b\n" +
 	"\x17GUEST_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -4893,14 +5078,15 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_PASS\x10\x01\x12\x10\n" +
 	"\fVERDICT_WARN\x10\x02\x12\x10\n" +
-	"\fVERDICT_FAIL\x10\x032\xa7\x04\n" +
+	"\fVERDICT_FAIL\x10\x032\x86\x05\n" +
 	"\vAttachments\x12K\n" +
 	"\x06Attach\x12\x1f.causeway.node.v1.AttachRequest\x1a .causeway.node.v1.AttachResponse\x12K\n" +
 	"\x06Detach\x12\x1f.causeway.node.v1.DetachRequest\x1a .causeway.node.v1.DetachResponse\x12V\n" +
 	"\x03Get\x12&.causeway.node.v1.GetAttachmentRequest\x1a'.causeway.node.v1.GetAttachmentResponse\x12[\n" +
 	"\x04List\x12(.causeway.node.v1.ListAttachmentsRequest\x1a).causeway.node.v1.ListAttachmentsResponse\x12_\n" +
 	"\x06Repair\x12).causeway.node.v1.RepairAttachmentRequest\x1a*.causeway.node.v1.RepairAttachmentResponse\x12h\n" +
-	"\tPreflight\x12,.causeway.node.v1.PreflightAttachmentRequest\x1a-.causeway.node.v1.PreflightAttachmentResponse2\xbb\x03\n" +
+	"\tPreflight\x12,.causeway.node.v1.PreflightAttachmentRequest\x1a-.causeway.node.v1.PreflightAttachmentResponse\x12]\n" +
+	"\fPrepareStart\x12%.causeway.node.v1.PrepareStartRequest\x1a&.causeway.node.v1.PrepareStartResponse2\xbb\x03\n" +
 	"\bNetworks\x12P\n" +
 	"\x03Put\x12#.causeway.node.v1.PutNetworkRequest\x1a$.causeway.node.v1.PutNetworkResponse\x12Y\n" +
 	"\x06Update\x12&.causeway.node.v1.UpdateNetworkRequest\x1a'.causeway.node.v1.UpdateNetworkResponse\x12Y\n" +
@@ -4935,207 +5121,213 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_node_v1_node_proto_rawDescData
 }
 
-var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_node_v1_node_proto_goTypes = []any{
 	(Phase)(0),                          // 0: causeway.node.v1.Phase
 	(Cache)(0),                          // 1: causeway.node.v1.Cache
 	(Locks)(0),                          // 2: causeway.node.v1.Locks
 	(LockScope)(0),                      // 3: causeway.node.v1.LockScope
-	(GuestState)(0),                     // 4: causeway.node.v1.GuestState
-	(Verdict)(0),                        // 5: causeway.node.v1.Verdict
-	(WatchResponse_Type)(0),             // 6: causeway.node.v1.WatchResponse.Type
-	(*Status)(nil),                      // 7: causeway.node.v1.Status
-	(*Connection)(nil),                  // 8: causeway.node.v1.Connection
-	(*Attachment)(nil),                  // 9: causeway.node.v1.Attachment
-	(*DeviceSettings)(nil),              // 10: causeway.node.v1.DeviceSettings
-	(*IdPolicy)(nil),                    // 11: causeway.node.v1.IdPolicy
-	(*IdSquash)(nil),                    // 12: causeway.node.v1.IdSquash
-	(*IdMap)(nil),                       // 13: causeway.node.v1.IdMap
-	(*IdRange)(nil),                     // 14: causeway.node.v1.IdRange
-	(*Network)(nil),                     // 15: causeway.node.v1.Network
-	(*Drift)(nil),                       // 16: causeway.node.v1.Drift
-	(*BridgePlug)(nil),                  // 17: causeway.node.v1.BridgePlug
-	(*VlanPlug)(nil),                    // 18: causeway.node.v1.VlanPlug
-	(*VxlanPlug)(nil),                   // 19: causeway.node.v1.VxlanPlug
-	(*MacvlanPlug)(nil),                 // 20: causeway.node.v1.MacvlanPlug
-	(*OvsPlug)(nil),                     // 21: causeway.node.v1.OvsPlug
-	(*NonePlug)(nil),                    // 22: causeway.node.v1.NonePlug
-	(*Route)(nil),                       // 23: causeway.node.v1.Route
-	(*Gateway)(nil),                     // 24: causeway.node.v1.Gateway
-	(*Export)(nil),                      // 25: causeway.node.v1.Export
-	(*AttachRequest)(nil),               // 26: causeway.node.v1.AttachRequest
-	(*AttachResponse)(nil),              // 27: causeway.node.v1.AttachResponse
-	(*DetachRequest)(nil),               // 28: causeway.node.v1.DetachRequest
-	(*DetachResponse)(nil),              // 29: causeway.node.v1.DetachResponse
-	(*GetAttachmentRequest)(nil),        // 30: causeway.node.v1.GetAttachmentRequest
-	(*GetAttachmentResponse)(nil),       // 31: causeway.node.v1.GetAttachmentResponse
-	(*ListAttachmentsRequest)(nil),      // 32: causeway.node.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil),     // 33: causeway.node.v1.ListAttachmentsResponse
-	(*RepairAttachmentRequest)(nil),     // 34: causeway.node.v1.RepairAttachmentRequest
-	(*RepairAttachmentResponse)(nil),    // 35: causeway.node.v1.RepairAttachmentResponse
-	(*PreflightAttachmentRequest)(nil),  // 36: causeway.node.v1.PreflightAttachmentRequest
-	(*PreflightAttachmentResponse)(nil), // 37: causeway.node.v1.PreflightAttachmentResponse
-	(*PutNetworkRequest)(nil),           // 38: causeway.node.v1.PutNetworkRequest
-	(*PutNetworkResponse)(nil),          // 39: causeway.node.v1.PutNetworkResponse
-	(*UpdateNetworkRequest)(nil),        // 40: causeway.node.v1.UpdateNetworkRequest
-	(*UpdateNetworkResponse)(nil),       // 41: causeway.node.v1.UpdateNetworkResponse
-	(*DeleteNetworkRequest)(nil),        // 42: causeway.node.v1.DeleteNetworkRequest
-	(*DeleteNetworkResponse)(nil),       // 43: causeway.node.v1.DeleteNetworkResponse
-	(*GetNetworkRequest)(nil),           // 44: causeway.node.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),          // 45: causeway.node.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),         // 46: causeway.node.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),        // 47: causeway.node.v1.ListNetworksResponse
-	(*PutExportRequest)(nil),            // 48: causeway.node.v1.PutExportRequest
-	(*PutExportResponse)(nil),           // 49: causeway.node.v1.PutExportResponse
-	(*DeleteExportRequest)(nil),         // 50: causeway.node.v1.DeleteExportRequest
-	(*DeleteExportResponse)(nil),        // 51: causeway.node.v1.DeleteExportResponse
-	(*GetExportRequest)(nil),            // 52: causeway.node.v1.GetExportRequest
-	(*GetExportResponse)(nil),           // 53: causeway.node.v1.GetExportResponse
-	(*ListExportsRequest)(nil),          // 54: causeway.node.v1.ListExportsRequest
-	(*ListExportsResponse)(nil),         // 55: causeway.node.v1.ListExportsResponse
-	(*PutRuleRequest)(nil),              // 56: causeway.node.v1.PutRuleRequest
-	(*PutRuleResponse)(nil),             // 57: causeway.node.v1.PutRuleResponse
-	(*DeleteRuleRequest)(nil),           // 58: causeway.node.v1.DeleteRuleRequest
-	(*DeleteRuleResponse)(nil),          // 59: causeway.node.v1.DeleteRuleResponse
-	(*GetRuleRequest)(nil),              // 60: causeway.node.v1.GetRuleRequest
-	(*GetRuleResponse)(nil),             // 61: causeway.node.v1.GetRuleResponse
-	(*ListRulesRequest)(nil),            // 62: causeway.node.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),           // 63: causeway.node.v1.ListRulesResponse
-	(*RecoverRulesRequest)(nil),         // 64: causeway.node.v1.RecoverRulesRequest
-	(*RecoverRulesResponse)(nil),        // 65: causeway.node.v1.RecoverRulesResponse
-	(*GetNodeRequest)(nil),              // 66: causeway.node.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),             // 67: causeway.node.v1.GetNodeResponse
-	(*Virtiofsd)(nil),                   // 68: causeway.node.v1.Virtiofsd
-	(*Driver)(nil),                      // 69: causeway.node.v1.Driver
-	(*Mount)(nil),                       // 70: causeway.node.v1.Mount
-	(*Subsystem)(nil),                   // 71: causeway.node.v1.Subsystem
-	(*PreflightRequest)(nil),            // 72: causeway.node.v1.PreflightRequest
-	(*PreflightResponse)(nil),           // 73: causeway.node.v1.PreflightResponse
-	(*Check)(nil),                       // 74: causeway.node.v1.Check
-	(*WatchRequest)(nil),                // 75: causeway.node.v1.WatchRequest
-	(*WatchResponse)(nil),               // 76: causeway.node.v1.WatchResponse
-	nil,                                 // 77: causeway.node.v1.Connection.OptionsEntry
-	(*timestamppb.Timestamp)(nil),       // 78: google.protobuf.Timestamp
-	(*AccessRule)(nil),                  // 79: causeway.node.v1.AccessRule
+	(Persistence)(0),                    // 4: causeway.node.v1.Persistence
+	(GuestState)(0),                     // 5: causeway.node.v1.GuestState
+	(Verdict)(0),                        // 6: causeway.node.v1.Verdict
+	(WatchResponse_Type)(0),             // 7: causeway.node.v1.WatchResponse.Type
+	(*Status)(nil),                      // 8: causeway.node.v1.Status
+	(*Connection)(nil),                  // 9: causeway.node.v1.Connection
+	(*Attachment)(nil),                  // 10: causeway.node.v1.Attachment
+	(*DeviceSettings)(nil),              // 11: causeway.node.v1.DeviceSettings
+	(*IdPolicy)(nil),                    // 12: causeway.node.v1.IdPolicy
+	(*IdSquash)(nil),                    // 13: causeway.node.v1.IdSquash
+	(*IdMap)(nil),                       // 14: causeway.node.v1.IdMap
+	(*IdRange)(nil),                     // 15: causeway.node.v1.IdRange
+	(*Network)(nil),                     // 16: causeway.node.v1.Network
+	(*Drift)(nil),                       // 17: causeway.node.v1.Drift
+	(*BridgePlug)(nil),                  // 18: causeway.node.v1.BridgePlug
+	(*VlanPlug)(nil),                    // 19: causeway.node.v1.VlanPlug
+	(*VxlanPlug)(nil),                   // 20: causeway.node.v1.VxlanPlug
+	(*MacvlanPlug)(nil),                 // 21: causeway.node.v1.MacvlanPlug
+	(*OvsPlug)(nil),                     // 22: causeway.node.v1.OvsPlug
+	(*NonePlug)(nil),                    // 23: causeway.node.v1.NonePlug
+	(*Route)(nil),                       // 24: causeway.node.v1.Route
+	(*Gateway)(nil),                     // 25: causeway.node.v1.Gateway
+	(*Export)(nil),                      // 26: causeway.node.v1.Export
+	(*AttachRequest)(nil),               // 27: causeway.node.v1.AttachRequest
+	(*AttachResponse)(nil),              // 28: causeway.node.v1.AttachResponse
+	(*DetachRequest)(nil),               // 29: causeway.node.v1.DetachRequest
+	(*DetachResponse)(nil),              // 30: causeway.node.v1.DetachResponse
+	(*GetAttachmentRequest)(nil),        // 31: causeway.node.v1.GetAttachmentRequest
+	(*GetAttachmentResponse)(nil),       // 32: causeway.node.v1.GetAttachmentResponse
+	(*ListAttachmentsRequest)(nil),      // 33: causeway.node.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil),     // 34: causeway.node.v1.ListAttachmentsResponse
+	(*PrepareStartRequest)(nil),         // 35: causeway.node.v1.PrepareStartRequest
+	(*PrepareStartResponse)(nil),        // 36: causeway.node.v1.PrepareStartResponse
+	(*RepairAttachmentRequest)(nil),     // 37: causeway.node.v1.RepairAttachmentRequest
+	(*RepairAttachmentResponse)(nil),    // 38: causeway.node.v1.RepairAttachmentResponse
+	(*PreflightAttachmentRequest)(nil),  // 39: causeway.node.v1.PreflightAttachmentRequest
+	(*PreflightAttachmentResponse)(nil), // 40: causeway.node.v1.PreflightAttachmentResponse
+	(*PutNetworkRequest)(nil),           // 41: causeway.node.v1.PutNetworkRequest
+	(*PutNetworkResponse)(nil),          // 42: causeway.node.v1.PutNetworkResponse
+	(*UpdateNetworkRequest)(nil),        // 43: causeway.node.v1.UpdateNetworkRequest
+	(*UpdateNetworkResponse)(nil),       // 44: causeway.node.v1.UpdateNetworkResponse
+	(*DeleteNetworkRequest)(nil),        // 45: causeway.node.v1.DeleteNetworkRequest
+	(*DeleteNetworkResponse)(nil),       // 46: causeway.node.v1.DeleteNetworkResponse
+	(*GetNetworkRequest)(nil),           // 47: causeway.node.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),          // 48: causeway.node.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),         // 49: causeway.node.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),        // 50: causeway.node.v1.ListNetworksResponse
+	(*PutExportRequest)(nil),            // 51: causeway.node.v1.PutExportRequest
+	(*PutExportResponse)(nil),           // 52: causeway.node.v1.PutExportResponse
+	(*DeleteExportRequest)(nil),         // 53: causeway.node.v1.DeleteExportRequest
+	(*DeleteExportResponse)(nil),        // 54: causeway.node.v1.DeleteExportResponse
+	(*GetExportRequest)(nil),            // 55: causeway.node.v1.GetExportRequest
+	(*GetExportResponse)(nil),           // 56: causeway.node.v1.GetExportResponse
+	(*ListExportsRequest)(nil),          // 57: causeway.node.v1.ListExportsRequest
+	(*ListExportsResponse)(nil),         // 58: causeway.node.v1.ListExportsResponse
+	(*PutRuleRequest)(nil),              // 59: causeway.node.v1.PutRuleRequest
+	(*PutRuleResponse)(nil),             // 60: causeway.node.v1.PutRuleResponse
+	(*DeleteRuleRequest)(nil),           // 61: causeway.node.v1.DeleteRuleRequest
+	(*DeleteRuleResponse)(nil),          // 62: causeway.node.v1.DeleteRuleResponse
+	(*GetRuleRequest)(nil),              // 63: causeway.node.v1.GetRuleRequest
+	(*GetRuleResponse)(nil),             // 64: causeway.node.v1.GetRuleResponse
+	(*ListRulesRequest)(nil),            // 65: causeway.node.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),           // 66: causeway.node.v1.ListRulesResponse
+	(*RecoverRulesRequest)(nil),         // 67: causeway.node.v1.RecoverRulesRequest
+	(*RecoverRulesResponse)(nil),        // 68: causeway.node.v1.RecoverRulesResponse
+	(*GetNodeRequest)(nil),              // 69: causeway.node.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),             // 70: causeway.node.v1.GetNodeResponse
+	(*Virtiofsd)(nil),                   // 71: causeway.node.v1.Virtiofsd
+	(*Driver)(nil),                      // 72: causeway.node.v1.Driver
+	(*Mount)(nil),                       // 73: causeway.node.v1.Mount
+	(*Subsystem)(nil),                   // 74: causeway.node.v1.Subsystem
+	(*PreflightRequest)(nil),            // 75: causeway.node.v1.PreflightRequest
+	(*PreflightResponse)(nil),           // 76: causeway.node.v1.PreflightResponse
+	(*Check)(nil),                       // 77: causeway.node.v1.Check
+	(*WatchRequest)(nil),                // 78: causeway.node.v1.WatchRequest
+	(*WatchResponse)(nil),               // 79: causeway.node.v1.WatchResponse
+	nil,                                 // 80: causeway.node.v1.Connection.OptionsEntry
+	(*timestamppb.Timestamp)(nil),       // 81: google.protobuf.Timestamp
+	(*AccessRule)(nil),                  // 82: causeway.node.v1.AccessRule
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	0,  // 0: causeway.node.v1.Status.phase:type_name -> causeway.node.v1.Phase
-	78, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
-	77, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
-	8,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
-	7,  // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
-	4,  // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
-	10, // 6: causeway.node.v1.Attachment.settings:type_name -> causeway.node.v1.DeviceSettings
-	11, // 7: causeway.node.v1.Attachment.ids:type_name -> causeway.node.v1.IdPolicy
+	81, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
+	80, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
+	9,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
+	8,  // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
+	5,  // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
+	11, // 6: causeway.node.v1.Attachment.settings:type_name -> causeway.node.v1.DeviceSettings
+	12, // 7: causeway.node.v1.Attachment.ids:type_name -> causeway.node.v1.IdPolicy
 	3,  // 8: causeway.node.v1.Attachment.lock_scope:type_name -> causeway.node.v1.LockScope
-	1,  // 9: causeway.node.v1.DeviceSettings.cache:type_name -> causeway.node.v1.Cache
-	2,  // 10: causeway.node.v1.DeviceSettings.locks:type_name -> causeway.node.v1.Locks
-	12, // 11: causeway.node.v1.IdPolicy.squash:type_name -> causeway.node.v1.IdSquash
-	13, // 12: causeway.node.v1.IdPolicy.map:type_name -> causeway.node.v1.IdMap
-	14, // 13: causeway.node.v1.IdMap.uids:type_name -> causeway.node.v1.IdRange
-	14, // 14: causeway.node.v1.IdMap.gids:type_name -> causeway.node.v1.IdRange
-	17, // 15: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
-	18, // 16: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
-	19, // 17: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
-	20, // 18: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
-	21, // 19: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
-	22, // 20: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
-	23, // 21: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
-	7,  // 22: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
-	24, // 23: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
-	16, // 24: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
-	78, // 25: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
-	78, // 26: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
-	8,  // 27: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
-	79, // 28: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
-	7,  // 29: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
-	9,  // 30: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
-	9,  // 31: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
-	9,  // 32: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	9,  // 33: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
-	9,  // 34: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	9,  // 35: causeway.node.v1.PreflightAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
-	74, // 36: causeway.node.v1.PreflightAttachmentResponse.checks:type_name -> causeway.node.v1.Check
-	15, // 37: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
-	15, // 38: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
-	15, // 39: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
-	15, // 40: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
-	15, // 41: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
-	15, // 42: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
-	25, // 43: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
-	25, // 44: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
-	25, // 45: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
-	25, // 46: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
-	79, // 47: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
-	79, // 48: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	79, // 49: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	79, // 50: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
-	25, // 51: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
-	78, // 52: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
-	69, // 53: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
-	70, // 54: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
-	71, // 55: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
-	68, // 56: causeway.node.v1.GetNodeResponse.virtiofsd:type_name -> causeway.node.v1.Virtiofsd
-	7,  // 57: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
-	5,  // 58: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
-	74, // 59: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
-	5,  // 60: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
-	6,  // 61: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
-	9,  // 62: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
-	15, // 63: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
-	25, // 64: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
-	26, // 65: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
-	28, // 66: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
-	30, // 67: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
-	32, // 68: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
-	34, // 69: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
-	36, // 70: causeway.node.v1.Attachments.Preflight:input_type -> causeway.node.v1.PreflightAttachmentRequest
-	38, // 71: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
-	40, // 72: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
-	42, // 73: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
-	44, // 74: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
-	46, // 75: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
-	48, // 76: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
-	50, // 77: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
-	52, // 78: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
-	54, // 79: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
-	56, // 80: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
-	58, // 81: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
-	60, // 82: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
-	62, // 83: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
-	64, // 84: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
-	66, // 85: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
-	72, // 86: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
-	75, // 87: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
-	27, // 88: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
-	29, // 89: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
-	31, // 90: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
-	33, // 91: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
-	35, // 92: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
-	37, // 93: causeway.node.v1.Attachments.Preflight:output_type -> causeway.node.v1.PreflightAttachmentResponse
-	39, // 94: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
-	41, // 95: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
-	43, // 96: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
-	45, // 97: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
-	47, // 98: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
-	49, // 99: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
-	51, // 100: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
-	53, // 101: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
-	55, // 102: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
-	57, // 103: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
-	59, // 104: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
-	61, // 105: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
-	63, // 106: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
-	65, // 107: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
-	67, // 108: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
-	73, // 109: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
-	76, // 110: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
-	88, // [88:111] is the sub-list for method output_type
-	65, // [65:88] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	4,  // 9: causeway.node.v1.Attachment.persistence:type_name -> causeway.node.v1.Persistence
+	1,  // 10: causeway.node.v1.DeviceSettings.cache:type_name -> causeway.node.v1.Cache
+	2,  // 11: causeway.node.v1.DeviceSettings.locks:type_name -> causeway.node.v1.Locks
+	13, // 12: causeway.node.v1.IdPolicy.squash:type_name -> causeway.node.v1.IdSquash
+	14, // 13: causeway.node.v1.IdPolicy.map:type_name -> causeway.node.v1.IdMap
+	15, // 14: causeway.node.v1.IdMap.uids:type_name -> causeway.node.v1.IdRange
+	15, // 15: causeway.node.v1.IdMap.gids:type_name -> causeway.node.v1.IdRange
+	18, // 16: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
+	19, // 17: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
+	20, // 18: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
+	21, // 19: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
+	22, // 20: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
+	23, // 21: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
+	24, // 22: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
+	8,  // 23: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
+	25, // 24: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
+	17, // 25: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
+	81, // 26: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
+	81, // 27: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
+	9,  // 28: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
+	82, // 29: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
+	8,  // 30: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
+	10, // 31: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
+	10, // 32: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
+	10, // 33: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	10, // 34: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
+	10, // 35: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	10, // 36: causeway.node.v1.PreflightAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
+	77, // 37: causeway.node.v1.PreflightAttachmentResponse.checks:type_name -> causeway.node.v1.Check
+	16, // 38: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
+	16, // 39: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
+	16, // 40: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
+	16, // 41: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
+	16, // 42: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
+	16, // 43: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
+	26, // 44: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
+	26, // 45: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
+	26, // 46: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
+	26, // 47: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
+	82, // 48: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
+	82, // 49: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	82, // 50: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	82, // 51: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
+	26, // 52: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
+	81, // 53: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
+	72, // 54: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
+	73, // 55: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
+	74, // 56: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
+	71, // 57: causeway.node.v1.GetNodeResponse.virtiofsd:type_name -> causeway.node.v1.Virtiofsd
+	8,  // 58: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
+	6,  // 59: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
+	77, // 60: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
+	6,  // 61: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
+	7,  // 62: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
+	10, // 63: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
+	16, // 64: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
+	26, // 65: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
+	27, // 66: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
+	29, // 67: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
+	31, // 68: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
+	33, // 69: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
+	37, // 70: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
+	39, // 71: causeway.node.v1.Attachments.Preflight:input_type -> causeway.node.v1.PreflightAttachmentRequest
+	35, // 72: causeway.node.v1.Attachments.PrepareStart:input_type -> causeway.node.v1.PrepareStartRequest
+	41, // 73: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
+	43, // 74: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
+	45, // 75: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
+	47, // 76: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
+	49, // 77: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
+	51, // 78: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
+	53, // 79: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
+	55, // 80: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
+	57, // 81: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
+	59, // 82: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
+	61, // 83: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
+	63, // 84: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
+	65, // 85: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
+	67, // 86: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
+	69, // 87: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
+	75, // 88: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
+	78, // 89: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
+	28, // 90: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
+	30, // 91: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
+	32, // 92: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
+	34, // 93: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
+	38, // 94: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
+	40, // 95: causeway.node.v1.Attachments.Preflight:output_type -> causeway.node.v1.PreflightAttachmentResponse
+	36, // 96: causeway.node.v1.Attachments.PrepareStart:output_type -> causeway.node.v1.PrepareStartResponse
+	42, // 97: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
+	44, // 98: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
+	46, // 99: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
+	48, // 100: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
+	50, // 101: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
+	52, // 102: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
+	54, // 103: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
+	56, // 104: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
+	58, // 105: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
+	60, // 106: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
+	62, // 107: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
+	64, // 108: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
+	66, // 109: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
+	68, // 110: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
+	70, // 111: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
+	76, // 112: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
+	79, // 113: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
+	90, // [90:114] is the sub-list for method output_type
+	66, // [66:90] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -5159,7 +5351,7 @@ func file_node_v1_node_proto_init() {
 	}
 	file_node_v1_node_proto_msgTypes[10].OneofWrappers = []any{}
 	file_node_v1_node_proto_msgTypes[14].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[69].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[71].OneofWrappers = []any{
 		(*WatchResponse_Attachment)(nil),
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Export)(nil),
@@ -5169,8 +5361,8 @@ func file_node_v1_node_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   71,
+			NumEnums:      8,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

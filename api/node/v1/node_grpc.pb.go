@@ -29,12 +29,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Attachments_Attach_FullMethodName    = "/causeway.node.v1.Attachments/Attach"
-	Attachments_Detach_FullMethodName    = "/causeway.node.v1.Attachments/Detach"
-	Attachments_Get_FullMethodName       = "/causeway.node.v1.Attachments/Get"
-	Attachments_List_FullMethodName      = "/causeway.node.v1.Attachments/List"
-	Attachments_Repair_FullMethodName    = "/causeway.node.v1.Attachments/Repair"
-	Attachments_Preflight_FullMethodName = "/causeway.node.v1.Attachments/Preflight"
+	Attachments_Attach_FullMethodName       = "/causeway.node.v1.Attachments/Attach"
+	Attachments_Detach_FullMethodName       = "/causeway.node.v1.Attachments/Detach"
+	Attachments_Get_FullMethodName          = "/causeway.node.v1.Attachments/Get"
+	Attachments_List_FullMethodName         = "/causeway.node.v1.Attachments/List"
+	Attachments_Repair_FullMethodName       = "/causeway.node.v1.Attachments/Repair"
+	Attachments_Preflight_FullMethodName    = "/causeway.node.v1.Attachments/Preflight"
+	Attachments_PrepareStart_FullMethodName = "/causeway.node.v1.Attachments/PrepareStart"
 )
 
 // AttachmentsClient is the client API for Attachments service.
@@ -55,6 +56,9 @@ type AttachmentsClient interface {
 	Repair(ctx context.Context, in *RepairAttachmentRequest, opts ...grpc.CallOption) (*RepairAttachmentResponse, error)
 	// Preflight says whether an instance could have a share, and changes nothing.
 	Preflight(ctx context.Context, in *PreflightAttachmentRequest, opts ...grpc.CallOption) (*PreflightAttachmentResponse, error)
+	// PrepareStart is for libvirt's hook, and root alone: it returns when all is
+	// there that an instance connects to which libvirt is about to start.
+	PrepareStart(ctx context.Context, in *PrepareStartRequest, opts ...grpc.CallOption) (*PrepareStartResponse, error)
 }
 
 type attachmentsClient struct {
@@ -125,6 +129,16 @@ func (c *attachmentsClient) Preflight(ctx context.Context, in *PreflightAttachme
 	return out, nil
 }
 
+func (c *attachmentsClient) PrepareStart(ctx context.Context, in *PrepareStartRequest, opts ...grpc.CallOption) (*PrepareStartResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PrepareStartResponse)
+	err := c.cc.Invoke(ctx, Attachments_PrepareStart_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AttachmentsServer is the server API for Attachments service.
 // All implementations must embed UnimplementedAttachmentsServer
 // for forward compatibility.
@@ -143,6 +157,9 @@ type AttachmentsServer interface {
 	Repair(context.Context, *RepairAttachmentRequest) (*RepairAttachmentResponse, error)
 	// Preflight says whether an instance could have a share, and changes nothing.
 	Preflight(context.Context, *PreflightAttachmentRequest) (*PreflightAttachmentResponse, error)
+	// PrepareStart is for libvirt's hook, and root alone: it returns when all is
+	// there that an instance connects to which libvirt is about to start.
+	PrepareStart(context.Context, *PrepareStartRequest) (*PrepareStartResponse, error)
 	mustEmbedUnimplementedAttachmentsServer()
 }
 
@@ -170,6 +187,9 @@ func (UnimplementedAttachmentsServer) Repair(context.Context, *RepairAttachmentR
 }
 func (UnimplementedAttachmentsServer) Preflight(context.Context, *PreflightAttachmentRequest) (*PreflightAttachmentResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Preflight not implemented")
+}
+func (UnimplementedAttachmentsServer) PrepareStart(context.Context, *PrepareStartRequest) (*PrepareStartResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PrepareStart not implemented")
 }
 func (UnimplementedAttachmentsServer) mustEmbedUnimplementedAttachmentsServer() {}
 func (UnimplementedAttachmentsServer) testEmbeddedByValue()                     {}
@@ -300,6 +320,24 @@ func _Attachments_Preflight_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Attachments_PrepareStart_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PrepareStartRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AttachmentsServer).PrepareStart(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Attachments_PrepareStart_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AttachmentsServer).PrepareStart(ctx, req.(*PrepareStartRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Attachments_ServiceDesc is the grpc.ServiceDesc for Attachments service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -330,6 +368,10 @@ var Attachments_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Preflight",
 			Handler:    _Attachments_Preflight_Handler,
+		},
+		{
+			MethodName: "PrepareStart",
+			Handler:    _Attachments_PrepareStart_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1,0 +1,193 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/word"
+)
+
+// PrepareStart returns when all is there that an instance connects to which
+// libvirt is about to start. libvirt waits for it, and answers nothing about the
+// instance meanwhile. Sockets that are not this agent's are not its concern. One
+// of an attachment that is not this instance's fails: QEMU would too, with less
+// to say.
+func (a *Agent) PrepareStart(ctx context.Context, s model.Start) error {
+	var ids []string
+	for _, socket := range s.Sockets {
+		if id, ours := a.at.OfSocket(socket); ours {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	if err := a.ready(); err != nil {
+		return err
+	}
+	ctx, cancel := a.within(ctx)
+	defer cancel()
+	for _, id := range ids {
+		if err := a.startable(id, s); err != nil {
+			return err
+		}
+	}
+	end := a.starts.Begin(s.UUID)
+	defer func() {
+		end()
+		a.InstanceChanged(parts.InstanceEvent{UUID: s.UUID})
+	}()
+	a.mu.Lock()
+	for _, id := range ids {
+		if o := a.objects[objectKey{model.KindAttachment, id}]; o != nil && o.rec != nil {
+			// Somebody waits for a look that begins after this.
+			o.status.Phase, o.status.Reason, o.status.Message = model.Working, "", ""
+			a.retryLocked(o)
+		}
+	}
+	a.mu.Unlock()
+	for _, id := range ids {
+		if err := a.awaitPrepared(ctx, objectKey{model.KindAttachment, id}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startable refuses a device of which nothing will ever listen.
+func (a *Agent) startable(id string, s model.Start) error {
+	key := objectKey{model.KindAttachment, id}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.damageLocked(key); err != nil {
+		return err
+	}
+	switch o := a.objects[key]; {
+	case o == nil || o.rec == nil || o.rec.Attachment.InstanceUUID != s.UUID:
+		return &fault.Error{Kind: fault.NotFound, Reason: fault.UnknownID, Metadata: map[string]string{"id": id},
+			Message: fmt.Sprintf("the definition of instance %s has the device of attachment %q, which is none of this instance: take it out with 'virsh edit', then start it", word.Quote(s.Instance), id)}
+	case o.rec.Removing:
+		return beingRemoved(key)
+	}
+	return nil
+}
+
+// awaitPrepared returns when an attachment's daemon listens.
+func (a *Agent) awaitPrepared(ctx context.Context, key objectKey) error {
+	without := func(e *fault.Error) error {
+		return &fault.Error{Kind: e.Kind, Reason: e.Reason, Metadata: map[string]string{"id": key.id}, Err: e,
+			Message: fmt.Sprintf("cure that, then start the instance; or start it without this share, after 'causeway attachment delete %s'", key.id)}
+	}
+	for {
+		a.mu.Lock()
+		o := a.objects[key]
+		if o == nil || o.rec == nil || o.rec.Removing {
+			a.mu.Unlock()
+			return beingRemoved(key)
+		}
+		changed, s, failure := o.changed, o.status, o.failure
+		a.mu.Unlock()
+		switch {
+		case s.Reason == fault.InstanceStarting:
+			return nil
+		case failure != nil && failure.Permanent():
+			return without(failure)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return without(callEnded(ctx, key, s))
+		}
+	}
+}
+
+// wantedOfInstance lists those of an attachment's keys that its instance wants.
+func (a *Agent) wantedOfInstance(ctx context.Context, g *group, m member) (wanted []reconcile.Key) {
+	at, keys := m.rec.Attachment, m.rec.Keys(m.key.id)
+	if a.starts.Under(at.InstanceUUID) {
+		g.starting[m.key] = true
+		return keys[:2] // what QEMU connects to
+	}
+	ctx, cancel := a.starts.Guard(ctx, at.InstanceUUID)
+	defer cancel()
+	i, err := g.answers.get(ctx, a.o.Instances, at.InstanceUUID)
+	if err != nil && err.Reason == fault.InstanceNotFound {
+		return nil
+	}
+	if err != nil {
+		return keys // while libvirt is away nobody knows, and all stays
+	}
+	for _, k := range keys {
+		if k.Kind == reconcile.Definition && !i.Defines(at.Alias) {
+			continue
+		}
+		// An instance that is off has no device, and needs no daemon and no mount.
+		if k.Kind == reconcile.Definition || i.Running {
+			wanted = append(wanted, k)
+		}
+	}
+	return wanted
+}
+
+// ofLibvirt says whether libvirt has to be asked about a key.
+func ofLibvirt(k reconcile.Key) bool {
+	return k.Kind == reconcile.Device || k.Kind == reconcile.GuestMount || k.Kind == reconcile.Definition
+}
+
+// withoutQEMU notes what is known of a key without asking libvirt, and says
+// whether it did: an instance that is about to start has no device.
+func (a *Agent) withoutQEMU(g *group, k reconcile.Key, w reconcile.World) bool {
+	if !ofLibvirt(k) {
+		return false
+	}
+	delete(g.is, k)
+	delete(g.seen, k)
+	delete(g.unknown, k)
+	if k.Kind == reconcile.Definition {
+		w.Unknown[k] = true
+	}
+	return true
+}
+
+// observeDaemon tells a daemon that waits for the QEMU that is about to start
+// from one that still has the connection of the last, and takes no other.
+func (a *Agent) observeDaemon(g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
+	dir := a.at.Daemon(m.key.id)
+	done, err := a.o.Daemons.Done(dir)
+	if err != nil || done == nil {
+		return here, false, err
+	}
+	a.watchEnd(g, k, done)
+	if g.starting[m.key] {
+		if connected, err := a.o.Daemons.Connected(dir); err != nil || connected {
+			return former, true, err
+		}
+	}
+	return here, true, nil
+}
+
+// notePersistenceLocked notes whether an attachment's device is in the
+// definition.
+func (a *Agent) notePersistenceLocked(o *object, g *group, w reconcile.World) {
+	at := o.rec.Attachment
+	if at == nil {
+		return
+	}
+	answer, asked := g.answers[at.InstanceUUID]
+	if !asked || answer.err != nil {
+		return // it stays what it was
+	}
+	was, why := o.persists, o.liveOnly
+	o.persists, o.liveOnly = model.LiveOnly, answer.instance.WhyLiveOnly(at.Alias)
+	if _, there := w.Is[reconcile.Key{Kind: reconcile.Definition, Name: o.key.id}]; there {
+		o.persists, o.liveOnly = model.Persistent, ""
+	}
+	if was != o.persists || why != o.liveOnly {
+		o.broadcast()
+		a.tellLocked(o, false)
+	}
+}
