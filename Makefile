@@ -30,9 +30,9 @@ help: ## list what can be made
 deps: ## install and download what building and testing need (Debian 12, root)
 	@integration/deps.sh
 
-build: ## build the three programs, and the library of the gateways, into bin/
+build: ## build the programs, and the library of the gateways, into bin/
 	$(BUILD) ./cmd/causeway-agent ./cmd/causeway
-	CGO_ENABLED=0 $(BUILD) ./cmd/causeway-launch
+	CGO_ENABLED=0 $(BUILD) ./cmd/causeway-launch ./cmd/causeway-keeper
 	ganesha/preload/build bin
 
 check: check-format check-vet check-lint check-proto check-scripts check-python ## format, vet, lint, generated code, scripts, Python

@@ -53,6 +53,7 @@ func (w *world) systemdHost(ctx context.Context, t *testing.T) *systemdHost {
 	programs := filepath.Dir(w.programs.Agent)
 	h.install("/usr/sbin/causeway-agent", w.programs.Agent, 0o755)
 	h.install("/usr/libexec/causeway/causeway-launch", w.programs.Launch, 0o755)
+	h.install("/usr/libexec/causeway/causeway-keeper", w.programs.Keep, 0o755)
 	h.install("/usr/libexec/causeway/causeway-preload.so", filepath.Join(programs, "causeway-preload.so"), 0o644)
 	h.install("/etc/systemd/system/"+agentUnit, "../packaging/"+agentUnit, 0o644)
 	h.configure(w, "")

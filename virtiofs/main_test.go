@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "clean up:", err)
 		code = max(code, 1)
 	}
-	if launcherDir != "" {
-		if err := os.RemoveAll(launcherDir); err != nil {
+	if programsDir != "" {
+		if err := os.RemoveAll(programsDir); err != nil {
 			fmt.Fprintln(os.Stderr, "clean up:", err)
 		}
 	}
@@ -259,27 +259,28 @@ func wait(limit time.Duration, done func() bool) error {
 	return nil
 }
 
-// launcher builds causeway-launch, once.
-var launcher = sync.OnceValues(func() (string, error) {
+// programs builds causeway-launch and causeway-keeper, once, and returns where.
+var programs = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("/tmp", "cwlaunch")
 	if err != nil {
 		return "", err
 	}
-	launcherDir = dir
-	c := exec.Command("go", "build", "-o", dir, "github.com/causeway-project/causeway/cmd/causeway-launch")
+	programsDir = dir
+	c := exec.Command("go", "build", "-o", dir,
+		"github.com/causeway-project/causeway/cmd/causeway-launch", "github.com/causeway-project/causeway/cmd/causeway-keeper")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
 		return "", errors.Join(err, errors.New(string(out)))
 	}
-	return filepath.Join(dir, "causeway-launch"), nil
+	return dir, nil
 })
 
-var launcherDir string // removed by TestMain
+var programsDir string // removed by TestMain
 
 // daemon runs one until the test ends.
 func daemon(t *testing.T, source string) (*virtiofsd.Daemons, virtiofsd.Daemon) {
 	t.Helper()
-	binary, err := launcher()
+	dir, err := programs()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +288,7 @@ func daemon(t *testing.T, source string) (*virtiofsd.Daemons, virtiofsd.Daemon) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &virtiofsd.Daemons{Starter: &process.Starter{Launcher: binary}}
+	d := &virtiofsd.Daemons{Starter: &process.Starter{Launcher: filepath.Join(dir, "causeway-launch")}, Keeper: filepath.Join(dir, "causeway-keeper")}
 	v := virtiofsd.Daemon{Dir: filepath.Join(run, "virtiofs", "a"), Source: source}
 	t.Cleanup(func() {
 		if err := errors.Join(d.Stop(context.Background(), v, time.Second), os.RemoveAll(run)); err != nil {

@@ -159,7 +159,7 @@ func TestAttachAgainWithAFreshDaemon(t *testing.T) {
 	}
 }
 
-func TestDaemonDiesIdle(t *testing.T) {
+func TestKeeperDiesIdle(t *testing.T) {
 	w := bootedGuest(t)
 	ctx := limited(t, 2*time.Minute)
 	ds, v := daemon(t, t.TempDir())

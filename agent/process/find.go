@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // settling is how long Find waits for a launcher between its lock and its
@@ -67,4 +70,24 @@ func find(ctx context.Context, dir string) (*Process, error) {
 		}
 		return nil, fmt.Errorf("find process in %s: none runs, but %v have its lock: %w", dir, pids, ErrHeld)
 	}
+}
+
+// Child returns the running child of p with that pid, nil where there is none:
+// p may have reaped it, and the pid be another's by now.
+func (p *Process) Child(pid int) (*Process, error) {
+	boot, err := bootID()
+	if err != nil {
+		return nil, fmt.Errorf("find child %d of %d: %w", pid, p.id.PID, err)
+	}
+	s, err := readStat(pid)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find child %d of %d: %w", pid, p.id.PID, err)
+	}
+	if s.parent != p.id.PID || s.state == 'Z' || s.state == 'X' {
+		return nil, nil
+	}
+	return &Process{id: Identity{BootID: boot, PID: pid, Start: s.start}, dir: p.dir}, nil
 }

@@ -116,6 +116,7 @@ func bootID() (string, error) {
 // stat is what we use of /proc/PID/stat, see proc_pid_stat(5).
 type stat struct {
 	state   byte
+	parent  int
 	session int
 	start   uint64
 }
@@ -143,6 +144,10 @@ func parseStat(line string) (stat, error) {
 	if len(f) < 20 {
 		return stat{}, fmt.Errorf("%d fields after the name, want 20", len(f))
 	}
+	parent, err := strconv.Atoi(f[4-3])
+	if err != nil {
+		return stat{}, err
+	}
 	session, err := strconv.Atoi(f[6-3])
 	if err != nil {
 		return stat{}, err
@@ -151,5 +156,5 @@ func parseStat(line string) (stat, error) {
 	if err != nil {
 		return stat{}, err
 	}
-	return stat{state: f[0][0], session: session, start: start}, nil
+	return stat{state: f[0][0], parent: parent, session: session, start: start}, nil
 }

@@ -74,7 +74,6 @@ func attachmentTo(a model.Attachment) *nodev1.Attachment {
 		Forced:        a.Forced,
 		Persistence:   persistenceTo(a.Persistence),
 		LiveOnly:      text(a.LiveOnly),
-		Move:          moveTo(a.Move),
 	}
 }
 

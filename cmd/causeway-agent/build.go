@@ -43,7 +43,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 		return nil, err
 	}
 	n := &node{log: log, networks: netns.New(netns.Options{Logger: log, VSCtl: cfg.OVS.Command, OVSDB: cfg.OVS.Database}), supervisor: sup}
-	daemons := &virtiofsd.Daemons{Starter: starter, Limits: cfg.Virtiofsd.Limits.limits()}
+	daemons := &virtiofsd.Daemons{Starter: starter, Keeper: cfg.Keeper, Limits: cfg.Virtiofsd.Limits.limits()}
 	vd := virtiofsDaemons{d: daemons, systemd: sup.units != nil}
 	o := agent.Options{
 		StateDir:   cfg.StateDir,
@@ -234,6 +234,7 @@ func hostChecks(cfg config, daemons virtiofsDaemons) []func(context.Context) mod
 			return model.Check{Name: "root", Verdict: model.Pass, Message: "runs as root"}
 		},
 		program("launcher", cfg.Launcher, "install causeway-launch, or set launcher in the configuration"),
+		program("keeper", cfg.Keeper, "install causeway-keeper beside causeway-launch, or set keeper in the configuration"),
 		program("library", cfg.library(), "install "+ganesha.Library+" beside causeway-launch"),
 		program("ganesha", "/usr/bin/ganesha.nfsd", "apt-get install nfs-ganesha nfs-ganesha-vfs"),
 		program("dbus", "/usr/bin/dbus-daemon", "apt-get install dbus-daemon"),

@@ -30,6 +30,7 @@ type config struct {
 	Log         logConfig     `yaml:"log"`
 	Libvirt     libvirtConfig `yaml:"libvirt"`
 	Launcher    string        `yaml:"launcher"`
+	Keeper      string        `yaml:"keeper"`
 	Supervisor  string        `yaml:"supervisor"`
 	Local       localConfig   `yaml:"local"`
 	Gateway     gatewayConfig `yaml:"gateway"`
@@ -179,6 +180,9 @@ func parseConfig(name string, data []byte) (config, error) {
 	if c.Launcher == "" {
 		c.Launcher = findLauncher()
 	}
+	if c.Keeper == "" {
+		c.Keeper = filepath.Join(filepath.Dir(c.Launcher), "causeway-keeper")
+	}
 	var wrong []error
 	for _, p := range c.problems() {
 		wrong = append(wrong, places.at(p.key, p.text))
@@ -230,6 +234,7 @@ func (c config) problems() []problem {
 	path("run_dir", c.RunDir)
 	check(len(c.RunDir) <= maxRunDir, "run_dir", "%q is longer than %d bytes, so that the sockets below it would not fit", c.RunDir, maxRunDir)
 	path("launcher", c.Launcher)
+	path("keeper", c.Keeper)
 	path("socket.path", c.Socket.Path)
 	check(len(c.Socket.Path)+len(newSuffix) <= maxSocketPath, "socket.path", "%q is too long for a unix socket", c.Socket.Path)
 	check(c.Socket.Mode&^0o777 == 0, "socket.mode", "%s has bits beyond 0777", c.Socket.Mode)

@@ -65,7 +65,7 @@ supervisor: direct
 	want.Gateway.Grace = duration(time.Minute)
 	want.Gateway.Limits = limitsConfig{Tasks: 512, Files: 8192}
 	want.Supervisor = "direct"
-	want.Launcher = c.Launcher
+	want.Launcher, want.Keeper = c.Launcher, c.Keeper
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
 	}

@@ -93,11 +93,7 @@ func (v virtiofsDaemons) Connected(dir string) (bool, error) {
 }
 
 func (v virtiofsDaemons) Done(dir string) (<-chan struct{}, error) {
-	p, err := v.d.Find(virtiofsd.Daemon{Dir: dir})
-	if err != nil || p == nil {
-		return nil, err
-	}
-	return p.Done(), nil
+	return v.d.Done(virtiofsd.Daemon{Dir: dir})
 }
 
 // instances is package virtiofs's host as the agent wants it, which cannot

@@ -119,7 +119,7 @@ func (d *demo) startAgent(ctx context.Context) error {
 		return err
 	}
 	programs := lab.Installed(filepath.Join(root, "bin"))
-	for _, p := range []string{programs.Agent, programs.CLI, programs.Launch} {
+	for _, p := range []string{programs.Agent, programs.CLI, programs.Launch, programs.Keep} {
 		if _, err := os.Stat(p); err != nil {
 			return fmt.Errorf("make build brings it: %w", err)
 		}

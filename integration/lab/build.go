@@ -13,6 +13,7 @@ type Programs struct {
 	Agent  string
 	CLI    string
 	Launch string
+	Keep   string // causeway-keeper, beside Launch, where the agent looks for it
 }
 
 // BuildOptions of Programs.
@@ -42,7 +43,7 @@ func Build(ctx context.Context, o BuildOptions) (*Programs, error) {
 		agent = append(agent, "-race")
 	}
 	for _, argv := range [][]string{
-		append(agent, "./cmd/causeway-agent"), append(build, "./cmd/causeway"), append(launch, "./cmd/causeway-launch"),
+		append(agent, "./cmd/causeway-agent"), append(build, "./cmd/causeway"), append(launch, "./cmd/causeway-launch", "./cmd/causeway-keeper"),
 	} {
 		if _, err := command(ctx, argv...); err != nil {
 			return nil, err
@@ -62,6 +63,7 @@ func Installed(dir string) *Programs {
 		Agent:  filepath.Join(dir, "causeway-agent"),
 		CLI:    filepath.Join(dir, "causeway"),
 		Launch: filepath.Join(dir, "causeway-launch"),
+		Keep:   filepath.Join(dir, "causeway-keeper"),
 	}
 }
 

@@ -181,7 +181,7 @@ func processes(scope HostScope) ([]string, error) {
 		argv := strings.Split(string(data), "\x00")
 		name := filepath.Base(argv[0])
 		switch name {
-		case "ganesha.nfsd", "dbus-daemon", "rpcbind", "rpc.statd", "virtiofsd", "causeway-launch":
+		case "ganesha.nfsd", "dbus-daemon", "rpcbind", "rpc.statd", "virtiofsd", "causeway-launch", "causeway-keeper":
 			lines = append(lines, "process "+name+" "+owner(argv, scope.RunDir))
 		}
 	}

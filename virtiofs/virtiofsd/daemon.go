@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/virtiofs/keeper"
 )
 
 // ErrMissing says that this host has no virtiofsd.
@@ -44,17 +45,20 @@ const (
 	Starting  State = "starting"  // it runs, and does not listen yet
 	Listening State = "listening" // it waits for its one connection
 	Connected State = "connected" // QEMU uses it
+	Dead      State = "dead"      // it has ended, and its keeper answers QEMU and guest with errors
 )
 
 // Daemons starts and finds virtiofsd processes.
 type Daemons struct {
 	Starter *process.Starter
+	Keeper  string         // required: path of causeway-keeper
 	Binary  string         // found when empty: ErrMissing
 	Limits  process.Limits // of each daemon that has no others
 
 	mu       sync.Mutex
 	programs map[string]Program          // by path, size and time of the binary
-	running  map[string]*process.Process // by run directory; those that have ended are found out at the next look
+	running  map[string]*process.Process // keepers by run directory; those that have ended are found out at the next look
+	children map[string]*process.Process // their daemons, likewise
 }
 
 // defaultFiles is a daemon's limit of open files: it keeps one for each inode
@@ -101,6 +105,17 @@ func (d *Daemons) start(ctx context.Context, v Daemon) error {
 	if err != nil {
 		return err
 	}
+	if p != nil {
+		// One whose virtiofsd is dead is of no use to the next device.
+		k, err := d.keptBy(p, v)
+		if err == nil && k.dead() {
+			err = p.Stop(ctx, 0)
+			p = nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if p == nil {
 		if p, err = d.fresh(ctx, v); err != nil {
 			return err
@@ -121,7 +136,7 @@ func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error)
 	}
 	// A socket file that nobody listens on would make the daemon's bind fail
 	// (Rust), or look like a ready one.
-	if err := remove(v.Socket(), lockFile(v.Socket())); err != nil {
+	if err := remove(v.Socket(), filepath.Join(v.Dir, keeper.ReportFile)); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(v.Dir, 0o700); err != nil {
@@ -134,8 +149,8 @@ func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error)
 	}
 	is, err := d.Starter.Start(ctx, process.Spec{
 		Dir:    v.Dir,
-		Path:   p.Path,
-		Args:   args,
+		Path:   d.Keeper,
+		Args:   p.kept(v, args),
 		Env:    []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"},
 		Caps:   capabilities,
 		Limits: limits,
@@ -192,13 +207,10 @@ func (d *Daemons) stop(ctx context.Context, v Daemon, grace time.Duration) error
 	if err := d.Starter.Forget(v.name()); err != nil {
 		return err
 	}
-	if err := remove(v.Socket(), lockFile(v.Socket())); err != nil {
-		return err
-	}
 	return removeDir(v.Dir)
 }
 
-// Find returns its process, nil where it does not run. It ends by itself when
+// Find returns its keeper's process, nil where it does not run. It ends by itself when
 // QEMU lets go of it.
 func (d *Daemons) Find(v Daemon) (*process.Process, error) {
 	d.mu.Lock()
@@ -225,6 +237,7 @@ func (d *Daemons) keep(v Daemon, p *process.Process) {
 	defer d.mu.Unlock()
 	if p == nil {
 		delete(d.running, v.Dir)
+		delete(d.children, v.Dir)
 		return
 	}
 	if d.running == nil {
@@ -241,6 +254,9 @@ func (d *Daemons) State(v Daemon) (State, error) {
 	}
 	if p == nil {
 		return Stopped, nil
+	}
+	if k, err := d.keptBy(p, v); err != nil || k.dead() {
+		return Dead, err
 	}
 	s, err := socketState(v.Socket())
 	if err == nil && s == Stopped {
@@ -275,13 +291,6 @@ func (d *Daemons) Program(ctx context.Context) (Program, error) {
 	}
 	d.programs = map[string]Program{key: p}
 	return p, nil
-}
-
-// lockFile is what the C daemon locks against a second one on the same socket,
-// and leaves behind (QEMU 7.2, tools/virtiofsd/fuse_virtio.c, fv_socket_lock).
-// Its place is compiled in.
-func lockFile(socket string) string {
-	return "/run/virtiofsd/" + strings.ReplaceAll(socket, "/", ".") + ".pid"
 }
 
 // removeDir removes a directory of files. Not what lies deeper: should a share

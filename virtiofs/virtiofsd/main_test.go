@@ -20,8 +20,8 @@ var update = flag.Bool("update", false, "write golden files anew")
 func TestMain(m *testing.M) {
 	flag.Parse()
 	code := m.Run()
-	if launcherDir != "" {
-		if err := os.RemoveAll(launcherDir); err != nil {
+	if programsDir != "" {
+		if err := os.RemoveAll(programsDir); err != nil {
 			fmt.Fprintln(os.Stderr, "clean up:", err)
 			code = max(code, 1)
 		}
@@ -29,22 +29,23 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// launcher builds causeway-launch, once.
-var launcher = sync.OnceValues(func() (string, error) {
+// programs builds causeway-launch and causeway-keeper, once, and returns where.
+var programs = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("/tmp", "cwlaunch")
 	if err != nil {
 		return "", err
 	}
-	launcherDir = dir
-	c := exec.Command("go", "build", "-o", dir, "github.com/causeway-project/causeway/cmd/causeway-launch")
+	programsDir = dir
+	c := exec.Command("go", "build", "-o", dir,
+		"github.com/causeway-project/causeway/cmd/causeway-launch", "github.com/causeway-project/causeway/cmd/causeway-keeper")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
 		return "", errors.Join(err, errors.New(string(out)))
 	}
-	return filepath.Join(dir, "causeway-launch"), nil
+	return dir, nil
 })
 
-var launcherDir string // removed by TestMain
+var programsDir string // removed by TestMain
 
 // missing ends a test that this machine cannot run: on CI it fails.
 func missing(t *testing.T, format string, args ...any) {

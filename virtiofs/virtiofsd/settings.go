@@ -42,7 +42,19 @@ func (s Settings) needs() []Ability {
 	return need
 }
 
-// arguments of a virtiofsd that serves v: ErrUnable.
+// kept is the arguments of the keeper of a virtiofsd that has these.
+func (p Program) kept(v Daemon, args []string) []string {
+	own := []string{"-dir", v.Dir, "-socket", v.Socket()}
+	if p.Flavour == FlavourC {
+		// It answers the requests of one batch last to first
+		// (QEMU 7.2, tools/virtiofsd/fuse_virtio.c, fv_queue_thread).
+		own = append(own, "-inflight")
+	}
+	return append(append(own, "--", p.Path), args...)
+}
+
+// arguments of a virtiofsd that serves v, without those of its socket, which
+// its keeper adds: ErrUnable.
 //
 // Both flavours stay in the foreground, sandbox themselves in namespaces of
 // their own with the source as their root, show mounts below it as mounts (so
@@ -63,7 +75,6 @@ func (p Program) arguments(v Daemon) ([]string, error) {
 func (p Program) rustArguments(v Daemon) []string {
 	s := v.Settings
 	args := []string{
-		"--socket-path=" + v.Socket(),
 		"--shared-dir=" + v.Source,
 		"--sandbox=namespace",
 		"--announce-submounts",
@@ -92,7 +103,6 @@ func cArguments(v Daemon) []string {
 	s := v.Settings
 	args := []string{
 		"-f",
-		"--socket-path=" + v.Socket(),
 		"-o", "source=" + escapeOption(v.Source),
 		"-o", "sandbox=namespace",
 		"-o", "announce_submounts",
