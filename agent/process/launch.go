@@ -31,6 +31,9 @@ func Launch(args []string) error {
 	if err := unix.CloseRange(agentFD, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return os.NewSyscallError("close_range", err)
 	}
+	if len(args) > 0 && args[0] == holdFlag {
+		return hold()
+	}
 	if len(args) > 0 && args[0] == ownPIDsFlag {
 		return relaunch(args[1:])
 	}
@@ -132,6 +135,11 @@ func confine(s *Spec) error {
 	if s.Limits.Files > 0 {
 		if err := limitFiles(s.Limits.Files); err != nil {
 			return fmt.Errorf("limit of open files: %w", err)
+		}
+	}
+	if s.IDMap != nil {
+		if err := s.IDMap.show(); err != nil {
+			return fmt.Errorf(idMapFailed+"%w", err)
 		}
 	}
 	if s.Root != nil {

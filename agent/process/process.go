@@ -55,6 +55,7 @@ type Spec struct {
 	Env     []string // the whole environment, "K=V"
 	NetNS   string   // path of a network namespace; empty stays in the host's
 	Root    *Root    // nil stays in the host's mount namespace
+	IDMap   *IDMap   // nil shows all directories with the owners that they have
 	OwnPIDs bool     // a process namespace of its own, see above
 	Caps    []string // capabilities to keep, in the bounding set too, "chown"; nil keeps all, empty keeps none
 	Limits  Limits

@@ -225,7 +225,7 @@ func understand(answer []byte, dir string) (Identity, error) {
 	case len(failure) == 0:
 		return Identity{}, errKilled
 	}
-	return Identity{}, errors.New(string(failure))
+	return Identity{}, failed(string(failure))
 }
 
 // errKilled: the launcher said nothing.
