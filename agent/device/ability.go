@@ -44,6 +44,14 @@ func Needs(s Settings, ids IDs) []Ability {
 	return need
 }
 
+// Fits refuses what no virtiofsd does together: BadSettings.
+func Fits(s Settings, ids IDs) *fault.Error {
+	if ids.Policy == Squash && s.PosixACL == On {
+		return fault.Invalidf(fault.BadSettings, "posix_acl with squashed ids: the lists name ids that are not on the share, so turn posix_acl off")
+	}
+	return nil
+}
+
 // A Program is a virtiofsd as errors name it.
 type Program struct {
 	Flavour   string

@@ -181,6 +181,9 @@ func (f Facts) virtiofsd() Finding {
 	if e := f.Missing; e != nil {
 		return fail("virtiofsd", "apt-get install qemu-system-common, or virtiofsd where there is such a package", e)
 	}
+	if err := device.Fits(f.Want.Settings, f.Want.IDs); err != nil {
+		return fail("virtiofsd", "causeway node show", err)
+	}
 	if err := f.Program.Check(device.Needs(f.Want.Settings, f.Want.IDs)); err != nil {
 		return fail("virtiofsd", "causeway node show", err)
 	}

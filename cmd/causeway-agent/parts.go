@@ -8,6 +8,7 @@ import (
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/agent/process/usage"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/virtiofs"
@@ -80,6 +81,19 @@ func daemonOf(d parts.Daemon) virtiofsd.Daemon {
 		Cache: virtiofsd.Cache(s.Cache), Xattr: s.Xattr == device.On, PosixACL: s.PosixACL == device.On,
 		SharedLocks: s.Locks == device.LocksShared, Threads: s.Threads, Memory: s.Memory, Files: s.OpenFiles,
 	}}
+	switch d.IDs.Policy {
+	case device.Squash:
+		to.IDs = virtiofsd.IDs{Squash: true, UID: d.IDs.UID, GID: d.IDs.GID}
+	case device.Map:
+		to.IDs = virtiofsd.IDs{UIDs: ranges(d.IDs.UIDs), GIDs: ranges(d.IDs.GIDs)}
+	}
+	return to
+}
+
+func ranges(of []device.Range) (to []process.IDRange) {
+	for _, r := range of {
+		to = append(to, process.IDRange{Process: r.Guest, Disk: r.Host, Count: r.Count})
+	}
 	return to
 }
 
@@ -194,6 +208,7 @@ func libvirtError(err error) error {
 		{virtiofs.ErrGuestBusy, fault.Precondition, fault.GuestBusy, "the guest does not let go of the device: end what uses it there, then repeat the call"},
 		{virtiofs.ErrGuestAgent, fault.Precondition, fault.GuestAgentAbsent, "no guest agent answers: start qemu-guest-agent in the guest, or mount the tag there by hand"},
 		{virtiofs.ErrGuestRefused, fault.Precondition, fault.GuestRefused, "the guest could not do it"},
+		{process.ErrNoIDMap, fault.Precondition, fault.NoIDMap, "the share's file system cannot be mounted with other ids: use one that can (ext4, xfs, btrfs), or the id policy passthrough"},
 		{virtiofsd.ErrUnable, fault.Precondition, fault.DaemonUnable, "this host's virtiofsd cannot do what the attachment asks for: see causeway node show, and ask for something else"},
 		{virtiofsd.ErrMissing, fault.Precondition, fault.NoVirtiofsd, "this host has no virtiofsd: install it"},
 	} {

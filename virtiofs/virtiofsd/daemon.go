@@ -30,6 +30,7 @@ type Daemon struct {
 
 	ReadOnly bool // where it can, the daemon refuses to write by itself too; the mount of Source has to be so
 	Settings Settings
+	IDs      IDs
 }
 
 // Socket that QEMU connects to; the same for a directory for ever.
@@ -86,7 +87,7 @@ var capabilities = []string{
 // Start makes the daemon run and listen, or adopts one that does or that QEMU
 // uses already. virtiofsd serves one connection and then ends, so each attach
 // needs a fresh one. When ctx ends, the daemon may come all the same: the same
-// call again adopts it. ErrMissing.
+// call again adopts it. ErrMissing, ErrUnable, process.ErrNoIDMap.
 func (d *Daemons) Start(ctx context.Context, v Daemon) error {
 	if err := d.start(ctx, v); err != nil {
 		return fmt.Errorf("start virtiofsd for %s: %w", v.Source, err)
@@ -152,7 +153,8 @@ func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error)
 		Path:   d.Keeper,
 		Args:   p.kept(v, args),
 		Env:    []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"},
-		Caps:   capabilities,
+		Caps:   v.IDs.capabilities(),
+		IDMap:  v.IDs.mount(v.Source),
 		Limits: limits,
 		Name:   v.name(),
 	})

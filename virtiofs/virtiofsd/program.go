@@ -48,6 +48,8 @@ const (
 	SelfReadOnly  Ability = "read_only"    // refuses to write by itself, beside the mount
 	FileHandles   Ability = "file_handles" // needs no open file for each that the guest knows of
 	Migration     Ability = "migration"    // hands its state to another one
+	SquashIDs     Ability = "squash_ids"   // makes all that the guest makes one owner's
+	MapIDs        Ability = "map_ids"      // other ids on the share, where its file system can
 )
 
 // abilities is how each flavour shows in its help, or among the features that
@@ -68,6 +70,8 @@ var abilities = []struct {
 	{SelfReadOnly, "", "--readonly"},
 	{FileHandles, "", "--inode-file-handles"},
 	{Migration, "", "migrate-precopy"},
+	{SquashIDs, "", "squash-guest"},
+	{MapIDs, "-o source=PATH", "--shared-dir"}, // the kernel does it below either
 }
 
 // Has tells whether it can do all of these.

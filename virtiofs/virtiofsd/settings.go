@@ -66,6 +66,9 @@ func (p Program) arguments(v Daemon) ([]string, error) {
 			return nil, fmt.Errorf("%w: %s is of flavour %s and lacks %s", ErrUnable, p.Path, p.Flavour, a)
 		}
 	}
+	if v.IDs.Squash && (!p.Has(SquashIDs) || v.Settings.PosixACL) {
+		return nil, fmt.Errorf("%w: %s is of flavour %s and lacks %s, or not with %s", ErrUnable, p.Path, p.Flavour, SquashIDs, PosixACL)
+	}
 	if p.Flavour == FlavourRust {
 		return p.rustArguments(v), nil
 	}
@@ -95,6 +98,12 @@ func (p Program) rustArguments(v Daemon) []string {
 	}
 	if v.ReadOnly && p.Has(SelfReadOnly) {
 		args = append(args, "--readonly")
+	}
+	if v.IDs.Squash {
+		args = append(args, fmt.Sprintf("--translate-uid=squash-guest:0:%d:%d", v.IDs.UID, maxIDs), fmt.Sprintf("--translate-gid=squash-guest:0:%d:%d", v.IDs.GID, maxIDs))
+	}
+	if drop := v.IDs.drops(); drop != "" {
+		args = append(args, "--modcaps="+drop)
 	}
 	return args
 }
@@ -127,6 +136,9 @@ func cArguments(v Daemon) []string {
 	}
 	if s.Threads > 1 {
 		args = append(args, "--thread-pool-size="+strconv.Itoa(s.Threads))
+	}
+	if drop := v.IDs.drops(); drop != "" {
+		args = append(args, "-o", "modcaps="+drop)
 	}
 	return args
 }
