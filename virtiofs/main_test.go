@@ -280,6 +280,12 @@ var programsDir string // removed by TestMain
 // daemon runs one until the test ends.
 func daemon(t *testing.T, source string) (*virtiofsd.Daemons, virtiofsd.Daemon) {
 	t.Helper()
+	return daemonAs(t, virtiofsd.Daemon{Source: source})
+}
+
+// daemonAs runs v, in a directory of its own, until the test ends.
+func daemonAs(t *testing.T, v virtiofsd.Daemon) (*virtiofsd.Daemons, virtiofsd.Daemon) {
+	t.Helper()
 	dir, err := programs()
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +295,7 @@ func daemon(t *testing.T, source string) (*virtiofsd.Daemons, virtiofsd.Daemon) 
 		t.Fatal(err)
 	}
 	d := &virtiofsd.Daemons{Starter: &process.Starter{Launcher: filepath.Join(dir, "causeway-launch")}, Keeper: filepath.Join(dir, "causeway-keeper")}
-	v := virtiofsd.Daemon{Dir: filepath.Join(run, "virtiofs", "a"), Source: source}
+	v.Dir = filepath.Join(run, "virtiofs", "a")
 	t.Cleanup(func() {
 		if err := errors.Join(d.Stop(context.Background(), v, time.Second), os.RemoveAll(run)); err != nil {
 			t.Error(err)

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-project/causeway/agent/process"
 )
 
 func TestArguments(t *testing.T) {
@@ -20,6 +22,8 @@ func TestArguments(t *testing.T) {
 				{Dir: "/run/x", Source: "/srv/share", ReadOnly: true, Settings: Settings{
 					Cache: "never", Xattr: true, PosixACL: true, SharedLocks: p.Has(SharedLocks), Threads: 8, Memory: 1 << 30, Files: 4096,
 				}},
+				{Dir: "/run/x", Source: "/srv/share", IDs: IDs{UIDs: []process.IDRange{{Process: 0, Disk: 5, Count: 6}}}},
+				{Dir: "/run/x", Source: "/srv/share", IDs: IDs{Squash: p.Has(SquashIDs), UID: 3000, GID: 4000}},
 			} {
 				args, err := p.arguments(v)
 				if err != nil {
@@ -47,12 +51,15 @@ func TestUnable(t *testing.T) {
 	for _, tt := range []struct {
 		flavour Flavour
 		ask     Settings
+		squash  bool
 	}{
-		{FlavourC, Settings{Cache: "metadata"}},
-		{FlavourC, Settings{Cache: "none,source=/etc"}},
-		{FlavourRust, Settings{SharedLocks: true}},
+		{FlavourC, Settings{Cache: "metadata"}, false},
+		{FlavourC, Settings{Cache: "none,source=/etc"}, false},
+		{FlavourC, Settings{}, true},
+		{FlavourRust, Settings{SharedLocks: true}, false},
+		{FlavourRust, Settings{PosixACL: true}, true},
 	} {
-		args, err := able(tt.flavour).arguments(Daemon{Dir: "/run/x", Source: "/srv", Settings: tt.ask})
+		args, err := able(tt.flavour).arguments(Daemon{Dir: "/run/x", Source: "/srv", Settings: tt.ask, IDs: IDs{Squash: tt.squash}})
 		if !errors.Is(err, ErrUnable) || !strings.Contains(err.Error(), "flavour "+string(tt.flavour)) {
 			t.Errorf("%s, %+v: %q, %v", tt.flavour, tt.ask, args, err)
 		}

@@ -1,0 +1,237 @@
+package virtiofs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
+)
+
+// plugged attaches the device of a daemon to the guest and mounts it at /mnt/TAG
+// there, until the test ends.
+func (w *world) plugged(t *testing.T, tag string, v virtiofsd.Daemon) {
+	t.Helper()
+	_, v = daemonAs(t, v)
+	d := Device{Instance: guestUUID, Alias: AliasPrefix + tag, Tag: tag, Socket: v.Socket()}
+	m := GuestMount{Instance: guestUUID, Tag: tag, Path: "/mnt/" + tag}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := errors.Join(w.host.GuestUnmount(ctx, m), w.host.Detach(ctx, d)); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx := limited(t, time.Minute)
+	if err := w.host.Attach(ctx, d); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.host.GuestMount(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// program is the virtiofsd that daemons get.
+func program(t *testing.T) virtiofsd.Program {
+	t.Helper()
+	p, err := new(virtiofsd.Daemons).Program(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// An attempt is what a guest's root tries, and whether it should get it.
+type attempt struct {
+	script string
+	want   bool
+}
+
+// attempts runs each in a directory of the guest.
+func (w *world) attempts(t *testing.T, dir string, all []attempt) {
+	t.Helper()
+	var script strings.Builder
+	for _, a := range all {
+		fmt.Fprintf(&script, "cd %s\nif (%s) >/dev/null 2>&1; then echo true; else echo false; fi\n", dir, a.script)
+	}
+	got := strings.Fields(w.run(t, "sh", "-c", script.String()))
+	if len(got) != len(all) {
+		t.Fatalf("%d answers to %d attempts: %q", len(got), len(all), got)
+	}
+	for i, a := range all {
+		if got[i] != fmt.Sprint(a.want) {
+			t.Errorf("%s: %s, want %t", a.script, got[i], a.want)
+		}
+	}
+}
+
+// wantOwners compares owners and modes of the share's files on the host.
+func wantOwners(t *testing.T, share string, want map[string]string) {
+	t.Helper()
+	for name, want := range want {
+		got := "absent"
+		if info, err := os.Lstat(filepath.Join(share, name)); err == nil {
+			st := info.Sys().(*syscall.Stat_t)
+			got = fmt.Sprintf("%d:%d %o", st.Uid, st.Gid, st.Mode&0o7777)
+		}
+		if got != want {
+			t.Errorf("on the host %s is %s, want %s", name, got, want)
+		}
+	}
+}
+
+// attacked is a share of one owner, with things of others in it.
+func attacked(t *testing.T, uid, gid int) string {
+	t.Helper()
+	share := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"roots": 0o644, "secret": 0o600, "others": 0o644} {
+		path := filepath.Join(share, name)
+		write(t, path, "of another")
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Chown(share, uid, gid), os.Chown(filepath.Join(share, "others"), 4242, 4242)); err != nil {
+		t.Fatal(err)
+	}
+	return share
+}
+
+// attacks of a guest's root on what is not the guest's, and on the host: none of
+// what it makes may give anybody more than the guest has itself.
+var attacks = []attempt{
+	{"cat secret", false},
+	{"cat roots", true}, // whom its mode lets in
+	{"echo more >>roots", false},
+	{"chmod 6777 roots", false},
+	{"chmod 6777 others", false},
+	{"rm -f others", false},
+	{"mv others mine", false},
+	{"mknod disk b 8 0", false},
+	{"mknod memory c 1 1", false},
+	{"mkfifo fifo", true},
+	{"cp /bin/busybox program && chmod 6755 program", true},
+}
+
+func TestIDsMap(t *testing.T) {
+	w := bootedGuest(t)
+	share := attacked(t, 100000, 200000)
+	w.plugged(t, "mapped", virtiofsd.Daemon{Source: share, Settings: virtiofsd.Settings{Xattr: true}, IDs: virtiofsd.IDs{
+		UIDs: []process.IDRange{{Process: 0, Disk: 100000, Count: 2000}}, GIDs: []process.IDRange{{Process: 0, Disk: 200000, Count: 2000}},
+	}})
+	w.attempts(t, "/mnt/mapped", append([]attempt{
+		{`[ "$(stat -c %u:%g . roots others)" = "$(printf '0:0\n65534:65534\n65534:65534')" ]`, true},
+		{"mkdir dir && chown 1000:1001 dir", true},
+		{"chmod 777 dir && (grep -q ^cwuser: /etc/passwd || echo cwuser:x:1000:1000::/:/bin/sh >>/etc/passwd); su cwuser -c 'touch dir/users'", true},
+		{"touch beyond && chown 2000 beyond", false}, // not in the map
+	}, attacks...))
+	wantOwners(t, share, map[string]string{
+		".": "100000:200000 755", "dir": "101000:201001 777", "dir/users": "101000:201000 644", "beyond": "100000:200000 644",
+		"program": "100000:200000 6755", "fifo": "100000:200000 644", "disk": "absent", "memory": "absent",
+		"roots": "0:0 644", "secret": "0:0 600", "others": "4242:4242 644",
+	})
+	// What nobody in the guest has can be taken, but not used as its owner's.
+	w.attempts(t, "/mnt/mapped", []attempt{{"chown 0:0 roots", true}})
+	wantOwners(t, share, map[string]string{"roots": "100000:200000 644"})
+}
+
+func TestIDsSquash(t *testing.T) {
+	w := bootedGuest(t)
+	share := attacked(t, 3000, 4000)
+	v := virtiofsd.Daemon{Source: share, Settings: virtiofsd.Settings{Xattr: true}, IDs: virtiofsd.IDs{Squash: true, UID: 3000, GID: 4000}}
+	if !program(t).Has(virtiofsd.SquashIDs) {
+		v.Dir = filepath.Join(t.TempDir(), "d")
+		if err := new(virtiofsd.Daemons).Start(t.Context(), v); !errors.Is(err, virtiofsd.ErrUnable) {
+			t.Errorf("Start = %v, want ErrUnable", err)
+		}
+		return
+	}
+	w.plugged(t, "squashed", v)
+	w.attempts(t, "/mnt/squashed", append([]attempt{
+		{"[ $(stat -c %u:%g .) = 3000:4000 ]", true},
+		{"mkdir dir && chown 1000:1001 dir", true}, // and changes nothing
+		{"chmod 777 dir && (grep -q ^cwuser: /etc/passwd || echo cwuser:x:1000:1000::/:/bin/sh >>/etc/passwd); su cwuser -c 'touch dir/users'", true},
+	}, attacks...))
+	wantOwners(t, share, map[string]string{
+		"dir": "3000:4000 777", "dir/users": "3000:4000 644", "program": "3000:4000 6755", "fifo": "3000:4000 644", "disk": "absent", "memory": "absent",
+		"roots": "0:0 644", "secret": "0:0 600", "others": "4242:4242 644",
+	})
+}
+
+// hostLock tries a lock of a process on the host.
+func hostLock(t *testing.T, kind, file string) string {
+	t.Helper()
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if kind == "flock" {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	} else {
+		err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart})
+	}
+	if err != nil {
+		return err.Error()
+	}
+	return "locked"
+}
+
+// TestLocks: two devices of one share are two users of it, as two guests are:
+// each has a virtiofsd and, in the guest, a file system with locks of its own.
+func TestLocks(t *testing.T) {
+	w := bootedGuest(t)
+	share := t.TempDir()
+	build := exec.Command("go", "build", "-o", filepath.Join(share, "locker"), "./testdata/locker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, tt := range []struct {
+		name   string
+		shared bool
+		want   map[string]string
+	}{
+		{"local", false, map[string]string{"first": "locked", "same guest": "resource temporarily unavailable", "other guest": "locked", "host": "locked", "waits": "locked"}},
+		{"shared", true, map[string]string{"first": "locked", "same guest": "resource temporarily unavailable", "other guest": "resource temporarily unavailable", "host": "resource temporarily unavailable", "waits": "operation not supported"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.shared && !program(t).Has(virtiofsd.SharedLocks) {
+				return
+			}
+			s := virtiofsd.Settings{SharedLocks: tt.shared}
+			w.plugged(t, "la", virtiofsd.Daemon{Source: share, Settings: s})
+			w.plugged(t, "lb", virtiofsd.Daemon{Source: share, Settings: s})
+			for _, kind := range []string{"flock", "posix"} {
+				run := func(how, at string) string {
+					return strings.TrimSpace(w.run(t, "/mnt/"+at+"/locker", kind, how, "/mnt/"+at+"/"+tt.name+kind))
+				}
+				got := map[string]string{"waits": run("wait", "la")}
+				w.run(t, "sh", "-c", fmt.Sprintf("/mnt/la/locker %s hold /mnt/la/%s >/tmp/held 2>&1 </dev/null & echo $! >/tmp/holder; until [ -s /tmp/held ]; do sleep 0.1; done", kind, tt.name+kind))
+				got["first"] = strings.TrimSpace(w.run(t, "cat", "/tmp/held"))
+				got["same guest"] = run("try", "la")
+				got["other guest"] = run("try", "lb")
+				got["host"] = hostLock(t, kind, filepath.Join(share, tt.name+kind))
+				w.run(t, "sh", "-c", "kill -9 $(cat /tmp/holder); while kill -0 $(cat /tmp/holder) 2>/dev/null; do sleep 0.1; done; rm /tmp/held")
+				if d := cmp.Diff(tt.want, got); d != "" {
+					t.Errorf("%s (-want +got):\n%s", kind, d)
+				}
+				if got := run("try", "lb"); got != "locked" {
+					t.Errorf("%s: when its holder was killed: %s", kind, got)
+				}
+			}
+		})
+	}
+}
