@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/move"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/preflight"
 	"github.com/causeway-project/causeway/agent/word"
@@ -35,7 +36,11 @@ func (a *Agent) Attach(ctx context.Context, at model.Attachment) (model.Attachme
 		return model.Attachment{}, err
 	}
 	created, err := a.edit(ctx, key, at.Connection.Secret, func(old *intent.Record) (*intent.Record, error) {
-		return a.attachmentRecord(key, old, at, instance)
+		next, err := a.attachmentRecord(key, old, at, instance)
+		if err == nil && next.Attachment.Move.Is(move.Source) {
+			return nil, next.Attachment.Move.Status()
+		}
+		return next, err
 	})
 	if err != nil {
 		return model.Attachment{}, err
@@ -158,7 +163,7 @@ func (a *Agent) RepairAttachment(ctx context.Context, id string) (model.Attachme
 	o.status.Phase = model.Working
 	a.retryLocked(o)
 	a.mu.Unlock()
-	if err := a.await(ctx, key, false); err != nil {
+	if err := a.awaitMove(ctx, key, move.Source, move.Destination); err != nil {
 		return model.Attachment{}, err
 	}
 	return a.Attachment(ctx, id)
@@ -198,7 +203,7 @@ func (a *Agent) attachmentLocked(o *object) model.Attachment {
 		ID: o.key.id, Instance: at.Instance, Connection: at.Connection.Public(), Tag: at.Tag, ReadOnly: at.ReadOnly,
 		MountAt: at.MountAt, Settings: a.settingsOf(o.rec), IDs: at.IDs, Forced: at.Forced,
 		InstanceUUID: at.InstanceUUID, Guest: o.guestState(), LockScope: a.lockScope(o.rec), Status: o.status,
-		Persistence: o.persists, LiveOnly: o.liveOnly,
+		Persistence: o.persists, LiveOnly: o.liveOnly, Move: at.Move,
 	}
 }
 

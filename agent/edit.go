@@ -170,6 +170,11 @@ func (a *Agent) soonerLocked(o *object) {
 // await waits until a put object has settled. An object that this call created
 // and that can never be is withdrawn: what is refused leaves nothing behind.
 func (a *Agent) await(ctx context.Context, key objectKey, created bool) error {
+	return a.awaitObject(ctx, key, created, (*object).settled)
+}
+
+// awaitObject is await with another idea of when an object has settled.
+func (a *Agent) awaitObject(ctx context.Context, key objectKey, created bool, settled func(*object) bool) error {
 	for {
 		a.mu.Lock()
 		o := a.objects[key]
@@ -178,11 +183,12 @@ func (a *Agent) await(ctx context.Context, key objectKey, created bool) error {
 			return &fault.Error{Kind: fault.Busy, Reason: fault.Withdrawn, Message: fmt.Sprintf("%s %s was removed meanwhile", key.kind, key.id)}
 		}
 		changed, s, failure, removing, fresh := o.changed, o.status, o.failure, o.rec != nil && o.rec.Removing, created && !o.wasReady
+		done := settled(o)
 		a.mu.Unlock()
 		switch {
 		case removing:
 			return beingRemoved(key)
-		case s.Phase == model.Ready, s.Phase == model.Degraded && s.ObservedGeneration == s.Generation:
+		case done:
 			return nil
 		case failure != nil && failure.Permanent():
 			if fresh {

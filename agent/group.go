@@ -143,7 +143,7 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 		once(g.looked)
 		plan := reconcile.NextPlan(w, a.held(g, w, now))
 		a.publish(g, members, w, plan)
-		if a.finalise(g, members, w, now) {
+		if a.finalise(g, members, w, now) || a.endMoves(ctx, g, members) {
 			continue
 		}
 		steps := a.due(g, plan.Steps, now)
@@ -167,8 +167,10 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 			next = f.next
 		}
 	}
-	if t := a.nextExpiryLocked(g, now); !t.IsZero() && (next.IsZero() || t.Before(next)) {
-		next = t
+	for _, t := range []time.Time{a.nextExpiryLocked(g, now), a.nextMoveLocked(g, now)} {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
 	}
 	if gone := slices.Contains(slices.Collect(maps.Values(g.gone)), true); gone {
 		g.look = true // when it comes back: nobody tells of a share that is made anew

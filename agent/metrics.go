@@ -22,6 +22,7 @@ type metrics struct {
 	limits    *prometheus.CounterVec
 	drift     prometheus.Counter
 	ruleDrift prometheus.Counter
+	moves     *prometheus.CounterVec
 	exports   statistics.Metrics
 
 	objects, synced, damaged, pulse, gateways *prometheus.Desc
@@ -52,6 +53,9 @@ func newMetrics(a *Agent) *metrics {
 		ruleDrift: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "causeway_access_rule_drift_total", Help: "Times that a gateway was found with other access rules than it was given.",
 		}),
+		moves: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_attachment_moves_total", Help: "Moves of instances that ended for an attachment without a call, by how.",
+		}, []string{"end"}),
 		exports:  statistics.NewMetrics(),
 		objects:  prometheus.NewDesc("causeway_objects", "Objects by kind and phase.", []string{"kind", "phase"}, nil),
 		synced:   prometheus.NewDesc("causeway_in_sync", "1 when the ledger was read and the host seen once.", nil, nil),
@@ -73,6 +77,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.limits.Describe(ch)
 	m.drift.Describe(ch)
 	m.ruleDrift.Describe(ch)
+	m.moves.Describe(ch)
 	m.exports.Describe(ch)
 	for _, d := range []*prometheus.Desc{m.objects, m.synced, m.damaged, m.pulse, m.gateways} {
 		ch <- d
@@ -88,6 +93,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.limits.Collect(ch)
 	m.drift.Collect(ch)
 	m.ruleDrift.Collect(ch)
+	m.moves.Collect(ch)
 	m.exports.Collect(ch, m.a.sources(""))
 
 	m.a.mu.Lock()

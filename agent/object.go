@@ -54,6 +54,11 @@ func (o *object) broadcast() {
 	o.changed = make(chan struct{})
 }
 
+// settled says whether the object serves, as well as may be.
+func (o *object) settled() bool {
+	return o.status.Phase == model.Ready || o.status.Phase == model.Degraded && o.status.ObservedGeneration == o.status.Generation
+}
+
 // intent is what the object is or is about to be.
 func (o *object) intent() *intent.Record {
 	if o.pending != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/move"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/word"
@@ -115,6 +116,9 @@ func (a *Agent) wantedOfInstance(ctx context.Context, g *group, m member) (wante
 	ctx, cancel := a.starts.Guard(ctx, at.InstanceUUID)
 	defer cancel()
 	i, err := g.answers.get(ctx, a.o.Instances, at.InstanceUUID)
+	if stage := m.stage(i, err); stage != move.All {
+		return atStage(keys, stage)
+	}
 	if err != nil && err.Reason == fault.InstanceNotFound {
 		return nil
 	}

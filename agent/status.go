@@ -7,6 +7,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/move"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/word"
 )
@@ -73,13 +74,18 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		}
 		return s, nil
 	}
+	stage := move.All
 	if at := m.rec.Attachment; at != nil && !g.starting[m.key] {
 		answer := g.answers[at.InstanceUUID]
-		if answer.err != nil && answer.err.Reason == fault.InstanceNotFound {
+		stage = m.stage(answer.instance, answer.err)
+		switch {
+		case stage == move.Nothing:
+			return a.judgeReleasedLocked(g, m, s, w)
+		case stage == move.Ground: // which needs no instance
+		case answer.err != nil && answer.err.Reason == fault.InstanceNotFound:
 			s.Phase = model.Pending
 			return s.Because(answer.err, 0), nil
-		}
-		if answer.err == nil && !answer.instance.Running {
+		case answer.err == nil && !answer.instance.Running:
 			s.Phase = model.Pending
 			e := fault.Preconditionf(fault.InstanceOff, "instance %s is not running: the share is attached when it is started", word.Quote(at.Instance))
 			return s.Because(e, 0), e
@@ -109,6 +115,10 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		return s.Because(e, 0), nil
 	}
 	s.ObservedGeneration = m.rec.Generation
+	if stage != move.All {
+		s.Phase = model.Pending
+		return s.Because(m.rec.Attachment.Move.Status(), 0), nil
+	}
 	if e := a.objects[m.key].unsteady; e != nil {
 		s.Phase = model.Degraded // it serves just now
 		return s.Because(e, a.objects[m.key].quickEnds), nil

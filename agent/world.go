@@ -132,7 +132,7 @@ func litters(k reconcile.Key, r *intent.Record) bool {
 	case reconcile.Gateway:
 		return true
 	case reconcile.Mount, reconcile.View, reconcile.Namespace, reconcile.Daemon:
-		return r.Removing
+		return r.Removing || r.Released()
 	}
 	return false
 }
@@ -391,7 +391,7 @@ func (a *Agent) guestMounted(g *group, m member) bool {
 		}
 		return false
 	}
-	return o.guest == model.GuestMounted || o.guest == model.GuestUnknown && m.rec.Removing
+	return o.guest == model.GuestMounted || o.guest == model.GuestUnknown && (m.rec.Removing || m.rec.Released())
 }
 
 // exportOf says to Ganesha what a record wants.

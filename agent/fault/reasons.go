@@ -30,6 +30,7 @@ const (
 	BadCount        Reason = "bad_count"
 	BadNFSVersion   Reason = "bad_nfs_version"
 	UnknownDriver   Reason = "unknown_backend_kind"
+	BadExpiry       Reason = "bad_expiry"
 
 	// Of ids.
 	UnknownID        Reason = "unknown_id"
@@ -65,6 +66,9 @@ const (
 	InstanceOff        Reason = "instance_off"
 	InstanceStarting   Reason = "instance_starting"
 	InstanceTransient  Reason = "instance_transient"
+	InstanceHere       Reason = "instance_here"
+	InstanceAwaited    Reason = "instance_awaited"
+	Released           Reason = "released"
 	NoSharedMemory     Reason = "no_shared_memory"
 	NoFreePort         Reason = "no_free_port"
 	NoVirtiofsd        Reason = "no_virtiofsd"

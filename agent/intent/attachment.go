@@ -3,6 +3,7 @@ package intent
 import (
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/move"
 )
 
 // An Attachment is one in the ledger.
@@ -23,6 +24,8 @@ type Attachment struct {
 
 	Mount string `json:"mount"` // name of the share's mount
 	Alias string `json:"alias"` // of the libvirt device
+
+	Move *move.Move `json:"move,omitempty"` // while the instance is on its way
 }
 
 // AttachmentOf is what is noted of a new attachment to the instance of a UUID.
@@ -58,3 +61,16 @@ func (at *Attachment) Differs(o *Attachment) string {
 	}
 	return at.Settings.Or(device.Builtin()).Differs(o.Settings)
 }
+
+// WithMove is the next generation of an attachment's record, with another part
+// in a move, or none.
+func (r *Record) WithMove(m *move.Move) *Record {
+	n := r.Next()
+	at := *r.Attachment
+	at.Move = m
+	n.Attachment = &at
+	return n
+}
+
+// Released says whether an attachment gave its instance up for a move.
+func (r *Record) Released() bool { return r.Attachment != nil && r.Attachment.Move.Is(move.Source) }

@@ -10,6 +10,7 @@ import (
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/move"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -69,6 +70,7 @@ type Attachment struct {
 	LockScope     device.Scope
 	UnlockedUsers []string // other writers that do not meet its locks, "attachment/ID", "export/ID"
 	Status        Status
+	Move          *move.Move // while the instance is on its way; nil otherwise
 }
 
 // A GuestState is what is known of the mount inside the guest.

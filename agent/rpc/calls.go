@@ -88,6 +88,14 @@ func mutating(method string) (verb string, ok bool) {
 		return "attachment.repair", true
 	case nodev1.Attachments_PrepareStart_FullMethodName:
 		return "instance.prepare-start", true
+	case nodev1.Attachments_Prepare_FullMethodName:
+		return "attachment.prepare", true
+	case nodev1.Attachments_Finish_FullMethodName:
+		return "attachment.finish", true
+	case nodev1.Attachments_Release_FullMethodName:
+		return "attachment.release", true
+	case nodev1.Attachments_Rollback_FullMethodName:
+		return "attachment.rollback", true
 	case nodev1.Networks_Put_FullMethodName:
 		return "network.put", true
 	case nodev1.Networks_Update_FullMethodName:

@@ -74,6 +74,7 @@ func attachmentTo(a model.Attachment) *nodev1.Attachment {
 		Forced:        a.Forced,
 		Persistence:   persistenceTo(a.Persistence),
 		LiveOnly:      text(a.LiveOnly),
+		Move:          moveTo(a.Move),
 	}
 }
 

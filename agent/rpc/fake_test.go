@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -52,6 +53,24 @@ func (f *fake) Attach(ctx context.Context, a model.Attachment) (model.Attachment
 }
 
 func (f *fake) Detach(ctx context.Context, id string) error { return f.called(ctx, "Detach "+id) }
+
+func (f *fake) Prepare(ctx context.Context, a model.Attachment, expires time.Time) (model.Attachment, error) {
+	err := f.called(ctx, "Prepare until "+expires.UTC().Format(time.RFC3339))
+	f.attachment = a
+	return a, err
+}
+
+func (f *fake) Finish(ctx context.Context, id string) (model.Attachment, error) {
+	return f.attachment, f.called(ctx, "Finish "+id)
+}
+
+func (f *fake) Release(ctx context.Context, id string, expires time.Time) (model.Attachment, error) {
+	return f.attachment, f.called(ctx, "Release "+id+" until "+expires.UTC().Format(time.RFC3339))
+}
+
+func (f *fake) Rollback(ctx context.Context, id string) (model.Attachment, error) {
+	return f.attachment, f.called(ctx, "Rollback "+id)
+}
 
 func (f *fake) Attachment(ctx context.Context, id string) (model.Attachment, error) {
 	return f.attachment, f.called(ctx, "Attachment "+id)

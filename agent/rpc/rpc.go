@@ -38,6 +38,15 @@ type Attachments interface {
 	RepairAttachment(ctx context.Context, id string) (model.Attachment, error)
 	PreflightAttachment(ctx context.Context, at model.Attachment) ([]model.Check, error)
 	PrepareStart(context.Context, model.Start) error
+	Moves
+}
+
+// Moves is what the service Attachments needs for instances that move.
+type Moves interface {
+	Prepare(ctx context.Context, at model.Attachment, expires time.Time) (model.Attachment, error)
+	Finish(ctx context.Context, id string) (model.Attachment, error)
+	Release(ctx context.Context, id string, expires time.Time) (model.Attachment, error)
+	Rollback(ctx context.Context, id string) (model.Attachment, error)
 }
 
 // Networks is what the service of that name needs; errors as Attachments'.

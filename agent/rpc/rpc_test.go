@@ -20,6 +20,7 @@ import (
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
@@ -66,6 +67,12 @@ func calls() map[string]struct {
 		nodev1.Node_Get_FullMethodName:                 {&nodev1.GetNodeRequest{}, &nodev1.GetNodeResponse{}, "Node"},
 		nodev1.Node_Preflight_FullMethodName:           {&nodev1.PreflightRequest{}, &nodev1.PreflightResponse{}, "Preflight"},
 		nodev1.Attachments_PrepareStart_FullMethodName: {&nodev1.PrepareStartRequest{Instance: "vm1", InstanceUuid: "u"}, &nodev1.PrepareStartResponse{}, "PrepareStart u"},
+		nodev1.Attachments_Prepare_FullMethodName: {&nodev1.PrepareAttachmentRequest{Attachment: attachment, ExpiresAt: timestamppb.New(time.Unix(1e9, 0))},
+			&nodev1.PrepareAttachmentResponse{}, "Prepare until 2001-09-09T01:46:40Z"},
+		nodev1.Attachments_Finish_FullMethodName: {&nodev1.FinishAttachmentRequest{Id: "x"}, &nodev1.FinishAttachmentResponse{}, "Finish x"},
+		nodev1.Attachments_Release_FullMethodName: {&nodev1.ReleaseAttachmentRequest{Id: "x", ExpiresAt: timestamppb.New(time.Unix(1e9, 0))},
+			&nodev1.ReleaseAttachmentResponse{}, "Release x until 2001-09-09T01:46:40Z"},
+		nodev1.Attachments_Rollback_FullMethodName: {&nodev1.RollbackAttachmentRequest{Id: "x"}, &nodev1.RollbackAttachmentResponse{}, "Rollback x"},
 	}
 }
 
@@ -146,7 +153,7 @@ func TestAudit(t *testing.T) {
 		t.Errorf("audit of a failure: %v", last)
 	}
 	slices.Sort(verbs)
-	want := []string{"attachment.attach", "attachment.detach", "attachment.repair",
+	want := []string{"attachment.attach", "attachment.detach", "attachment.finish", "attachment.prepare", "attachment.release", "attachment.repair", "attachment.rollback",
 		"export.delete", "export.delete", "export.put", "export.rule.delete", "export.rule.put", "export.rules.recover", "instance.prepare-start", "network.delete", "network.put", "network.update"}
 	if diff := cmp.Diff(want, verbs); diff != "" {
 		t.Errorf("audited verbs (-want +got):\n%s", diff)

@@ -121,6 +121,8 @@ func objectID(req proto.Message) string {
 	switch r := req.(type) {
 	case *nodev1.AttachRequest:
 		return r.GetAttachment().GetId()
+	case *nodev1.PrepareAttachmentRequest:
+		return r.GetAttachment().GetId()
 	case *nodev1.PutNetworkRequest:
 		return r.GetNetwork().GetId()
 	case *nodev1.UpdateNetworkRequest:

@@ -56,6 +56,7 @@ func (c *cli) attachments(instance string) noun[*nodev1.Attachment] {
 				{"Forced", one(func(a T) string { return yesNo(a.GetForced()) })},
 				{"Persistence", one(func(a T) string { return word(a.GetPersistence(), "PERSISTENCE_") })},
 				{"Live only", one(T.GetLiveOnly)},
+				{"Moves", one(moves)},
 			}, statusDetail(T.GetStatus)...),
 		},
 	}
@@ -67,7 +68,7 @@ func (c *cli) attachment() *cobra.Command {
 		c.attachmentCreate(n), n.show(c), c.attachmentList(), n.remove(c, func(ctx context.Context, r remote, id string) error {
 			_, err := r.attachments.Detach(ctx, &nodev1.DetachRequest{Id: id})
 			return err
-		}), c.attachmentRepair(n), c.attachmentPreflight(), c.watch("attachment"))
+		}), c.attachmentRepair(n), c.attachmentPreflight(), c.attachmentMove(n), c.watch("attachment"))
 }
 
 func (c *cli) attachmentCreate(n noun[*nodev1.Attachment]) *cobra.Command {
@@ -105,18 +106,24 @@ can do.`,
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
+	addAttachment(cmd, a)
+	addForce(cmd, &force)
+	addNoWait(cmd, &noWait)
+	from.add(cmd)
+	as.add(cmd)
+	return cmd
+}
+
+// addAttachment adds the flags that say what an attachment is to be, but for
+// its source.
+func addAttachment(cmd *cobra.Command, a *nodev1.Attachment) {
 	flags := cmd.Flags()
 	flags.StringVar(&a.Instance, "instance", "", "name or UUID of the instance (required)")
 	flags.StringVar(&a.Tag, "tag", "", "what the guest mounts: 'mount -t virtiofs TAG DIR' (required)")
 	flags.BoolVar(&a.ReadOnly, "read-only", false, "the instance may not write")
 	flags.StringVar(&a.MountAt, "mount-at", "", "mount it there in the guest too, through the guest agent")
-	flags.BoolVar(&force, "force", false, "though others write to the share that do not meet this guest's locks")
-	addNoWait(cmd, &noWait)
-	from.add(cmd)
-	as.add(cmd)
 	must(cmd.MarkFlagRequired("instance"))
 	must(cmd.MarkFlagRequired("tag"))
-	return cmd
 }
 
 func (c *cli) attachmentList() *cobra.Command {
@@ -180,6 +187,10 @@ failed: create would be refused for the same reason.`,
 	from.add(cmd)
 	must(cmd.MarkFlagRequired("instance"))
 	return cmd
+}
+
+func addForce(cmd *cobra.Command, force *bool) {
+	cmd.Flags().BoolVar(force, "force", false, "though others write to the share that do not meet this guest's locks")
 }
 
 func addNoWait(cmd *cobra.Command, noWait *bool) {

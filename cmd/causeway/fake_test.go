@@ -170,6 +170,22 @@ func (f *fakeAgent) Repair(ctx context.Context, r *nodev1.RepairAttachmentReques
 	return &nodev1.RepairAttachmentResponse{Attachment: f.attachments[0]}, f.change(ctx, "repair", r)
 }
 
+func (f *fakeAgent) Prepare(ctx context.Context, r *nodev1.PrepareAttachmentRequest) (*nodev1.PrepareAttachmentResponse, error) {
+	return &nodev1.PrepareAttachmentResponse{Attachment: f.attachments[0]}, f.change(ctx, "prepare", r)
+}
+
+func (f *fakeAgent) Finish(ctx context.Context, r *nodev1.FinishAttachmentRequest) (*nodev1.FinishAttachmentResponse, error) {
+	return &nodev1.FinishAttachmentResponse{Attachment: f.attachments[0]}, f.change(ctx, "finish", r)
+}
+
+func (f *fakeAgent) Release(ctx context.Context, r *nodev1.ReleaseAttachmentRequest) (*nodev1.ReleaseAttachmentResponse, error) {
+	return &nodev1.ReleaseAttachmentResponse{Attachment: f.attachments[0]}, f.change(ctx, "release", r)
+}
+
+func (f *fakeAgent) Rollback(ctx context.Context, r *nodev1.RollbackAttachmentRequest) (*nodev1.RollbackAttachmentResponse, error) {
+	return &nodev1.RollbackAttachmentResponse{Attachment: f.attachments[0]}, f.change(ctx, "rollback", r)
+}
+
 // The services have methods of the same names: one type each.
 type (
 	attachmentServer struct{ *fakeAgent }

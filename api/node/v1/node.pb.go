@@ -434,6 +434,55 @@ func (Verdict) EnumDescriptor() ([]byte, []int) {
 	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
+type Move_Side int32
+
+const (
+	Move_SIDE_UNSPECIFIED Move_Side = 0
+	Move_SIDE_DESTINATION Move_Side = 1
+	Move_SIDE_SOURCE      Move_Side = 2
+)
+
+// Enum value maps for Move_Side.
+var (
+	Move_Side_name = map[int32]string{
+		0: "SIDE_UNSPECIFIED",
+		1: "SIDE_DESTINATION",
+		2: "SIDE_SOURCE",
+	}
+	Move_Side_value = map[string]int32{
+		"SIDE_UNSPECIFIED": 0,
+		"SIDE_DESTINATION": 1,
+		"SIDE_SOURCE":      2,
+	}
+)
+
+func (x Move_Side) Enum() *Move_Side {
+	p := new(Move_Side)
+	*p = x
+	return p
+}
+
+func (x Move_Side) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Move_Side) Descriptor() protoreflect.EnumDescriptor {
+	return file_node_v1_node_proto_enumTypes[7].Descriptor()
+}
+
+func (Move_Side) Type() protoreflect.EnumType {
+	return &file_node_v1_node_proto_enumTypes[7]
+}
+
+func (x Move_Side) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Move_Side.Descriptor instead.
+func (Move_Side) EnumDescriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{8, 0}
+}
+
 type WatchResponse_Type int32
 
 const (
@@ -472,11 +521,11 @@ func (x WatchResponse_Type) String() string {
 }
 
 func (WatchResponse_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_node_v1_node_proto_enumTypes[7].Descriptor()
+	return file_node_v1_node_proto_enumTypes[8].Descriptor()
 }
 
 func (WatchResponse_Type) Type() protoreflect.EnumType {
-	return &file_node_v1_node_proto_enumTypes[7]
+	return &file_node_v1_node_proto_enumTypes[8]
 }
 
 func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
@@ -485,7 +534,7 @@ func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Type.Descriptor instead.
 func (WatchResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{71, 0}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{80, 0}
 }
 
 // Status is what the agent knows of an object.
@@ -695,7 +744,9 @@ type Attachment struct {
 	// From the agent: what becomes of the device when the instance is stopped.
 	Persistence Persistence `protobuf:"varint,18,opt,name=persistence,proto3,enum=causeway.node.v1.Persistence" json:"persistence,omitempty"`
 	// Why the device is live only, and what to do; empty where it is not.
-	LiveOnly      string `protobuf:"bytes,19,opt,name=live_only,json=liveOnly,proto3" json:"live_only,omitempty"`
+	LiveOnly string `protobuf:"bytes,19,opt,name=live_only,json=liveOnly,proto3" json:"live_only,omitempty"`
+	// While the instance moves to another host; unset otherwise.
+	Move          *Move `protobuf:"bytes,27,opt,name=move,proto3" json:"move,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -840,6 +891,13 @@ func (x *Attachment) GetLiveOnly() string {
 		return x.LiveOnly
 	}
 	return ""
+}
+
+func (x *Attachment) GetMove() *Move {
+	if x != nil {
+		return x.Move
+	}
+	return nil
 }
 
 // DeviceSettings are those of one virtiofs device and its daemon. The host's
@@ -1203,6 +1261,60 @@ func (x *IdRange) GetCount() uint32 {
 	return 0
 }
 
+// Move is the part of this host in the move of an attachment's instance.
+type Move struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Side  Move_Side              `protobuf:"varint,1,opt,name=side,proto3,enum=causeway.node.v1.Move_Side" json:"side,omitempty"`
+	// When the agent ends it by itself. Unset: now, that is, rolled back.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_node_v1_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Move) GetSide() Move_Side {
+	if x != nil {
+		return x.Side
+	}
+	return Move_SIDE_UNSPECIFIED
+}
+
+func (x *Move) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
 type Network struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1237,7 +1349,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1361,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1374,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Network) GetId() string {
@@ -1444,7 +1556,7 @@ type Drift struct {
 
 func (x *Drift) Reset() {
 	*x = Drift{}
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1568,7 @@ func (x *Drift) String() string {
 func (*Drift) ProtoMessage() {}
 
 func (x *Drift) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1581,7 @@ func (x *Drift) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drift.ProtoReflect.Descriptor instead.
 func (*Drift) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Drift) GetCount() int64 {
@@ -1506,7 +1618,7 @@ type BridgePlug struct {
 
 func (x *BridgePlug) Reset() {
 	*x = BridgePlug{}
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1630,7 @@ func (x *BridgePlug) String() string {
 func (*BridgePlug) ProtoMessage() {}
 
 func (x *BridgePlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1643,7 @@ func (x *BridgePlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BridgePlug.ProtoReflect.Descriptor instead.
 func (*BridgePlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BridgePlug) GetBridge() string {
@@ -1560,7 +1672,7 @@ type VlanPlug struct {
 
 func (x *VlanPlug) Reset() {
 	*x = VlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1684,7 @@ func (x *VlanPlug) String() string {
 func (*VlanPlug) ProtoMessage() {}
 
 func (x *VlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1697,7 @@ func (x *VlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VlanPlug.ProtoReflect.Descriptor instead.
 func (*VlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VlanPlug) GetDevice() string {
@@ -1621,7 +1733,7 @@ type VxlanPlug struct {
 
 func (x *VxlanPlug) Reset() {
 	*x = VxlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1745,7 @@ func (x *VxlanPlug) String() string {
 func (*VxlanPlug) ProtoMessage() {}
 
 func (x *VxlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1758,7 @@ func (x *VxlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VxlanPlug.ProtoReflect.Descriptor instead.
 func (*VxlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VxlanPlug) GetId() int32 {
@@ -1694,7 +1806,7 @@ type MacvlanPlug struct {
 
 func (x *MacvlanPlug) Reset() {
 	*x = MacvlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1818,7 @@ func (x *MacvlanPlug) String() string {
 func (*MacvlanPlug) ProtoMessage() {}
 
 func (x *MacvlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1831,7 @@ func (x *MacvlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MacvlanPlug.ProtoReflect.Descriptor instead.
 func (*MacvlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MacvlanPlug) GetDevice() string {
@@ -1743,7 +1855,7 @@ type OvsPlug struct {
 
 func (x *OvsPlug) Reset() {
 	*x = OvsPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1867,7 @@ func (x *OvsPlug) String() string {
 func (*OvsPlug) ProtoMessage() {}
 
 func (x *OvsPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1880,7 @@ func (x *OvsPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OvsPlug.ProtoReflect.Descriptor instead.
 func (*OvsPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *OvsPlug) GetBridge() string {
@@ -1806,7 +1918,7 @@ type NonePlug struct {
 
 func (x *NonePlug) Reset() {
 	*x = NonePlug{}
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +1930,7 @@ func (x *NonePlug) String() string {
 func (*NonePlug) ProtoMessage() {}
 
 func (x *NonePlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +1943,7 @@ func (x *NonePlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NonePlug.ProtoReflect.Descriptor instead.
 func (*NonePlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NonePlug) GetNamespace() string {
@@ -1859,7 +1971,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1983,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1996,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Route) GetDestination() string {
@@ -1918,7 +2030,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2042,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2055,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Gateway) GetRunning() bool {
@@ -2011,7 +2123,7 @@ type Export struct {
 
 func (x *Export) Reset() {
 	*x = Export{}
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2135,7 @@ func (x *Export) String() string {
 func (*Export) ProtoMessage() {}
 
 func (x *Export) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2148,7 @@ func (x *Export) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Export.ProtoReflect.Descriptor instead.
 func (*Export) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Export) GetId() string {
@@ -2115,7 +2227,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2127,7 +2239,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2140,7 +2252,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AttachRequest) GetAttachment() *Attachment {
@@ -2166,7 +2278,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2178,7 +2290,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2191,7 +2303,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -2210,7 +2322,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2222,7 +2334,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2235,7 +2347,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DetachRequest) GetId() string {
@@ -2253,7 +2365,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2377,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2390,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 type GetAttachmentRequest struct {
@@ -2290,7 +2402,7 @@ type GetAttachmentRequest struct {
 
 func (x *GetAttachmentRequest) Reset() {
 	*x = GetAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +2414,7 @@ func (x *GetAttachmentRequest) String() string {
 func (*GetAttachmentRequest) ProtoMessage() {}
 
 func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +2427,7 @@ func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*GetAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetAttachmentRequest) GetId() string {
@@ -2334,7 +2446,7 @@ type GetAttachmentResponse struct {
 
 func (x *GetAttachmentResponse) Reset() {
 	*x = GetAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2346,7 +2458,7 @@ func (x *GetAttachmentResponse) String() string {
 func (*GetAttachmentResponse) ProtoMessage() {}
 
 func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2359,7 +2471,7 @@ func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*GetAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetAttachmentResponse) GetAttachment() *Attachment {
@@ -2379,7 +2491,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2391,7 +2503,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2404,7 +2516,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListAttachmentsRequest) GetInstance() string {
@@ -2423,7 +2535,7 @@ type ListAttachmentsResponse struct {
 
 func (x *ListAttachmentsResponse) Reset() {
 	*x = ListAttachmentsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2435,7 +2547,7 @@ func (x *ListAttachmentsResponse) String() string {
 func (*ListAttachmentsResponse) ProtoMessage() {}
 
 func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2448,7 +2560,7 @@ func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListAttachmentsResponse) GetAttachments() []*Attachment {
@@ -2471,7 +2583,7 @@ type PrepareStartRequest struct {
 
 func (x *PrepareStartRequest) Reset() {
 	*x = PrepareStartRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2595,7 @@ func (x *PrepareStartRequest) String() string {
 func (*PrepareStartRequest) ProtoMessage() {}
 
 func (x *PrepareStartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2608,7 @@ func (x *PrepareStartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareStartRequest.ProtoReflect.Descriptor instead.
 func (*PrepareStartRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PrepareStartRequest) GetInstance() string {
@@ -2528,7 +2640,7 @@ type PrepareStartResponse struct {
 
 func (x *PrepareStartResponse) Reset() {
 	*x = PrepareStartResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2652,7 @@ func (x *PrepareStartResponse) String() string {
 func (*PrepareStartResponse) ProtoMessage() {}
 
 func (x *PrepareStartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2665,7 @@ func (x *PrepareStartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareStartResponse.ProtoReflect.Descriptor instead.
 func (*PrepareStartResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 type RepairAttachmentRequest struct {
@@ -2565,7 +2677,7 @@ type RepairAttachmentRequest struct {
 
 func (x *RepairAttachmentRequest) Reset() {
 	*x = RepairAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2577,7 +2689,7 @@ func (x *RepairAttachmentRequest) String() string {
 func (*RepairAttachmentRequest) ProtoMessage() {}
 
 func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2590,7 +2702,7 @@ func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RepairAttachmentRequest) GetId() string {
@@ -2609,7 +2721,7 @@ type RepairAttachmentResponse struct {
 
 func (x *RepairAttachmentResponse) Reset() {
 	*x = RepairAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2621,7 +2733,7 @@ func (x *RepairAttachmentResponse) String() string {
 func (*RepairAttachmentResponse) ProtoMessage() {}
 
 func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2634,7 +2746,7 @@ func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RepairAttachmentResponse) GetAttachment() *Attachment {
@@ -2654,7 +2766,7 @@ type PreflightAttachmentRequest struct {
 
 func (x *PreflightAttachmentRequest) Reset() {
 	*x = PreflightAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +2778,7 @@ func (x *PreflightAttachmentRequest) String() string {
 func (*PreflightAttachmentRequest) ProtoMessage() {}
 
 func (x *PreflightAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +2791,7 @@ func (x *PreflightAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*PreflightAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PreflightAttachmentRequest) GetAttachment() *Attachment {
@@ -2699,7 +2811,7 @@ type PreflightAttachmentResponse struct {
 
 func (x *PreflightAttachmentResponse) Reset() {
 	*x = PreflightAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2711,7 +2823,7 @@ func (x *PreflightAttachmentResponse) String() string {
 func (*PreflightAttachmentResponse) ProtoMessage() {}
 
 func (x *PreflightAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2724,12 +2836,392 @@ func (x *PreflightAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*PreflightAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PreflightAttachmentResponse) GetChecks() []*Check {
 	if x != nil {
 		return x.Checks
+	}
+	return nil
+}
+
+type PrepareAttachmentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As for Attach, with the instance's UUID.
+	Attachment *Attachment `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	// By the host's clock, within 24 hours. Required.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// As for Attach.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareAttachmentRequest) Reset() {
+	*x = PrepareAttachmentRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareAttachmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareAttachmentRequest) ProtoMessage() {}
+
+func (x *PrepareAttachmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareAttachmentRequest.ProtoReflect.Descriptor instead.
+func (*PrepareAttachmentRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *PrepareAttachmentRequest) GetAttachment() *Attachment {
+	if x != nil {
+		return x.Attachment
+	}
+	return nil
+}
+
+func (x *PrepareAttachmentRequest) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *PrepareAttachmentRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+type PrepareAttachmentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attachment    *Attachment            `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareAttachmentResponse) Reset() {
+	*x = PrepareAttachmentResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareAttachmentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareAttachmentResponse) ProtoMessage() {}
+
+func (x *PrepareAttachmentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareAttachmentResponse.ProtoReflect.Descriptor instead.
+func (*PrepareAttachmentResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *PrepareAttachmentResponse) GetAttachment() *Attachment {
+	if x != nil {
+		return x.Attachment
+	}
+	return nil
+}
+
+type FinishAttachmentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishAttachmentRequest) Reset() {
+	*x = FinishAttachmentRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishAttachmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishAttachmentRequest) ProtoMessage() {}
+
+func (x *FinishAttachmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishAttachmentRequest.ProtoReflect.Descriptor instead.
+func (*FinishAttachmentRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *FinishAttachmentRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type FinishAttachmentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attachment    *Attachment            `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishAttachmentResponse) Reset() {
+	*x = FinishAttachmentResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishAttachmentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishAttachmentResponse) ProtoMessage() {}
+
+func (x *FinishAttachmentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishAttachmentResponse.ProtoReflect.Descriptor instead.
+func (*FinishAttachmentResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *FinishAttachmentResponse) GetAttachment() *Attachment {
+	if x != nil {
+		return x.Attachment
+	}
+	return nil
+}
+
+type ReleaseAttachmentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// By the host's clock, within 24 hours. Required.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseAttachmentRequest) Reset() {
+	*x = ReleaseAttachmentRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseAttachmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseAttachmentRequest) ProtoMessage() {}
+
+func (x *ReleaseAttachmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseAttachmentRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseAttachmentRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ReleaseAttachmentRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReleaseAttachmentRequest) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+type ReleaseAttachmentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attachment    *Attachment            `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseAttachmentResponse) Reset() {
+	*x = ReleaseAttachmentResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseAttachmentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseAttachmentResponse) ProtoMessage() {}
+
+func (x *ReleaseAttachmentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseAttachmentResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseAttachmentResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ReleaseAttachmentResponse) GetAttachment() *Attachment {
+	if x != nil {
+		return x.Attachment
+	}
+	return nil
+}
+
+type RollbackAttachmentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackAttachmentRequest) Reset() {
+	*x = RollbackAttachmentRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackAttachmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackAttachmentRequest) ProtoMessage() {}
+
+func (x *RollbackAttachmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackAttachmentRequest.ProtoReflect.Descriptor instead.
+func (*RollbackAttachmentRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RollbackAttachmentRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RollbackAttachmentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attachment    *Attachment            `protobuf:"bytes,1,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackAttachmentResponse) Reset() {
+	*x = RollbackAttachmentResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackAttachmentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackAttachmentResponse) ProtoMessage() {}
+
+func (x *RollbackAttachmentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackAttachmentResponse.ProtoReflect.Descriptor instead.
+func (*RollbackAttachmentResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *RollbackAttachmentResponse) GetAttachment() *Attachment {
+	if x != nil {
+		return x.Attachment
 	}
 	return nil
 }
@@ -2743,7 +3235,7 @@ type PutNetworkRequest struct {
 
 func (x *PutNetworkRequest) Reset() {
 	*x = PutNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2755,7 +3247,7 @@ func (x *PutNetworkRequest) String() string {
 func (*PutNetworkRequest) ProtoMessage() {}
 
 func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2768,7 +3260,7 @@ func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkRequest.ProtoReflect.Descriptor instead.
 func (*PutNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PutNetworkRequest) GetNetwork() *Network {
@@ -2787,7 +3279,7 @@ type PutNetworkResponse struct {
 
 func (x *PutNetworkResponse) Reset() {
 	*x = PutNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2799,7 +3291,7 @@ func (x *PutNetworkResponse) String() string {
 func (*PutNetworkResponse) ProtoMessage() {}
 
 func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2812,7 +3304,7 @@ func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkResponse.ProtoReflect.Descriptor instead.
 func (*PutNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PutNetworkResponse) GetNetwork() *Network {
@@ -2835,7 +3327,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +3339,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +3352,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -2886,7 +3378,7 @@ type UpdateNetworkResponse struct {
 
 func (x *UpdateNetworkResponse) Reset() {
 	*x = UpdateNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2898,7 +3390,7 @@ func (x *UpdateNetworkResponse) String() string {
 func (*UpdateNetworkResponse) ProtoMessage() {}
 
 func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2911,7 +3403,7 @@ func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *UpdateNetworkResponse) GetNetwork() *Network {
@@ -2930,7 +3422,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2942,7 +3434,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2955,7 +3447,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DeleteNetworkRequest) GetId() string {
@@ -2973,7 +3465,7 @@ type DeleteNetworkResponse struct {
 
 func (x *DeleteNetworkResponse) Reset() {
 	*x = DeleteNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3477,7 @@ func (x *DeleteNetworkResponse) String() string {
 func (*DeleteNetworkResponse) ProtoMessage() {}
 
 func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3490,7 @@ func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkResponse.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
 }
 
 type GetNetworkRequest struct {
@@ -3010,7 +3502,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3022,7 +3514,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3035,7 +3527,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetNetworkRequest) GetId() string {
@@ -3054,7 +3546,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3066,7 +3558,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3079,7 +3571,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetNetworkResponse) GetNetwork() *Network {
@@ -3097,7 +3589,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +3601,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +3614,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
 }
 
 type ListNetworksResponse struct {
@@ -3134,7 +3626,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3638,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3651,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -3178,7 +3670,7 @@ type PutExportRequest struct {
 
 func (x *PutExportRequest) Reset() {
 	*x = PutExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3190,7 +3682,7 @@ func (x *PutExportRequest) String() string {
 func (*PutExportRequest) ProtoMessage() {}
 
 func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3203,7 +3695,7 @@ func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportRequest.ProtoReflect.Descriptor instead.
 func (*PutExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PutExportRequest) GetExport() *Export {
@@ -3222,7 +3714,7 @@ type PutExportResponse struct {
 
 func (x *PutExportResponse) Reset() {
 	*x = PutExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3234,7 +3726,7 @@ func (x *PutExportResponse) String() string {
 func (*PutExportResponse) ProtoMessage() {}
 
 func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3247,7 +3739,7 @@ func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportResponse.ProtoReflect.Descriptor instead.
 func (*PutExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PutExportResponse) GetExport() *Export {
@@ -3266,7 +3758,7 @@ type DeleteExportRequest struct {
 
 func (x *DeleteExportRequest) Reset() {
 	*x = DeleteExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3278,7 +3770,7 @@ func (x *DeleteExportRequest) String() string {
 func (*DeleteExportRequest) ProtoMessage() {}
 
 func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3291,7 +3783,7 @@ func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportRequest.ProtoReflect.Descriptor instead.
 func (*DeleteExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DeleteExportRequest) GetId() string {
@@ -3309,7 +3801,7 @@ type DeleteExportResponse struct {
 
 func (x *DeleteExportResponse) Reset() {
 	*x = DeleteExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3321,7 +3813,7 @@ func (x *DeleteExportResponse) String() string {
 func (*DeleteExportResponse) ProtoMessage() {}
 
 func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3334,7 +3826,7 @@ func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportResponse.ProtoReflect.Descriptor instead.
 func (*DeleteExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
 }
 
 type GetExportRequest struct {
@@ -3346,7 +3838,7 @@ type GetExportRequest struct {
 
 func (x *GetExportRequest) Reset() {
 	*x = GetExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3358,7 +3850,7 @@ func (x *GetExportRequest) String() string {
 func (*GetExportRequest) ProtoMessage() {}
 
 func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3371,7 +3863,7 @@ func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportRequest.ProtoReflect.Descriptor instead.
 func (*GetExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *GetExportRequest) GetId() string {
@@ -3390,7 +3882,7 @@ type GetExportResponse struct {
 
 func (x *GetExportResponse) Reset() {
 	*x = GetExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3402,7 +3894,7 @@ func (x *GetExportResponse) String() string {
 func (*GetExportResponse) ProtoMessage() {}
 
 func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3415,7 +3907,7 @@ func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportResponse.ProtoReflect.Descriptor instead.
 func (*GetExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *GetExportResponse) GetExport() *Export {
@@ -3435,7 +3927,7 @@ type ListExportsRequest struct {
 
 func (x *ListExportsRequest) Reset() {
 	*x = ListExportsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3447,7 +3939,7 @@ func (x *ListExportsRequest) String() string {
 func (*ListExportsRequest) ProtoMessage() {}
 
 func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3460,7 +3952,7 @@ func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsRequest.ProtoReflect.Descriptor instead.
 func (*ListExportsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListExportsRequest) GetNetwork() string {
@@ -3479,7 +3971,7 @@ type ListExportsResponse struct {
 
 func (x *ListExportsResponse) Reset() {
 	*x = ListExportsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3491,7 +3983,7 @@ func (x *ListExportsResponse) String() string {
 func (*ListExportsResponse) ProtoMessage() {}
 
 func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3504,7 +3996,7 @@ func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListExportsResponse) GetExports() []*Export {
@@ -3525,7 +4017,7 @@ type PutRuleRequest struct {
 
 func (x *PutRuleRequest) Reset() {
 	*x = PutRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3537,7 +4029,7 @@ func (x *PutRuleRequest) String() string {
 func (*PutRuleRequest) ProtoMessage() {}
 
 func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3550,7 +4042,7 @@ func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleRequest.ProtoReflect.Descriptor instead.
 func (*PutRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *PutRuleRequest) GetExport() string {
@@ -3576,7 +4068,7 @@ type PutRuleResponse struct {
 
 func (x *PutRuleResponse) Reset() {
 	*x = PutRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3588,7 +4080,7 @@ func (x *PutRuleResponse) String() string {
 func (*PutRuleResponse) ProtoMessage() {}
 
 func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3601,7 +4093,7 @@ func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleResponse.ProtoReflect.Descriptor instead.
 func (*PutRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PutRuleResponse) GetRule() *AccessRule {
@@ -3622,7 +4114,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3634,7 +4126,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3647,7 +4139,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *DeleteRuleRequest) GetExport() string {
@@ -3672,7 +4164,7 @@ type DeleteRuleResponse struct {
 
 func (x *DeleteRuleResponse) Reset() {
 	*x = DeleteRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3684,7 +4176,7 @@ func (x *DeleteRuleResponse) String() string {
 func (*DeleteRuleResponse) ProtoMessage() {}
 
 func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3697,7 +4189,7 @@ func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{63}
 }
 
 type GetRuleRequest struct {
@@ -3711,7 +4203,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +4215,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +4228,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GetRuleRequest) GetExport() string {
@@ -3762,7 +4254,7 @@ type GetRuleResponse struct {
 
 func (x *GetRuleResponse) Reset() {
 	*x = GetRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3774,7 +4266,7 @@ func (x *GetRuleResponse) String() string {
 func (*GetRuleResponse) ProtoMessage() {}
 
 func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3787,7 +4279,7 @@ func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleResponse.ProtoReflect.Descriptor instead.
 func (*GetRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GetRuleResponse) GetRule() *AccessRule {
@@ -3807,7 +4299,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3819,7 +4311,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3832,7 +4324,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListRulesRequest) GetExport() string {
@@ -3851,7 +4343,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3863,7 +4355,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3876,7 +4368,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListRulesResponse) GetRules() []*AccessRule {
@@ -3896,7 +4388,7 @@ type RecoverRulesRequest struct {
 
 func (x *RecoverRulesRequest) Reset() {
 	*x = RecoverRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3908,7 +4400,7 @@ func (x *RecoverRulesRequest) String() string {
 func (*RecoverRulesRequest) ProtoMessage() {}
 
 func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3921,7 +4413,7 @@ func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RecoverRulesRequest) GetExport() string {
@@ -3940,7 +4432,7 @@ type RecoverRulesResponse struct {
 
 func (x *RecoverRulesResponse) Reset() {
 	*x = RecoverRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3952,7 +4444,7 @@ func (x *RecoverRulesResponse) String() string {
 func (*RecoverRulesResponse) ProtoMessage() {}
 
 func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3965,7 +4457,7 @@ func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesResponse.ProtoReflect.Descriptor instead.
 func (*RecoverRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RecoverRulesResponse) GetExport() *Export {
@@ -3983,7 +4475,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3995,7 +4487,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4008,7 +4500,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{70}
 }
 
 type GetNodeResponse struct {
@@ -4033,7 +4525,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[62]
+	mi := &file_node_v1_node_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4045,7 +4537,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[62]
+	mi := &file_node_v1_node_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4058,7 +4550,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{62}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *GetNodeResponse) GetHostname() string {
@@ -4141,7 +4633,7 @@ type Virtiofsd struct {
 
 func (x *Virtiofsd) Reset() {
 	*x = Virtiofsd{}
-	mi := &file_node_v1_node_proto_msgTypes[63]
+	mi := &file_node_v1_node_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4153,7 +4645,7 @@ func (x *Virtiofsd) String() string {
 func (*Virtiofsd) ProtoMessage() {}
 
 func (x *Virtiofsd) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[63]
+	mi := &file_node_v1_node_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4166,7 +4658,7 @@ func (x *Virtiofsd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Virtiofsd.ProtoReflect.Descriptor instead.
 func (*Virtiofsd) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{63}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Virtiofsd) GetPath() string {
@@ -4219,7 +4711,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_node_v1_node_proto_msgTypes[64]
+	mi := &file_node_v1_node_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4231,7 +4723,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[64]
+	mi := &file_node_v1_node_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4244,7 +4736,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{64}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *Driver) GetKind() string {
@@ -4299,7 +4791,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_v1_node_proto_msgTypes[65]
+	mi := &file_node_v1_node_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4311,7 +4803,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[65]
+	mi := &file_node_v1_node_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4324,7 +4816,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{65}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Mount) GetName() string {
@@ -4387,7 +4879,7 @@ type Subsystem struct {
 
 func (x *Subsystem) Reset() {
 	*x = Subsystem{}
-	mi := &file_node_v1_node_proto_msgTypes[66]
+	mi := &file_node_v1_node_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4399,7 +4891,7 @@ func (x *Subsystem) String() string {
 func (*Subsystem) ProtoMessage() {}
 
 func (x *Subsystem) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[66]
+	mi := &file_node_v1_node_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4412,7 +4904,7 @@ func (x *Subsystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subsystem.ProtoReflect.Descriptor instead.
 func (*Subsystem) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{66}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Subsystem) GetName() string {
@@ -4444,7 +4936,7 @@ type PreflightRequest struct {
 
 func (x *PreflightRequest) Reset() {
 	*x = PreflightRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[67]
+	mi := &file_node_v1_node_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4456,7 +4948,7 @@ func (x *PreflightRequest) String() string {
 func (*PreflightRequest) ProtoMessage() {}
 
 func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[67]
+	mi := &file_node_v1_node_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4469,7 +4961,7 @@ func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightRequest.ProtoReflect.Descriptor instead.
 func (*PreflightRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{67}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{76}
 }
 
 type PreflightResponse struct {
@@ -4481,7 +4973,7 @@ type PreflightResponse struct {
 
 func (x *PreflightResponse) Reset() {
 	*x = PreflightResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[68]
+	mi := &file_node_v1_node_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4493,7 +4985,7 @@ func (x *PreflightResponse) String() string {
 func (*PreflightResponse) ProtoMessage() {}
 
 func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[68]
+	mi := &file_node_v1_node_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4506,7 +4998,7 @@ func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
 func (*PreflightResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{68}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PreflightResponse) GetChecks() []*Check {
@@ -4531,7 +5023,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_node_v1_node_proto_msgTypes[69]
+	mi := &file_node_v1_node_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4543,7 +5035,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[69]
+	mi := &file_node_v1_node_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4556,7 +5048,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{69}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *Check) GetName() string {
@@ -4602,7 +5094,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[70]
+	mi := &file_node_v1_node_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4614,7 +5106,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[70]
+	mi := &file_node_v1_node_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4627,7 +5119,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{70}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{79}
 }
 
 type WatchResponse struct {
@@ -4647,7 +5139,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[71]
+	mi := &file_node_v1_node_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4659,7 +5151,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[71]
+	mi := &file_node_v1_node_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4672,7 +5164,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{71}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *WatchResponse) GetType() WatchResponse_Type {
@@ -4761,7 +5253,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x06secret\x18\x04 \x01(\fR\x06secret\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbc\x05\n" +
 	"\n" +
 	"Attachment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
@@ -4783,7 +5275,8 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x0eunlocked_users\x18\r \x03(\tR\runlockedUsers\x12\x16\n" +
 	"\x06forced\x18\x0e \x01(\bR\x06forced\x12?\n" +
 	"\vpersistence\x18\x12 \x01(\x0e2\x1d.causeway.node.v1.PersistenceR\vpersistence\x12\x1b\n" +
-	"\tlive_only\x18\x13 \x01(\tR\bliveOnly\"\xb3\x02\n" +
+	"\tlive_only\x18\x13 \x01(\tR\bliveOnly\x12*\n" +
+	"\x04move\x18\x1b \x01(\v2\x16.causeway.node.v1.MoveR\x04move\"\xb3\x02\n" +
 	"\x0eDeviceSettings\x12-\n" +
 	"\x05cache\x18\x01 \x01(\x0e2\x17.causeway.node.v1.CacheR\x05cache\x12\x19\n" +
 	"\x05xattr\x18\x02 \x01(\bH\x00R\x05xattr\x88\x01\x01\x12 \n" +
@@ -4811,7 +5304,15 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\aIdRange\x12\x14\n" +
 	"\x05guest\x18\x01 \x01(\rR\x05guest\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\rR\x04host\x12\x14\n" +
-	"\x05count\x18\x03 \x01(\rR\x05count\"\x88\x05\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\"\xb7\x01\n" +
+	"\x04Move\x12/\n" +
+	"\x04side\x18\x01 \x01(\x0e2\x1b.causeway.node.v1.Move.SideR\x04side\x129\n" +
+	"\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"C\n" +
+	"\x04Side\x12\x14\n" +
+	"\x10SIDE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10SIDE_DESTINATION\x10\x01\x12\x0f\n" +
+	"\vSIDE_SOURCE\x10\x02\"\x88\x05\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\x06bridge\x18\x02 \x01(\v2\x1c.causeway.node.v1.BridgePlugH\x00R\x06bridge\x120\n" +
@@ -4919,7 +5420,38 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
 	"attachment\"N\n" +
 	"\x1bPreflightAttachmentResponse\x12/\n" +
-	"\x06checks\x18\x01 \x03(\v2\x17.causeway.node.v1.CheckR\x06checks\"H\n" +
+	"\x06checks\x18\x01 \x03(\v2\x17.causeway.node.v1.CheckR\x06checks\"\xa9\x01\n" +
+	"\x18PrepareAttachmentRequest\x12<\n" +
+	"\n" +
+	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
+	"attachment\x129\n" +
+	"\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"Y\n" +
+	"\x19PrepareAttachmentResponse\x12<\n" +
+	"\n" +
+	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
+	"attachment\")\n" +
+	"\x17FinishAttachmentRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"X\n" +
+	"\x18FinishAttachmentResponse\x12<\n" +
+	"\n" +
+	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
+	"attachment\"e\n" +
+	"\x18ReleaseAttachmentRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x129\n" +
+	"\n" +
+	"expires_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"Y\n" +
+	"\x19ReleaseAttachmentResponse\x12<\n" +
+	"\n" +
+	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
+	"attachment\"+\n" +
+	"\x19RollbackAttachmentRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"Z\n" +
+	"\x1aRollbackAttachmentResponse\x12<\n" +
+	"\n" +
+	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
+	"attachment\"H\n" +
 	"\x11PutNetworkRequest\x123\n" +
 	"\anetwork\x18\x01 \x01(\v2\x19.causeway.node.v1.NetworkR\anetwork\"I\n" +
 	"\x12PutNetworkResponse\x123\n" +
@@ -5078,7 +5610,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_PASS\x10\x01\x12\x10\n" +
 	"\fVERDICT_WARN\x10\x02\x12\x10\n" +
-	"\fVERDICT_FAIL\x10\x032\x86\x05\n" +
+	"\fVERDICT_FAIL\x10\x032\x96\b\n" +
 	"\vAttachments\x12K\n" +
 	"\x06Attach\x12\x1f.causeway.node.v1.AttachRequest\x1a .causeway.node.v1.AttachResponse\x12K\n" +
 	"\x06Detach\x12\x1f.causeway.node.v1.DetachRequest\x1a .causeway.node.v1.DetachResponse\x12V\n" +
@@ -5086,7 +5618,11 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x04List\x12(.causeway.node.v1.ListAttachmentsRequest\x1a).causeway.node.v1.ListAttachmentsResponse\x12_\n" +
 	"\x06Repair\x12).causeway.node.v1.RepairAttachmentRequest\x1a*.causeway.node.v1.RepairAttachmentResponse\x12h\n" +
 	"\tPreflight\x12,.causeway.node.v1.PreflightAttachmentRequest\x1a-.causeway.node.v1.PreflightAttachmentResponse\x12]\n" +
-	"\fPrepareStart\x12%.causeway.node.v1.PrepareStartRequest\x1a&.causeway.node.v1.PrepareStartResponse2\xbb\x03\n" +
+	"\fPrepareStart\x12%.causeway.node.v1.PrepareStartRequest\x1a&.causeway.node.v1.PrepareStartResponse\x12b\n" +
+	"\aPrepare\x12*.causeway.node.v1.PrepareAttachmentRequest\x1a+.causeway.node.v1.PrepareAttachmentResponse\x12_\n" +
+	"\x06Finish\x12).causeway.node.v1.FinishAttachmentRequest\x1a*.causeway.node.v1.FinishAttachmentResponse\x12b\n" +
+	"\aRelease\x12*.causeway.node.v1.ReleaseAttachmentRequest\x1a+.causeway.node.v1.ReleaseAttachmentResponse\x12e\n" +
+	"\bRollback\x12+.causeway.node.v1.RollbackAttachmentRequest\x1a,.causeway.node.v1.RollbackAttachmentResponse2\xbb\x03\n" +
 	"\bNetworks\x12P\n" +
 	"\x03Put\x12#.causeway.node.v1.PutNetworkRequest\x1a$.causeway.node.v1.PutNetworkResponse\x12Y\n" +
 	"\x06Update\x12&.causeway.node.v1.UpdateNetworkRequest\x1a'.causeway.node.v1.UpdateNetworkResponse\x12Y\n" +
@@ -5121,8 +5657,8 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_node_v1_node_proto_rawDescData
 }
 
-var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
 var file_node_v1_node_proto_goTypes = []any{
 	(Phase)(0),                          // 0: causeway.node.v1.Phase
 	(Cache)(0),                          // 1: causeway.node.v1.Cache
@@ -5131,203 +5667,231 @@ var file_node_v1_node_proto_goTypes = []any{
 	(Persistence)(0),                    // 4: causeway.node.v1.Persistence
 	(GuestState)(0),                     // 5: causeway.node.v1.GuestState
 	(Verdict)(0),                        // 6: causeway.node.v1.Verdict
-	(WatchResponse_Type)(0),             // 7: causeway.node.v1.WatchResponse.Type
-	(*Status)(nil),                      // 8: causeway.node.v1.Status
-	(*Connection)(nil),                  // 9: causeway.node.v1.Connection
-	(*Attachment)(nil),                  // 10: causeway.node.v1.Attachment
-	(*DeviceSettings)(nil),              // 11: causeway.node.v1.DeviceSettings
-	(*IdPolicy)(nil),                    // 12: causeway.node.v1.IdPolicy
-	(*IdSquash)(nil),                    // 13: causeway.node.v1.IdSquash
-	(*IdMap)(nil),                       // 14: causeway.node.v1.IdMap
-	(*IdRange)(nil),                     // 15: causeway.node.v1.IdRange
-	(*Network)(nil),                     // 16: causeway.node.v1.Network
-	(*Drift)(nil),                       // 17: causeway.node.v1.Drift
-	(*BridgePlug)(nil),                  // 18: causeway.node.v1.BridgePlug
-	(*VlanPlug)(nil),                    // 19: causeway.node.v1.VlanPlug
-	(*VxlanPlug)(nil),                   // 20: causeway.node.v1.VxlanPlug
-	(*MacvlanPlug)(nil),                 // 21: causeway.node.v1.MacvlanPlug
-	(*OvsPlug)(nil),                     // 22: causeway.node.v1.OvsPlug
-	(*NonePlug)(nil),                    // 23: causeway.node.v1.NonePlug
-	(*Route)(nil),                       // 24: causeway.node.v1.Route
-	(*Gateway)(nil),                     // 25: causeway.node.v1.Gateway
-	(*Export)(nil),                      // 26: causeway.node.v1.Export
-	(*AttachRequest)(nil),               // 27: causeway.node.v1.AttachRequest
-	(*AttachResponse)(nil),              // 28: causeway.node.v1.AttachResponse
-	(*DetachRequest)(nil),               // 29: causeway.node.v1.DetachRequest
-	(*DetachResponse)(nil),              // 30: causeway.node.v1.DetachResponse
-	(*GetAttachmentRequest)(nil),        // 31: causeway.node.v1.GetAttachmentRequest
-	(*GetAttachmentResponse)(nil),       // 32: causeway.node.v1.GetAttachmentResponse
-	(*ListAttachmentsRequest)(nil),      // 33: causeway.node.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil),     // 34: causeway.node.v1.ListAttachmentsResponse
-	(*PrepareStartRequest)(nil),         // 35: causeway.node.v1.PrepareStartRequest
-	(*PrepareStartResponse)(nil),        // 36: causeway.node.v1.PrepareStartResponse
-	(*RepairAttachmentRequest)(nil),     // 37: causeway.node.v1.RepairAttachmentRequest
-	(*RepairAttachmentResponse)(nil),    // 38: causeway.node.v1.RepairAttachmentResponse
-	(*PreflightAttachmentRequest)(nil),  // 39: causeway.node.v1.PreflightAttachmentRequest
-	(*PreflightAttachmentResponse)(nil), // 40: causeway.node.v1.PreflightAttachmentResponse
-	(*PutNetworkRequest)(nil),           // 41: causeway.node.v1.PutNetworkRequest
-	(*PutNetworkResponse)(nil),          // 42: causeway.node.v1.PutNetworkResponse
-	(*UpdateNetworkRequest)(nil),        // 43: causeway.node.v1.UpdateNetworkRequest
-	(*UpdateNetworkResponse)(nil),       // 44: causeway.node.v1.UpdateNetworkResponse
-	(*DeleteNetworkRequest)(nil),        // 45: causeway.node.v1.DeleteNetworkRequest
-	(*DeleteNetworkResponse)(nil),       // 46: causeway.node.v1.DeleteNetworkResponse
-	(*GetNetworkRequest)(nil),           // 47: causeway.node.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),          // 48: causeway.node.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),         // 49: causeway.node.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),        // 50: causeway.node.v1.ListNetworksResponse
-	(*PutExportRequest)(nil),            // 51: causeway.node.v1.PutExportRequest
-	(*PutExportResponse)(nil),           // 52: causeway.node.v1.PutExportResponse
-	(*DeleteExportRequest)(nil),         // 53: causeway.node.v1.DeleteExportRequest
-	(*DeleteExportResponse)(nil),        // 54: causeway.node.v1.DeleteExportResponse
-	(*GetExportRequest)(nil),            // 55: causeway.node.v1.GetExportRequest
-	(*GetExportResponse)(nil),           // 56: causeway.node.v1.GetExportResponse
-	(*ListExportsRequest)(nil),          // 57: causeway.node.v1.ListExportsRequest
-	(*ListExportsResponse)(nil),         // 58: causeway.node.v1.ListExportsResponse
-	(*PutRuleRequest)(nil),              // 59: causeway.node.v1.PutRuleRequest
-	(*PutRuleResponse)(nil),             // 60: causeway.node.v1.PutRuleResponse
-	(*DeleteRuleRequest)(nil),           // 61: causeway.node.v1.DeleteRuleRequest
-	(*DeleteRuleResponse)(nil),          // 62: causeway.node.v1.DeleteRuleResponse
-	(*GetRuleRequest)(nil),              // 63: causeway.node.v1.GetRuleRequest
-	(*GetRuleResponse)(nil),             // 64: causeway.node.v1.GetRuleResponse
-	(*ListRulesRequest)(nil),            // 65: causeway.node.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),           // 66: causeway.node.v1.ListRulesResponse
-	(*RecoverRulesRequest)(nil),         // 67: causeway.node.v1.RecoverRulesRequest
-	(*RecoverRulesResponse)(nil),        // 68: causeway.node.v1.RecoverRulesResponse
-	(*GetNodeRequest)(nil),              // 69: causeway.node.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),             // 70: causeway.node.v1.GetNodeResponse
-	(*Virtiofsd)(nil),                   // 71: causeway.node.v1.Virtiofsd
-	(*Driver)(nil),                      // 72: causeway.node.v1.Driver
-	(*Mount)(nil),                       // 73: causeway.node.v1.Mount
-	(*Subsystem)(nil),                   // 74: causeway.node.v1.Subsystem
-	(*PreflightRequest)(nil),            // 75: causeway.node.v1.PreflightRequest
-	(*PreflightResponse)(nil),           // 76: causeway.node.v1.PreflightResponse
-	(*Check)(nil),                       // 77: causeway.node.v1.Check
-	(*WatchRequest)(nil),                // 78: causeway.node.v1.WatchRequest
-	(*WatchResponse)(nil),               // 79: causeway.node.v1.WatchResponse
-	nil,                                 // 80: causeway.node.v1.Connection.OptionsEntry
-	(*timestamppb.Timestamp)(nil),       // 81: google.protobuf.Timestamp
-	(*AccessRule)(nil),                  // 82: causeway.node.v1.AccessRule
+	(Move_Side)(0),                      // 7: causeway.node.v1.Move.Side
+	(WatchResponse_Type)(0),             // 8: causeway.node.v1.WatchResponse.Type
+	(*Status)(nil),                      // 9: causeway.node.v1.Status
+	(*Connection)(nil),                  // 10: causeway.node.v1.Connection
+	(*Attachment)(nil),                  // 11: causeway.node.v1.Attachment
+	(*DeviceSettings)(nil),              // 12: causeway.node.v1.DeviceSettings
+	(*IdPolicy)(nil),                    // 13: causeway.node.v1.IdPolicy
+	(*IdSquash)(nil),                    // 14: causeway.node.v1.IdSquash
+	(*IdMap)(nil),                       // 15: causeway.node.v1.IdMap
+	(*IdRange)(nil),                     // 16: causeway.node.v1.IdRange
+	(*Move)(nil),                        // 17: causeway.node.v1.Move
+	(*Network)(nil),                     // 18: causeway.node.v1.Network
+	(*Drift)(nil),                       // 19: causeway.node.v1.Drift
+	(*BridgePlug)(nil),                  // 20: causeway.node.v1.BridgePlug
+	(*VlanPlug)(nil),                    // 21: causeway.node.v1.VlanPlug
+	(*VxlanPlug)(nil),                   // 22: causeway.node.v1.VxlanPlug
+	(*MacvlanPlug)(nil),                 // 23: causeway.node.v1.MacvlanPlug
+	(*OvsPlug)(nil),                     // 24: causeway.node.v1.OvsPlug
+	(*NonePlug)(nil),                    // 25: causeway.node.v1.NonePlug
+	(*Route)(nil),                       // 26: causeway.node.v1.Route
+	(*Gateway)(nil),                     // 27: causeway.node.v1.Gateway
+	(*Export)(nil),                      // 28: causeway.node.v1.Export
+	(*AttachRequest)(nil),               // 29: causeway.node.v1.AttachRequest
+	(*AttachResponse)(nil),              // 30: causeway.node.v1.AttachResponse
+	(*DetachRequest)(nil),               // 31: causeway.node.v1.DetachRequest
+	(*DetachResponse)(nil),              // 32: causeway.node.v1.DetachResponse
+	(*GetAttachmentRequest)(nil),        // 33: causeway.node.v1.GetAttachmentRequest
+	(*GetAttachmentResponse)(nil),       // 34: causeway.node.v1.GetAttachmentResponse
+	(*ListAttachmentsRequest)(nil),      // 35: causeway.node.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil),     // 36: causeway.node.v1.ListAttachmentsResponse
+	(*PrepareStartRequest)(nil),         // 37: causeway.node.v1.PrepareStartRequest
+	(*PrepareStartResponse)(nil),        // 38: causeway.node.v1.PrepareStartResponse
+	(*RepairAttachmentRequest)(nil),     // 39: causeway.node.v1.RepairAttachmentRequest
+	(*RepairAttachmentResponse)(nil),    // 40: causeway.node.v1.RepairAttachmentResponse
+	(*PreflightAttachmentRequest)(nil),  // 41: causeway.node.v1.PreflightAttachmentRequest
+	(*PreflightAttachmentResponse)(nil), // 42: causeway.node.v1.PreflightAttachmentResponse
+	(*PrepareAttachmentRequest)(nil),    // 43: causeway.node.v1.PrepareAttachmentRequest
+	(*PrepareAttachmentResponse)(nil),   // 44: causeway.node.v1.PrepareAttachmentResponse
+	(*FinishAttachmentRequest)(nil),     // 45: causeway.node.v1.FinishAttachmentRequest
+	(*FinishAttachmentResponse)(nil),    // 46: causeway.node.v1.FinishAttachmentResponse
+	(*ReleaseAttachmentRequest)(nil),    // 47: causeway.node.v1.ReleaseAttachmentRequest
+	(*ReleaseAttachmentResponse)(nil),   // 48: causeway.node.v1.ReleaseAttachmentResponse
+	(*RollbackAttachmentRequest)(nil),   // 49: causeway.node.v1.RollbackAttachmentRequest
+	(*RollbackAttachmentResponse)(nil),  // 50: causeway.node.v1.RollbackAttachmentResponse
+	(*PutNetworkRequest)(nil),           // 51: causeway.node.v1.PutNetworkRequest
+	(*PutNetworkResponse)(nil),          // 52: causeway.node.v1.PutNetworkResponse
+	(*UpdateNetworkRequest)(nil),        // 53: causeway.node.v1.UpdateNetworkRequest
+	(*UpdateNetworkResponse)(nil),       // 54: causeway.node.v1.UpdateNetworkResponse
+	(*DeleteNetworkRequest)(nil),        // 55: causeway.node.v1.DeleteNetworkRequest
+	(*DeleteNetworkResponse)(nil),       // 56: causeway.node.v1.DeleteNetworkResponse
+	(*GetNetworkRequest)(nil),           // 57: causeway.node.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),          // 58: causeway.node.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),         // 59: causeway.node.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),        // 60: causeway.node.v1.ListNetworksResponse
+	(*PutExportRequest)(nil),            // 61: causeway.node.v1.PutExportRequest
+	(*PutExportResponse)(nil),           // 62: causeway.node.v1.PutExportResponse
+	(*DeleteExportRequest)(nil),         // 63: causeway.node.v1.DeleteExportRequest
+	(*DeleteExportResponse)(nil),        // 64: causeway.node.v1.DeleteExportResponse
+	(*GetExportRequest)(nil),            // 65: causeway.node.v1.GetExportRequest
+	(*GetExportResponse)(nil),           // 66: causeway.node.v1.GetExportResponse
+	(*ListExportsRequest)(nil),          // 67: causeway.node.v1.ListExportsRequest
+	(*ListExportsResponse)(nil),         // 68: causeway.node.v1.ListExportsResponse
+	(*PutRuleRequest)(nil),              // 69: causeway.node.v1.PutRuleRequest
+	(*PutRuleResponse)(nil),             // 70: causeway.node.v1.PutRuleResponse
+	(*DeleteRuleRequest)(nil),           // 71: causeway.node.v1.DeleteRuleRequest
+	(*DeleteRuleResponse)(nil),          // 72: causeway.node.v1.DeleteRuleResponse
+	(*GetRuleRequest)(nil),              // 73: causeway.node.v1.GetRuleRequest
+	(*GetRuleResponse)(nil),             // 74: causeway.node.v1.GetRuleResponse
+	(*ListRulesRequest)(nil),            // 75: causeway.node.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),           // 76: causeway.node.v1.ListRulesResponse
+	(*RecoverRulesRequest)(nil),         // 77: causeway.node.v1.RecoverRulesRequest
+	(*RecoverRulesResponse)(nil),        // 78: causeway.node.v1.RecoverRulesResponse
+	(*GetNodeRequest)(nil),              // 79: causeway.node.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),             // 80: causeway.node.v1.GetNodeResponse
+	(*Virtiofsd)(nil),                   // 81: causeway.node.v1.Virtiofsd
+	(*Driver)(nil),                      // 82: causeway.node.v1.Driver
+	(*Mount)(nil),                       // 83: causeway.node.v1.Mount
+	(*Subsystem)(nil),                   // 84: causeway.node.v1.Subsystem
+	(*PreflightRequest)(nil),            // 85: causeway.node.v1.PreflightRequest
+	(*PreflightResponse)(nil),           // 86: causeway.node.v1.PreflightResponse
+	(*Check)(nil),                       // 87: causeway.node.v1.Check
+	(*WatchRequest)(nil),                // 88: causeway.node.v1.WatchRequest
+	(*WatchResponse)(nil),               // 89: causeway.node.v1.WatchResponse
+	nil,                                 // 90: causeway.node.v1.Connection.OptionsEntry
+	(*timestamppb.Timestamp)(nil),       // 91: google.protobuf.Timestamp
+	(*AccessRule)(nil),                  // 92: causeway.node.v1.AccessRule
 }
 var file_node_v1_node_proto_depIdxs = []int32{
-	0,  // 0: causeway.node.v1.Status.phase:type_name -> causeway.node.v1.Phase
-	81, // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
-	80, // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
-	9,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
-	8,  // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
-	5,  // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
-	11, // 6: causeway.node.v1.Attachment.settings:type_name -> causeway.node.v1.DeviceSettings
-	12, // 7: causeway.node.v1.Attachment.ids:type_name -> causeway.node.v1.IdPolicy
-	3,  // 8: causeway.node.v1.Attachment.lock_scope:type_name -> causeway.node.v1.LockScope
-	4,  // 9: causeway.node.v1.Attachment.persistence:type_name -> causeway.node.v1.Persistence
-	1,  // 10: causeway.node.v1.DeviceSettings.cache:type_name -> causeway.node.v1.Cache
-	2,  // 11: causeway.node.v1.DeviceSettings.locks:type_name -> causeway.node.v1.Locks
-	13, // 12: causeway.node.v1.IdPolicy.squash:type_name -> causeway.node.v1.IdSquash
-	14, // 13: causeway.node.v1.IdPolicy.map:type_name -> causeway.node.v1.IdMap
-	15, // 14: causeway.node.v1.IdMap.uids:type_name -> causeway.node.v1.IdRange
-	15, // 15: causeway.node.v1.IdMap.gids:type_name -> causeway.node.v1.IdRange
-	18, // 16: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
-	19, // 17: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
-	20, // 18: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
-	21, // 19: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
-	22, // 20: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
-	23, // 21: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
-	24, // 22: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
-	8,  // 23: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
-	25, // 24: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
-	17, // 25: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
-	81, // 26: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
-	81, // 27: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
-	9,  // 28: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
-	82, // 29: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
-	8,  // 30: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
-	10, // 31: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
-	10, // 32: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
-	10, // 33: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	10, // 34: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
-	10, // 35: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	10, // 36: causeway.node.v1.PreflightAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
-	77, // 37: causeway.node.v1.PreflightAttachmentResponse.checks:type_name -> causeway.node.v1.Check
-	16, // 38: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
-	16, // 39: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
-	16, // 40: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
-	16, // 41: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
-	16, // 42: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
-	16, // 43: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
-	26, // 44: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
-	26, // 45: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
-	26, // 46: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
-	26, // 47: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
-	82, // 48: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
-	82, // 49: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	82, // 50: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	82, // 51: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
-	26, // 52: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
-	81, // 53: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
-	72, // 54: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
-	73, // 55: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
-	74, // 56: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
-	71, // 57: causeway.node.v1.GetNodeResponse.virtiofsd:type_name -> causeway.node.v1.Virtiofsd
-	8,  // 58: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
-	6,  // 59: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
-	77, // 60: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
-	6,  // 61: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
-	7,  // 62: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
-	10, // 63: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
-	16, // 64: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
-	26, // 65: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
-	27, // 66: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
-	29, // 67: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
-	31, // 68: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
-	33, // 69: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
-	37, // 70: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
-	39, // 71: causeway.node.v1.Attachments.Preflight:input_type -> causeway.node.v1.PreflightAttachmentRequest
-	35, // 72: causeway.node.v1.Attachments.PrepareStart:input_type -> causeway.node.v1.PrepareStartRequest
-	41, // 73: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
-	43, // 74: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
-	45, // 75: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
-	47, // 76: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
-	49, // 77: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
-	51, // 78: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
-	53, // 79: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
-	55, // 80: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
-	57, // 81: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
-	59, // 82: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
-	61, // 83: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
-	63, // 84: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
-	65, // 85: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
-	67, // 86: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
-	69, // 87: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
-	75, // 88: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
-	78, // 89: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
-	28, // 90: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
-	30, // 91: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
-	32, // 92: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
-	34, // 93: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
-	38, // 94: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
-	40, // 95: causeway.node.v1.Attachments.Preflight:output_type -> causeway.node.v1.PreflightAttachmentResponse
-	36, // 96: causeway.node.v1.Attachments.PrepareStart:output_type -> causeway.node.v1.PrepareStartResponse
-	42, // 97: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
-	44, // 98: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
-	46, // 99: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
-	48, // 100: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
-	50, // 101: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
-	52, // 102: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
-	54, // 103: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
-	56, // 104: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
-	58, // 105: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
-	60, // 106: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
-	62, // 107: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
-	64, // 108: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
-	66, // 109: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
-	68, // 110: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
-	70, // 111: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
-	76, // 112: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
-	79, // 113: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
-	90, // [90:114] is the sub-list for method output_type
-	66, // [66:90] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	0,   // 0: causeway.node.v1.Status.phase:type_name -> causeway.node.v1.Phase
+	91,  // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
+	90,  // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
+	10,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
+	9,   // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
+	5,   // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
+	12,  // 6: causeway.node.v1.Attachment.settings:type_name -> causeway.node.v1.DeviceSettings
+	13,  // 7: causeway.node.v1.Attachment.ids:type_name -> causeway.node.v1.IdPolicy
+	3,   // 8: causeway.node.v1.Attachment.lock_scope:type_name -> causeway.node.v1.LockScope
+	4,   // 9: causeway.node.v1.Attachment.persistence:type_name -> causeway.node.v1.Persistence
+	17,  // 10: causeway.node.v1.Attachment.move:type_name -> causeway.node.v1.Move
+	1,   // 11: causeway.node.v1.DeviceSettings.cache:type_name -> causeway.node.v1.Cache
+	2,   // 12: causeway.node.v1.DeviceSettings.locks:type_name -> causeway.node.v1.Locks
+	14,  // 13: causeway.node.v1.IdPolicy.squash:type_name -> causeway.node.v1.IdSquash
+	15,  // 14: causeway.node.v1.IdPolicy.map:type_name -> causeway.node.v1.IdMap
+	16,  // 15: causeway.node.v1.IdMap.uids:type_name -> causeway.node.v1.IdRange
+	16,  // 16: causeway.node.v1.IdMap.gids:type_name -> causeway.node.v1.IdRange
+	7,   // 17: causeway.node.v1.Move.side:type_name -> causeway.node.v1.Move.Side
+	91,  // 18: causeway.node.v1.Move.expires_at:type_name -> google.protobuf.Timestamp
+	20,  // 19: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
+	21,  // 20: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
+	22,  // 21: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
+	23,  // 22: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
+	24,  // 23: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
+	25,  // 24: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
+	26,  // 25: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
+	9,   // 26: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
+	27,  // 27: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
+	19,  // 28: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
+	91,  // 29: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
+	91,  // 30: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
+	10,  // 31: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
+	92,  // 32: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
+	9,   // 33: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
+	11,  // 34: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 35: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 36: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 37: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
+	11,  // 38: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 39: causeway.node.v1.PreflightAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
+	87,  // 40: causeway.node.v1.PreflightAttachmentResponse.checks:type_name -> causeway.node.v1.Check
+	11,  // 41: causeway.node.v1.PrepareAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
+	91,  // 42: causeway.node.v1.PrepareAttachmentRequest.expires_at:type_name -> google.protobuf.Timestamp
+	11,  // 43: causeway.node.v1.PrepareAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 44: causeway.node.v1.FinishAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	91,  // 45: causeway.node.v1.ReleaseAttachmentRequest.expires_at:type_name -> google.protobuf.Timestamp
+	11,  // 46: causeway.node.v1.ReleaseAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 47: causeway.node.v1.RollbackAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	18,  // 48: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
+	18,  // 49: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
+	18,  // 50: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
+	18,  // 51: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
+	18,  // 52: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
+	18,  // 53: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
+	28,  // 54: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
+	28,  // 55: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
+	28,  // 56: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
+	28,  // 57: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
+	92,  // 58: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
+	92,  // 59: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	92,  // 60: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	92,  // 61: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
+	28,  // 62: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
+	91,  // 63: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
+	82,  // 64: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
+	83,  // 65: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
+	84,  // 66: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
+	81,  // 67: causeway.node.v1.GetNodeResponse.virtiofsd:type_name -> causeway.node.v1.Virtiofsd
+	9,   // 68: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
+	6,   // 69: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
+	87,  // 70: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
+	6,   // 71: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
+	8,   // 72: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
+	11,  // 73: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
+	18,  // 74: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
+	28,  // 75: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
+	29,  // 76: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
+	31,  // 77: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
+	33,  // 78: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
+	35,  // 79: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
+	39,  // 80: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
+	41,  // 81: causeway.node.v1.Attachments.Preflight:input_type -> causeway.node.v1.PreflightAttachmentRequest
+	37,  // 82: causeway.node.v1.Attachments.PrepareStart:input_type -> causeway.node.v1.PrepareStartRequest
+	43,  // 83: causeway.node.v1.Attachments.Prepare:input_type -> causeway.node.v1.PrepareAttachmentRequest
+	45,  // 84: causeway.node.v1.Attachments.Finish:input_type -> causeway.node.v1.FinishAttachmentRequest
+	47,  // 85: causeway.node.v1.Attachments.Release:input_type -> causeway.node.v1.ReleaseAttachmentRequest
+	49,  // 86: causeway.node.v1.Attachments.Rollback:input_type -> causeway.node.v1.RollbackAttachmentRequest
+	51,  // 87: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
+	53,  // 88: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
+	55,  // 89: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
+	57,  // 90: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
+	59,  // 91: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
+	61,  // 92: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
+	63,  // 93: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
+	65,  // 94: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
+	67,  // 95: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
+	69,  // 96: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
+	71,  // 97: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
+	73,  // 98: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
+	75,  // 99: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
+	77,  // 100: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
+	79,  // 101: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
+	85,  // 102: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
+	88,  // 103: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
+	30,  // 104: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
+	32,  // 105: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
+	34,  // 106: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
+	36,  // 107: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
+	40,  // 108: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
+	42,  // 109: causeway.node.v1.Attachments.Preflight:output_type -> causeway.node.v1.PreflightAttachmentResponse
+	38,  // 110: causeway.node.v1.Attachments.PrepareStart:output_type -> causeway.node.v1.PrepareStartResponse
+	44,  // 111: causeway.node.v1.Attachments.Prepare:output_type -> causeway.node.v1.PrepareAttachmentResponse
+	46,  // 112: causeway.node.v1.Attachments.Finish:output_type -> causeway.node.v1.FinishAttachmentResponse
+	48,  // 113: causeway.node.v1.Attachments.Release:output_type -> causeway.node.v1.ReleaseAttachmentResponse
+	50,  // 114: causeway.node.v1.Attachments.Rollback:output_type -> causeway.node.v1.RollbackAttachmentResponse
+	52,  // 115: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
+	54,  // 116: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
+	56,  // 117: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
+	58,  // 118: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
+	60,  // 119: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
+	62,  // 120: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
+	64,  // 121: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
+	66,  // 122: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
+	68,  // 123: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
+	70,  // 124: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
+	72,  // 125: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
+	74,  // 126: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
+	76,  // 127: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
+	78,  // 128: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
+	80,  // 129: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
+	86,  // 130: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
+	89,  // 131: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
+	104, // [104:132] is the sub-list for method output_type
+	76,  // [76:104] is the sub-list for method input_type
+	76,  // [76:76] is the sub-list for extension type_name
+	76,  // [76:76] is the sub-list for extension extendee
+	0,   // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -5341,7 +5905,7 @@ func file_node_v1_node_proto_init() {
 		(*IdPolicy_Squash)(nil),
 		(*IdPolicy_Map)(nil),
 	}
-	file_node_v1_node_proto_msgTypes[8].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[9].OneofWrappers = []any{
 		(*Network_Bridge)(nil),
 		(*Network_Vlan)(nil),
 		(*Network_Vxlan)(nil),
@@ -5349,9 +5913,9 @@ func file_node_v1_node_proto_init() {
 		(*Network_Ovs)(nil),
 		(*Network_None)(nil),
 	}
-	file_node_v1_node_proto_msgTypes[10].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[14].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[71].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[11].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[15].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[80].OneofWrappers = []any{
 		(*WatchResponse_Attachment)(nil),
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Export)(nil),
@@ -5361,8 +5925,8 @@ func file_node_v1_node_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   73,
+			NumEnums:      9,
+			NumMessages:   82,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -36,6 +36,10 @@ const (
 	Attachments_Repair_FullMethodName       = "/causeway.node.v1.Attachments/Repair"
 	Attachments_Preflight_FullMethodName    = "/causeway.node.v1.Attachments/Preflight"
 	Attachments_PrepareStart_FullMethodName = "/causeway.node.v1.Attachments/PrepareStart"
+	Attachments_Prepare_FullMethodName      = "/causeway.node.v1.Attachments/Prepare"
+	Attachments_Finish_FullMethodName       = "/causeway.node.v1.Attachments/Finish"
+	Attachments_Release_FullMethodName      = "/causeway.node.v1.Attachments/Release"
+	Attachments_Rollback_FullMethodName     = "/causeway.node.v1.Attachments/Rollback"
 )
 
 // AttachmentsClient is the client API for Attachments service.
@@ -59,6 +63,21 @@ type AttachmentsClient interface {
 	// PrepareStart is for libvirt's hook, and root alone: it returns when all is
 	// there that an instance connects to which libvirt is about to start.
 	PrepareStart(ctx context.Context, in *PrepareStartRequest, opts ...grpc.CallOption) (*PrepareStartResponse, error)
+	// Prepare is for the destination: it mounts the share and starts its
+	// virtiofsd for an instance, named by its UUID, that is not here yet. When the
+	// instance runs here it is attached at once, without a call. If it does not
+	// until expires_at, everything is taken away and the attachment is gone.
+	Prepare(ctx context.Context, in *PrepareAttachmentRequest, opts ...grpc.CallOption) (*PrepareAttachmentResponse, error)
+	// Finish waits at the destination until the instance has arrived and has the
+	// share. NOT_FOUND where the time for it was over.
+	Finish(ctx context.Context, in *FinishAttachmentRequest, opts ...grpc.CallOption) (*FinishAttachmentResponse, error)
+	// Release is for the source: it takes the share from the instance as Detach
+	// does, and keeps the attachment. At expires_at, an instance that is still
+	// here is attached again, and the attachment of one that has left is gone.
+	Release(ctx context.Context, in *ReleaseAttachmentRequest, opts ...grpc.CallOption) (*ReleaseAttachmentResponse, error)
+	// Rollback ends a release at the source, and returns when the instance has
+	// the share again.
+	Rollback(ctx context.Context, in *RollbackAttachmentRequest, opts ...grpc.CallOption) (*RollbackAttachmentResponse, error)
 }
 
 type attachmentsClient struct {
@@ -139,6 +158,46 @@ func (c *attachmentsClient) PrepareStart(ctx context.Context, in *PrepareStartRe
 	return out, nil
 }
 
+func (c *attachmentsClient) Prepare(ctx context.Context, in *PrepareAttachmentRequest, opts ...grpc.CallOption) (*PrepareAttachmentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PrepareAttachmentResponse)
+	err := c.cc.Invoke(ctx, Attachments_Prepare_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *attachmentsClient) Finish(ctx context.Context, in *FinishAttachmentRequest, opts ...grpc.CallOption) (*FinishAttachmentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FinishAttachmentResponse)
+	err := c.cc.Invoke(ctx, Attachments_Finish_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *attachmentsClient) Release(ctx context.Context, in *ReleaseAttachmentRequest, opts ...grpc.CallOption) (*ReleaseAttachmentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReleaseAttachmentResponse)
+	err := c.cc.Invoke(ctx, Attachments_Release_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *attachmentsClient) Rollback(ctx context.Context, in *RollbackAttachmentRequest, opts ...grpc.CallOption) (*RollbackAttachmentResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RollbackAttachmentResponse)
+	err := c.cc.Invoke(ctx, Attachments_Rollback_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AttachmentsServer is the server API for Attachments service.
 // All implementations must embed UnimplementedAttachmentsServer
 // for forward compatibility.
@@ -160,6 +219,21 @@ type AttachmentsServer interface {
 	// PrepareStart is for libvirt's hook, and root alone: it returns when all is
 	// there that an instance connects to which libvirt is about to start.
 	PrepareStart(context.Context, *PrepareStartRequest) (*PrepareStartResponse, error)
+	// Prepare is for the destination: it mounts the share and starts its
+	// virtiofsd for an instance, named by its UUID, that is not here yet. When the
+	// instance runs here it is attached at once, without a call. If it does not
+	// until expires_at, everything is taken away and the attachment is gone.
+	Prepare(context.Context, *PrepareAttachmentRequest) (*PrepareAttachmentResponse, error)
+	// Finish waits at the destination until the instance has arrived and has the
+	// share. NOT_FOUND where the time for it was over.
+	Finish(context.Context, *FinishAttachmentRequest) (*FinishAttachmentResponse, error)
+	// Release is for the source: it takes the share from the instance as Detach
+	// does, and keeps the attachment. At expires_at, an instance that is still
+	// here is attached again, and the attachment of one that has left is gone.
+	Release(context.Context, *ReleaseAttachmentRequest) (*ReleaseAttachmentResponse, error)
+	// Rollback ends a release at the source, and returns when the instance has
+	// the share again.
+	Rollback(context.Context, *RollbackAttachmentRequest) (*RollbackAttachmentResponse, error)
 	mustEmbedUnimplementedAttachmentsServer()
 }
 
@@ -190,6 +264,18 @@ func (UnimplementedAttachmentsServer) Preflight(context.Context, *PreflightAttac
 }
 func (UnimplementedAttachmentsServer) PrepareStart(context.Context, *PrepareStartRequest) (*PrepareStartResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PrepareStart not implemented")
+}
+func (UnimplementedAttachmentsServer) Prepare(context.Context, *PrepareAttachmentRequest) (*PrepareAttachmentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Prepare not implemented")
+}
+func (UnimplementedAttachmentsServer) Finish(context.Context, *FinishAttachmentRequest) (*FinishAttachmentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Finish not implemented")
+}
+func (UnimplementedAttachmentsServer) Release(context.Context, *ReleaseAttachmentRequest) (*ReleaseAttachmentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Release not implemented")
+}
+func (UnimplementedAttachmentsServer) Rollback(context.Context, *RollbackAttachmentRequest) (*RollbackAttachmentResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rollback not implemented")
 }
 func (UnimplementedAttachmentsServer) mustEmbedUnimplementedAttachmentsServer() {}
 func (UnimplementedAttachmentsServer) testEmbeddedByValue()                     {}
@@ -338,6 +424,78 @@ func _Attachments_PrepareStart_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Attachments_Prepare_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PrepareAttachmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AttachmentsServer).Prepare(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Attachments_Prepare_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AttachmentsServer).Prepare(ctx, req.(*PrepareAttachmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Attachments_Finish_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FinishAttachmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AttachmentsServer).Finish(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Attachments_Finish_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AttachmentsServer).Finish(ctx, req.(*FinishAttachmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Attachments_Release_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReleaseAttachmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AttachmentsServer).Release(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Attachments_Release_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AttachmentsServer).Release(ctx, req.(*ReleaseAttachmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Attachments_Rollback_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollbackAttachmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AttachmentsServer).Rollback(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Attachments_Rollback_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AttachmentsServer).Rollback(ctx, req.(*RollbackAttachmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Attachments_ServiceDesc is the grpc.ServiceDesc for Attachments service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -372,6 +530,22 @@ var Attachments_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PrepareStart",
 			Handler:    _Attachments_PrepareStart_Handler,
+		},
+		{
+			MethodName: "Prepare",
+			Handler:    _Attachments_Prepare_Handler,
+		},
+		{
+			MethodName: "Finish",
+			Handler:    _Attachments_Finish_Handler,
+		},
+		{
+			MethodName: "Release",
+			Handler:    _Attachments_Release_Handler,
+		},
+		{
+			MethodName: "Rollback",
+			Handler:    _Attachments_Rollback_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
