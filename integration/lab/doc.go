@@ -48,12 +48,12 @@
 //	StartOtherLibvirt(ctx)              *Libvirt    a second host's, beside it
 //	libvirt.Boot(ctx, GuestOptions)     *Guest      Exec, Shell, MountNFS, MountVirtiofs, Unmount, StartWriter,
 //	                                                Suspend, Resume, Reset, Destroy, Start, WaitAgent, XML, Log,
-//	                                                Migrate, Close
+//	                                                Migrate, MigrateBroken, On, Close
 //	guest.StartWriter(ctx, path, pause) *Writer     Progress, Mark, WaitLines, WaitMore, Stop; CheckLines
 //	Build(ctx, BuildOptions)            *Programs   or Installed(dir)
 //	NewAgent(AgentOptions)              *Agent      Start, Launch, WaitInSync, Kill, WaitKilled, Stop, Restart,
 //	                                                CLI, Must, Connect, HostState, PID, Log, Close
-//	agent.HostState(ctx, libvirt)       HostState   String, Diff, Without
+//	agent.HostState(ctx, libvirt)       HostState   String, Diff, With, Without
 //
 // Close them in the reverse order. All are usable without package testing; an
 // error holds the end of the log of the component that failed.

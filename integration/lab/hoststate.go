@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -46,6 +47,13 @@ func (s HostState) Diff(want HostState) string {
 		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+// With adds lines.
+func (s HostState) With(lines ...string) HostState {
+	all := append(slices.Clone(s), lines...)
+	slices.Sort(all)
+	return all
 }
 
 // Without leaves out the lines of some kinds, "ledger" for example.
@@ -182,10 +190,21 @@ func processes(scope HostScope) ([]string, error) {
 		name := filepath.Base(argv[0])
 		switch name {
 		case "ganesha.nfsd", "dbus-daemon", "rpcbind", "rpc.statd", "virtiofsd", "causeway-launch", "causeway-keeper":
-			lines = append(lines, "process "+name+" "+owner(argv, scope.RunDir))
+			if !anothers(argv, scope.RunDir) {
+				lines = append(lines, "process "+name+" "+owner(argv, scope.RunDir))
+			}
 		}
 	}
 	return counted(lines), nil
+}
+
+// anotherRun is the run directory of an agent of this program, see NewAgent.
+var anotherRun = regexp.MustCompile(`/run/causeway(-[a-z]+)?/`)
+
+// anothers says whether argv is of an agent with another run directory.
+func anothers(argv []string, run string) bool {
+	found := anotherRun.FindString(strings.Join(argv, "\x00"))
+	return found != "" && found != run+"/"
 }
 
 // owner is the first piece of the run directory that argv names: gateways/blue.

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"libvirt.org/go/libvirt"
 )
@@ -75,10 +76,25 @@ func StartOtherLibvirt(ctx context.Context) (*Libvirt, error) {
 // Migrate moves a running guest to another libvirt, live, and returns it there.
 // Its domain goes along, and is forgotten here.
 func (g *Guest) Migrate(to *Libvirt) (*Guest, error) {
+	return g.migrate(to, libvirt.DomainMigrateParameters{})
+}
+
+// MigrateBroken is a migration that fails when the destination has QEMU
+// started: the definition that it is given there asks for a file that is not.
+func (g *Guest) MigrateBroken(to *Libvirt) (*Guest, error) {
+	xml, err := g.migratableXML()
+	if err != nil {
+		return nil, err
+	}
+	broken := strings.Replace(xml, "<initrd>", "<initrd>/missing", 1)
+	return g.migrate(to, libvirt.DomainMigrateParameters{DestXMLSet: true, DestXML: broken})
+}
+
+func (g *Guest) migrate(to *Libvirt, p libvirt.DomainMigrateParameters) (*Guest, error) {
+	p.URISet, p.URI = true, "tcp://127.0.0.1"
 	err := g.with(func(d *libvirt.Domain) error {
 		return to.with(func(c *libvirt.Connect) error {
-			there, err := d.Migrate3(c, &libvirt.DomainMigrateParameters{URISet: true, URI: "tcp://127.0.0.1"},
-				libvirt.MIGRATE_LIVE|libvirt.MIGRATE_UNDEFINE_SOURCE|libvirt.MIGRATE_PERSIST_DEST)
+			there, err := d.Migrate3(c, &p, libvirt.MIGRATE_LIVE|libvirt.MIGRATE_UNDEFINE_SOURCE|libvirt.MIGRATE_PERSIST_DEST)
 			if err != nil {
 				return err
 			}
@@ -88,5 +104,19 @@ func (g *Guest) Migrate(to *Libvirt) (*Guest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("migrate guest %s: %w", g.Name, err)
 	}
-	return &Guest{Name: g.Name, UUID: g.UUID, libvirt: to, console: g.console, agent: g.agent, writers: g.writers}, nil
+	return g.On(to), nil
+}
+
+func (g *Guest) migratableXML() (xml string, err error) {
+	err = g.with(func(d *libvirt.Domain) error {
+		xml, err = d.GetXMLDesc(libvirt.DOMAIN_XML_MIGRATABLE)
+		return err
+	})
+	return xml, err
+}
+
+// On is the same guest, seen by another libvirt, to which it is or will be
+// migrated.
+func (g *Guest) On(l *Libvirt) *Guest {
+	return &Guest{Name: g.Name, UUID: g.UUID, libvirt: l, console: g.console, agent: g.agent, writers: g.writers}
 }
