@@ -46,6 +46,7 @@ type Options struct {
 	Subsystems    func() []model.Subsystem            // what the parts say of themselves; may be nil
 	Resync        time.Duration                       // between full looks at each group; 60 s by default
 	Probe         time.Duration                       // between questions to each gateway whether it serves; 2 s by default
+	ForceGrace    time.Duration                       // of a guest that a share is taken from with force; 10 s by default
 	CallTimeout   time.Duration                       // of a call without a deadline; 60 s by default
 	Hostname      string                              // required
 	Version       string
@@ -104,6 +105,9 @@ func New(o Options) (*Agent, error) {
 	}
 	if o.Probe == 0 {
 		o.Probe = 2 * time.Second
+	}
+	if o.ForceGrace == 0 {
+		o.ForceGrace = 10 * time.Second
 	}
 	if o.CallTimeout == 0 {
 		o.CallTimeout = 60 * time.Second
@@ -241,7 +245,7 @@ func (a *Agent) InstanceChanged(e parts.InstanceEvent) {
 		}
 		if e.Rebooted || e.UUID == "" {
 			// Where libvirt was away nobody saw whether the guest started anew.
-			o.guest = model.GuestUnknown
+			o.guest.forget()
 			a.wakeLocked(o.rec.Group(o.key.id), lookAgain)
 			a.retryLocked(o)
 			continue

@@ -57,7 +57,7 @@ func (a *Agent) Attach(ctx context.Context, at model.Attachment) (model.Attachme
 func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at model.Attachment) (parts.Instance, error) {
 	a.mu.Lock()
 	o := a.objects[key]
-	known := o != nil && o.rec != nil && !o.rec.Removing && (at.Instance == o.rec.Attachment.Instance || at.Instance == o.rec.Attachment.InstanceUUID)
+	known := o != nil && o.rec != nil && (at.Instance == o.rec.Attachment.Instance || at.Instance == o.rec.Attachment.InstanceUUID)
 	var uuid string
 	if known {
 		uuid = o.rec.Attachment.InstanceUUID
@@ -103,11 +103,18 @@ func (a *Agent) checkConnection(c drivers.Connection) error {
 func (a *Agent) attachmentRecord(key objectKey, old *intent.Record, at model.Attachment, i parts.Instance) (*intent.Record, error) {
 	want := intent.AttachmentOf(at, i.UUID)
 	if old != nil {
-		if old.Removing {
+		what := old.Attachment.Differs(want)
+		switch {
+		case old.Removing && (what != "" || old.RemovalForced):
 			return nil, beingRemoved(key)
-		}
-		if what := old.Attachment.Differs(want); what != "" {
+		case what != "":
 			return nil, otherSettings(key, what)
+		case old.Removing:
+			// Nothing else would free who asked for a removal that a guest
+			// holds up, but to end what the guest does.
+			next := old.Next()
+			next.Removing = false
+			return next, nil
 		}
 		if at.Forced && !old.Attachment.Forced {
 			forced := *old.Attachment
@@ -129,12 +136,18 @@ func (a *Agent) attachmentRecord(key objectKey, old *intent.Record, at model.Att
 }
 
 // Detach takes a share away from its instance: GuestBusy while the guest does
-// not let go. An unknown id is success.
+// not let go; all goes on working then. An unknown id is success.
 func (a *Agent) Detach(ctx context.Context, id string) error {
-	return a.removeByID(ctx, objectKey{model.KindAttachment, id}, func(*intent.Record) error { return nil })
+	return a.removeByID(ctx, objectKey{model.KindAttachment, id}, removal{})
 }
 
-func (a *Agent) removeByID(ctx context.Context, key objectKey, allowed func(*intent.Record) error) error {
+// ForceDetach does not wait for a guest that does not let go: its access ends
+// within Options.ForceGrace. NeedsReset where the guest keeps the device all the same.
+func (a *Agent) ForceDetach(ctx context.Context, id string) error {
+	return a.removeByID(ctx, objectKey{model.KindAttachment, id}, removal{forced: true})
+}
+
+func (a *Agent) removeByID(ctx context.Context, key objectKey, r removal) error {
 	if err := word.CheckGivenID(key.kind, key.id); err != nil {
 		return err
 	}
@@ -143,7 +156,7 @@ func (a *Agent) removeByID(ctx context.Context, key objectKey, allowed func(*int
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	return a.remove(ctx, key, allowed)
+	return a.remove(ctx, key, r)
 }
 
 // RepairAttachment looks at an attachment now, without waiting for a back-off.
@@ -204,6 +217,7 @@ func (a *Agent) attachmentLocked(o *object) model.Attachment {
 		MountAt: at.MountAt, Settings: a.settingsOf(o.rec), IDs: at.IDs, Forced: at.Forced,
 		InstanceUUID: at.InstanceUUID, Guest: o.guestState(), LockScope: a.lockScope(o.rec), Status: o.status,
 		Persistence: o.persists, LiveOnly: o.liveOnly, Move: at.Move,
+		Holders: o.guest.holders, GuestNote: o.guest.note, RemovalForced: o.rec.RemovalForced,
 	}
 }
 
@@ -216,12 +230,4 @@ func (a *Agent) settingsOf(r *intent.Record) device.Settings {
 func (a *Agent) lockScope(r *intent.Record) device.Scope {
 	d, ok := a.o.Drivers.Get(r.Connection().Kind)
 	return device.ScopeOf(a.settingsOf(r).Locks, ok && d.Properties().CoherentLocks)
-}
-
-// guestState: a device without a wish to mount it is just that.
-func (o *object) guestState() model.GuestState {
-	if o.guest == model.GuestUnknown && o.rec.Attachment.MountAt == "" && o.status.Phase == model.Ready {
-		return model.GuestDeviceOnly
-	}
-	return o.guest
 }

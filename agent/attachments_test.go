@@ -50,18 +50,180 @@ func TestGuestBusy(t *testing.T) {
 	if err != nil || at.Status.Phase != model.Degraded || at.Status.Reason != fault.GuestBusy {
 		t.Errorf("status %+v, %v", at.Status, err)
 	}
+	if want := []model.Holder{{PID: 412, Command: "bash"}}; !slices.Equal(at.Holders, want) || at.Guest != model.GuestMounted {
+		t.Errorf("holders %v of a guest mount that is %s, want %v and mounted", at.Holders, at.Guest, want)
+	}
 	// Another instance gets the share all the same.
 	other := docsVM1()
 	other.ID, other.Instance = "docs-vm2", "vm2"
 	if _, err := a.Attach(t.Context(), other); err != nil {
 		t.Error(err)
 	}
-	_, err = a.Attach(t.Context(), docsVM1())
+	changed := docsVM1()
+	changed.MountAt = "/elsewhere"
+	_, err = a.Attach(t.Context(), changed)
 	reasonOf(t, err, fault.Busy, fault.BeingRemoved)
+	// The same again calls the removal off.
+	before := h.String()
+	at, err = a.Attach(t.Context(), docsVM1())
+	if err != nil || at.Status.Phase != model.Ready || h.String() != before {
+		t.Errorf("called off: %+v, %v; host:\n%s", at.Status, err, h)
+	}
 	h.mu.Lock()
 	h.guestBusy = false
 	h.mu.Unlock()
 	if err := a.Detach(t.Context(), "docs-vm1"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDetachCalledOff: who waits for the removal hears that it is not to be.
+func TestDetachCalledOff(t *testing.T) {
+	h := newHost(t)
+	in, out := make(chan bool), make(chan bool)
+	h.before = func(what string) {
+		if what == "detach ua-cw-docs-vm1" {
+			in <- true
+			<-out
+		}
+	}
+	a := h.boot(shortDir(t))
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	before := h.String()
+	detached := make(chan error)
+	go func() { detached <- a.Detach(t.Context(), "docs-vm1") }()
+	<-in
+	attached := make(chan error)
+	go func() { _, err := a.Attach(t.Context(), docsVM1()); attached <- err }()
+	reasonOf(t, <-detached, fault.Busy, fault.Withdrawn)
+	close(out)
+	if err := <-attached; err != nil || h.String() != before {
+		t.Errorf("attached again: %v; host:\n%s", err, h)
+	}
+}
+
+func TestForceDetach(t *testing.T) {
+	const gone = `device ua-cw-docs-vm1 tag docs in vm1`
+	tests := []struct {
+		name   string
+		change func(*host)
+		reason fault.Reason // none: it goes
+		left   string
+	}{
+		{"busy", func(h *host) { h.guestBusy = true }, "", ""},
+		{"no agent", func(h *host) { h.agentless = true }, "", ""},
+		{"keeps the device", func(h *host) { h.guestKeeps = true }, fault.NeedsReset, gone},
+		{"libvirt away", func(h *host) { h.libvirtOff = true }, fault.NeedsReset, gone},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			h, dir := newHost(t), shortDir(t)
+			a := h.boot(dir)
+			if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+				t.Fatal(err)
+			}
+			h.mu.Lock()
+			tt.change(h)
+			delete(h.guests, "uuid-vm1 /mnt/docs")
+			h.mu.Unlock()
+			a.InstanceChanged(parts.InstanceEvent{})
+			err := a.ForceDetach(t.Context(), "docs-vm1")
+			if tt.reason == "" {
+				if err != nil || h.String() != "" {
+					t.Errorf("%v; left:\n%s", err, h)
+				}
+				return
+			}
+			reasonOf(t, err, fault.Precondition, tt.reason)
+			eventually(t, "its access ends", func() bool { return h.String() == tt.left })
+			// An agent that starts anew remembers.
+			a.stop()
+			a = h.boot(dir)
+			eventually(t, "said again", func() bool {
+				at, err := a.Attachment(t.Context(), "docs-vm1")
+				return err == nil && at.RemovalForced && at.Status.Phase == model.Degraded && at.Status.Reason == tt.reason
+			})
+			_, err = a.Attach(t.Context(), docsVM1())
+			reasonOf(t, err, fault.Busy, fault.BeingRemoved)
+			h.mu.Lock()
+			h.libvirtOff, h.guestKeeps = false, false
+			h.instances["vm1"].Devices = nil // it was reset
+			h.mu.Unlock()
+			a.InstanceChanged(parts.InstanceEvent{UUID: "uuid-vm1", Rebooted: true})
+			eventually(t, "forgotten", func() bool {
+				_, err := a.Attachment(t.Context(), "docs-vm1")
+				return err != nil
+			})
+		})
+	}
+}
+
+// TestGuestStateIsTrue: what the guest does by itself is seen, and what it
+// unmounted is mounted again.
+func TestGuestStateIsTrue(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	before := h.String()
+	change := func(f func()) {
+		h.mu.Lock()
+		f()
+		h.mu.Unlock()
+		a.InstanceChanged(parts.InstanceEvent{UUID: "uuid-vm1"})
+	}
+	state := func(phase model.Phase, g model.GuestState) func() bool {
+		return func() bool {
+			at, err := a.Attachment(t.Context(), "docs-vm1")
+			return err == nil && at.Status.Phase == phase && at.Guest == g
+		}
+	}
+	change(func() { h.agentless = true })
+	eventually(t, "unknown without an agent", state(model.Ready, model.GuestUnknown))
+	change(func() { h.agentless = false })
+	eventually(t, "mounted", state(model.Ready, model.GuestMounted))
+	change(func() { delete(h.guests, "uuid-vm1 /mnt/docs") })
+	eventually(t, "mounted again", func() bool { return h.String() == before })
+	change(func() { delete(h.guests, "uuid-vm1 /mnt/docs"); h.agentless = true })
+	eventually(t, "unknown, and believed", state(model.Ready, model.GuestUnknown))
+	a.InstanceChanged(parts.InstanceEvent{UUID: "uuid-vm1", Rebooted: true})
+	eventually(t, "unknown after its reboot", state(model.Degraded, model.GuestUnknown))
+	change(func() { h.agentless = false })
+	eventually(t, "mounted when the agent is back", func() bool { return h.String() == before && state(model.Ready, model.GuestMounted)() })
+}
+
+// TestSlowGuest: one guest that does not answer holds nobody else up.
+func TestSlowGuest(t *testing.T) {
+	h := newHost(t)
+	out := make(chan bool)
+	h.before = func(what string) {
+		if what == "detach ua-cw-docs-vm1" {
+			<-out
+		}
+	}
+	a := h.boot(shortDir(t))
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	detached := make(chan error)
+	go func() { detached <- a.Detach(t.Context(), "docs-vm1") }()
+	eventually(t, "being removed", func() bool {
+		at, err := a.Attachment(t.Context(), "docs-vm1")
+		return err == nil && at.Status.Phase == model.Removing
+	})
+	other := docsVM1()
+	other.ID, other.Instance = "docs-vm2", "vm2"
+	if _, err := a.Attach(t.Context(), other); err != nil {
+		t.Error(err)
+	}
+	if err := a.Detach(t.Context(), "docs-vm2"); err != nil {
+		t.Error(err)
+	}
+	close(out)
+	if err := <-detached; err != nil {
 		t.Error(err)
 	}
 }
@@ -136,7 +298,7 @@ func TestGuestWithoutAgent(t *testing.T) {
 	h.agentless = true
 	a := h.boot(shortDir(t))
 	at, err := a.Attach(t.Context(), docsVM1())
-	if err != nil || at.Status.Phase != model.Degraded || at.Status.Reason != fault.GuestAgentAbsent || at.Guest != model.GuestDeviceOnly {
+	if err != nil || at.Status.Phase != model.Degraded || at.Status.Reason != fault.GuestAgentAbsent || at.Guest != model.GuestUnknown {
 		t.Errorf("attachment is %+v %s, %v: want the device, and to be told of the mount", at.Status, at.Guest, err)
 	}
 }

@@ -71,6 +71,9 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 		}
 		return false, ledgerError(err)
 	}
+	if o.rec != nil && !o.rec.RemovalForced && next.RemovalForced {
+		o.guest.forced = time.Now()
+	}
 	o.rec = next
 	o.failure = nil
 	o.status = model.Status{Generation: next.Generation, ObservedGeneration: o.status.ObservedGeneration, Phase: model.Working, Since: time.Now()}
@@ -208,23 +211,31 @@ func (a *Agent) awaitObject(ctx context.Context, key objectKey, created bool, se
 func (a *Agent) withdraw(ctx context.Context, key objectKey) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if err := a.remove(ctx, key, func(*intent.Record) error { return a.unusedLocked(key) }); err != nil {
+	if err := a.remove(ctx, key, removal{allowed: func(*intent.Record) error { return a.unusedLocked(key) }}); err != nil {
 		a.log.Error("object that was refused could not be withdrawn, delete it", key.kind, key.id, "err", err)
 	}
 }
 
+// A removal says how an object goes.
+type removal struct {
+	allowed func(*intent.Record) error // whether it may; nil is yes
+	forced  bool                       // of an attachment, without waiting for its guest
+}
+
 // remove marks an object and waits until nothing is left of it. An unknown one
 // is gone already.
-func (a *Agent) remove(ctx context.Context, key objectKey, allowed func(*intent.Record) error) error {
+func (a *Agent) remove(ctx context.Context, key objectKey, r removal) error {
 	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
-		if old == nil || old.Removing {
+		if old == nil || old.Removing && (old.RemovalForced || !r.forced) {
 			return old, nil
 		}
-		if err := allowed(old); err != nil {
-			return nil, err
+		if r.allowed != nil {
+			if err := r.allowed(old); err != nil {
+				return nil, err
+			}
 		}
 		next := old.Next()
-		next.Removing = true
+		next.Removing, next.RemovalForced = true, r.forced
 		return next, nil
 	})
 	if err != nil {
@@ -238,8 +249,12 @@ func (a *Agent) remove(ctx context.Context, key objectKey, allowed func(*intent.
 			return nil
 		}
 		changed, s, failure := o.changed, o.status, o.failure
+		stays := o.rec != nil && !o.rec.Removing
 		a.mu.Unlock()
-		if failure != nil && (failure.Permanent() || failure.Reason == fault.GuestBusy) {
+		switch {
+		case stays:
+			return &fault.Error{Kind: fault.Busy, Reason: fault.Withdrawn, Message: fmt.Sprintf("%s %s is not removed: another call asked for it again meanwhile", key.kind, key.id)}
+		case failure != nil && failure.Permanent():
 			return failure
 		}
 		select {

@@ -123,7 +123,7 @@ func (a *Agent) freeExportID(network string) (uint16, error) {
 
 // DeleteExport withdraws an export. An unknown id is success.
 func (a *Agent) DeleteExport(ctx context.Context, id string) error {
-	return a.removeByID(ctx, objectKey{model.KindExport, id}, func(*intent.Record) error { return nil })
+	return a.removeByID(ctx, objectKey{model.KindExport, id}, removal{})
 }
 
 // Export returns one.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 )
 
@@ -106,7 +108,7 @@ func (h libvirt) Detach(_ context.Context, d parts.Device) error {
 	if i == nil {
 		return nil
 	}
-	if h.guestBusy {
+	if h.guestKeeps {
 		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestBusy, Message: "the guest holds the device"}
 	}
 	i.Devices = slices.DeleteFunc(i.Devices, func(o parts.Device) bool { return o.Alias == d.Alias })
@@ -129,16 +131,42 @@ func (h libvirt) GuestMount(_ context.Context, g parts.GuestMount) error {
 	return nil
 }
 
+func (h libvirt) GuestMounted(_ context.Context, g parts.GuestMount) (bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.agentless {
+		return false, &fault.Error{Kind: fault.Precondition, Reason: fault.GuestAgentAbsent, Message: "no guest agent"}
+	}
+	return h.guests[g.Instance+" "+g.Path], nil
+}
+
 func (h libvirt) GuestUnmount(_ context.Context, g parts.GuestMount) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.agentless {
+		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestAgentAbsent, Message: "no guest agent"}
+	}
+	var there []string
+	for at := range h.guests {
+		if at == g.Instance+" "+g.Path || g.Path == "" && strings.HasPrefix(at, g.Instance+" ") {
+			there = append(there, at)
+		}
+	}
+	if len(there) == 0 {
+		return nil
+	}
 	if err := h.changing("guest unmount %s", g.Tag); err != nil {
 		return err
 	}
-	if h.guestBusy {
-		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestBusy, Message: "the guest has files open"}
+	if h.guestBusy && !g.Lazy {
+		return &parts.HeldError{
+			Holders: []model.Holder{{PID: 412, Command: "bash"}},
+			Err:     &fault.Error{Kind: fault.Precondition, Reason: fault.GuestBusy, Message: "the guest has files open"},
+		}
 	}
-	delete(h.guests, g.Instance+" "+g.Path)
+	for _, at := range there {
+		delete(h.guests, at)
+	}
 	return nil
 }
 

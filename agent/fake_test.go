@@ -50,6 +50,7 @@ type host struct {
 	libvirtOff  bool
 	noVirtiofsd bool
 	guestBusy   bool
+	guestKeeps  bool                     // its devices
 	agentless   bool                     // guests without a guest agent
 	abilities   []string                 // of virtiofsd
 	refuses     map[netip.Prefix]bool    // clients of rules that gateways do not take
@@ -357,7 +358,7 @@ func (h *host) boot(dir string) *node {
 		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "r"), Drivers: registry,
 		Mounts: table{h}, Namespaces: networks{h}, Instances: libvirt{h}, Daemons: daemons{h}, Servers: h.server,
 		CheckVersions: h.checkVersions,
-		Resync:        time.Minute, Probe: 5 * time.Millisecond, CallTimeout: 10 * time.Second, Hostname: "host",
+		Resync:        time.Minute, Probe: 5 * time.Millisecond, ForceGrace: 50 * time.Millisecond, CallTimeout: 10 * time.Second, Hostname: "host",
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {

@@ -292,7 +292,7 @@ func TestRecordThatStays(t *testing.T) {
 func TestStubbornGuestLeavesTime(t *testing.T) {
 	const long = 500 * time.Millisecond
 	h := newHost(t)
-	h.guestBusy = true
+	h.guestKeeps = true
 	asked := make(chan time.Time, 100)
 	h.before = func(what string) {
 		if strings.HasPrefix(what, "detach") {

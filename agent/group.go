@@ -35,12 +35,14 @@ type group struct {
 	tried    map[reconcile.Key]int             // steps in a row that said they worked, and the host did not show it
 	kept     map[objectKey]*failure            // records of which nothing is left, and that could not be removed
 	ended    []ending                          // steps that were taken beside the worker, for it to note
+	glanced  []*glance                         // the same of looks into guests
 
 	// The worker's own.
-	starting map[objectKey]bool           // attachments whose instance was about to start when the pass began
-	beside   map[reconcile.Key]bool       // with a step under way beside the worker: not looked at, and left alone
-	answers  instanceCache                // of libvirt, whose events tell of changes
-	records  map[objectKey]*intent.Record // of the last pass
+	starting map[objectKey]bool                   // attachments whose instance was about to start when the pass began
+	glances  map[objectKey]*glance                // looks into guests under way
+	beside   map[reconcile.Key]context.CancelFunc // with a step under way beside the worker: not looked at, and left alone
+	answers  instanceCache                        // of libvirt, whose events tell of changes
+	records  map[objectKey]*intent.Record         // of the last pass
 	is       map[reconcile.Key]reconcile.Version
 	seen     map[reconcile.Key]bool
 	passed   time.Time                  // when the last pass began
@@ -73,7 +75,7 @@ func (a *Agent) joinLocked(o *object) *group {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
 			members: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
-			kept: map[objectKey]*failure{}, unknown: map[reconcile.Key]*failure{}, beside: map[reconcile.Key]bool{}, answers: instanceCache{}, records: map[objectKey]*intent.Record{},
+			kept: map[objectKey]*failure{}, unknown: map[reconcile.Key]*failure{}, beside: map[reconcile.Key]context.CancelFunc{}, glances: map[objectKey]*glance{}, answers: instanceCache{}, records: map[objectKey]*intent.Record{},
 		}
 		a.groups[key] = g
 		a.workers.Go(func() { a.work(a.run, g) })
@@ -167,7 +169,7 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 			next = f.next
 		}
 	}
-	for _, t := range []time.Time{a.nextExpiryLocked(g, now), a.nextMoveLocked(g, now)} {
+	for _, t := range []time.Time{a.nextExpiryLocked(g, now), a.nextMoveLocked(g, now), a.nextCutLocked(g, now), a.nextGlanceLocked(g, now)} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -204,6 +206,7 @@ type member struct {
 	key objectKey
 	rec *intent.Record
 	at  time.Time // when it began: rules that have expired by then are not wanted
+	cut bool      // of a forced removal: its guest has had its time
 }
 
 // members lists the group's objects, and forgets what was seen if somebody
@@ -229,9 +232,15 @@ func (a *Agent) members(g *group, now time.Time) []member {
 		if o == nil || o.rec == nil {
 			continue
 		}
-		ms = append(ms, member{key, o.rec, now})
+		cut := a.cutLocked(o)
+		ms = append(ms, member{key, o.rec, now, !cut.IsZero() && !cut.After(now)})
 		if at := o.rec.Attachment; at != nil && g.records[key] != o.rec {
 			delete(g.answers, at.InstanceUUID) // whoever asked may know more than the last event told
+			for _, k := range o.rec.Keys(key.id) {
+				if cancel := g.beside[k]; cancel != nil {
+					cancel() // what it does is not what is wanted now
+				}
+			}
 		}
 		g.records[key] = o.rec
 	}
@@ -286,8 +295,11 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 // other users meanwhile. What the step is about counts as unknown until the
 // worker has noted how it went.
 func (a *Agent) takeBeside(ctx context.Context, g *group, s reconcile.Step, members []member) {
-	g.beside[s.Key] = true
+	ctx, cancel := context.WithCancel(ctx)
+	g.beside[s.Key] = cancel
+	delete(g.glances, objectKey{model.KindAttachment, s.Key.Name}) // it may see neither before nor after
 	a.workers.Go(func() {
+		defer cancel()
 		begin := time.Now()
 		err := a.do(ctx, g, s, members)
 		a.mu.Lock()
@@ -315,9 +327,12 @@ type ending struct {
 // whether there were any.
 func (a *Agent) noteEnded(g *group) bool {
 	a.mu.Lock()
-	ended := g.ended
-	g.ended = nil
+	ended, glanced := g.ended, g.glanced
+	g.ended, g.glanced = nil, nil
 	a.mu.Unlock()
+	for _, seen := range glanced {
+		a.noteGlance(g, seen)
+	}
 	for _, e := range ended {
 		delete(g.beside, e.step.Key)
 		delete(g.seen, e.step.Key)
@@ -386,7 +401,7 @@ func (f *failure) again(e *fault.Error) *failure {
 func (a *Agent) finalise(g *group, members []member, w reconcile.World, now time.Time) bool {
 	done := false
 	for _, m := range members {
-		if !m.rec.Removing || a.remains(m, w) {
+		if !m.rec.Removing || remains(m, members, w) {
 			continue
 		}
 		if a.forget(g, m, now) {
@@ -397,11 +412,37 @@ func (a *Agent) finalise(g *group, members []member, w reconcile.World, now time
 }
 
 // remains says whether something of a member is on the host, or may be.
-func (a *Agent) remains(m member, w reconcile.World) bool {
+func remains(m member, members []member, w reconcile.World) bool {
+	if stands(m, w) {
+		return true
+	}
+	mount := reconcile.Key{Kind: reconcile.Mount, Name: m.mount()}
+	_, there := w.Is[mount]
+	_, wanted := w.Want[mount] // by another
+	if !w.Unknown[mount] && (!there || wanted) {
+		return false
+	}
+	// Another that is also to go, and is held up, takes the mount along.
+	return !slices.ContainsFunc(members, func(o member) bool {
+		return o.key != m.key && o.mount() == m.mount() && stands(o, w)
+	})
+}
+
+// mount names a member's, empty for a network.
+func (m member) mount() string {
+	if m.rec.Network != nil {
+		return ""
+	}
+	return m.rec.MountName()
+}
+
+// stands says whether something of a member but its mount is on the host, or
+// may be.
+func stands(m member, w reconcile.World) bool {
 	for _, k := range m.rec.Keys(m.key.id) {
 		_, there := w.Is[k]
-		_, wanted := w.Want[k] // by another: a mount that they share
-		if w.Unknown[k] || there && !wanted {
+		_, wanted := w.Want[k]
+		if k.Kind != reconcile.Mount && (w.Unknown[k] || there && !wanted) {
 			return true
 		}
 	}
@@ -448,6 +489,7 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 	a.exports.drop(o, m.rec)
 	delete(g.members, m.key)
 	delete(g.records, m.key)
+	delete(g.glances, m.key)
 	if m.key.kind == model.KindNetwork {
 		delete(a.servers, m.key.id)
 	}

@@ -86,7 +86,7 @@ func (a *Agent) meetsLocked(key objectKey, n *intent.Network) error {
 // success.
 func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
 	key := objectKey{model.KindNetwork, id}
-	return a.removeByID(ctx, key, func(*intent.Record) error { return a.unusedLocked(key) })
+	return a.removeByID(ctx, key, removal{allowed: func(*intent.Record) error { return a.unusedLocked(key) }})
 }
 
 // unusedLocked refuses a network that exports use. Nothing else is used.

@@ -25,7 +25,7 @@ type object struct {
 	drift     model.Drift
 	drifting  bool // found other than wanted, and not yet found well again
 	wasReady  bool // it has been ready in this agent's life, so a failure is not the caller's request
-	guest     model.GuestState
+	guest     guestSide
 	persists  model.Persistence // of the attachment
 	liveOnly  string            // why it is no better
 	gateway   model.Gateway
@@ -41,8 +41,11 @@ type object struct {
 }
 
 func newObject(key objectKey, r *intent.Record) *object {
-	o := &object{key: key, rec: r, changed: make(chan struct{}), guest: model.GuestUnknown, persists: model.PersistenceUnknown}
+	o := &object{key: key, rec: r, changed: make(chan struct{}), persists: model.PersistenceUnknown}
 	if r != nil {
+		if r.RemovalForced {
+			o.guest.forced = time.Now() // the time that the guest had before is not known
+		}
 		o.status = model.Status{Generation: r.Generation, Phase: model.Working, Since: time.Now()}
 	}
 	return o

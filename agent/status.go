@@ -61,6 +61,10 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		if f := g.kept[m.key]; f != nil {
 			return s.Because(f.err, f.attempts), f.err
 		}
+		if e := a.outlasted(g, m, w); e != nil {
+			s.Phase = model.Degraded
+			return s.Because(e, 0), e
+		}
 		for _, k := range slices.Backward(keys) {
 			if f := g.unknown[k]; f != nil {
 				return s.Because(f.err, 0), nil
@@ -68,6 +72,9 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 			if f := g.fails[k]; f != nil {
 				if f.err.Reason == fault.GuestBusy {
 					s.Phase = model.Degraded
+				}
+				if m.rec.RemovalForced && ofGuest(k) {
+					return s.Because(f.err, f.attempts), nil // it is not waited for
 				}
 				return s.Because(f.err, f.attempts), f.err
 			}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
-	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
@@ -38,7 +37,11 @@ func (a *Agent) do(ctx context.Context, g *group, s reconcile.Step, members []me
 	if !ok {
 		return fmt.Errorf("%v: no record owns it", s)
 	}
-	ctx, cancel := context.WithTimeout(ctx, deadlines[s.Key.Kind])
+	limit := deadlines[s.Key.Kind]
+	if m.rec.RemovalForced && ofGuest(s.Key) {
+		limit = forcedStep
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if ofLibvirt(s.Key) {
 		guarded, stop := a.starts.Guard(ctx, m.rec.Attachment.InstanceUUID)
@@ -211,7 +214,7 @@ func (a *Agent) mountedExports(network string) []ganesha.Export {
 	var ms []member
 	for _, o := range a.exports.of(network) {
 		if o.rec != nil && !o.rec.Removing {
-			ms = append(ms, member{o.key, o.rec, time.Now()})
+			ms = append(ms, member{key: o.key, rec: o.rec, at: time.Now()})
 		}
 	}
 	a.mu.Unlock()
@@ -261,80 +264,10 @@ func (a *Agent) stopGateway(ctx context.Context, m member) error {
 	return a.at.Unshare(ctx, m.key.id, func() bool { return a.hasExports(m.key.id) })
 }
 
-func (a *Agent) deviceOf(m member) parts.Device {
-	return parts.Device{
-		Instance: m.rec.Attachment.InstanceUUID, Alias: m.rec.Attachment.Alias,
-		Tag: m.rec.Attachment.Tag, Socket: a.at.Socket(m.key.id), QueueSize: a.settingsOf(m.rec).QueueSize,
-	}
-}
-
 func (a *Agent) daemonOf(m member) parts.Daemon {
 	at := m.rec.Attachment
 	return parts.Daemon{
 		Dir: a.at.Daemon(m.key.id), Source: a.at.Mount(at.Mount), ReadOnly: at.ReadOnly, Settings: a.settingsOf(m.rec), IDs: at.IDs,
-	}
-}
-
-// detach takes the device out. Where its daemon is dead the guest was not asked
-// to unmount before, since its task would have hung for ever; it can be asked
-// now, when every request to the device fails at once.
-func (a *Agent) detach(ctx context.Context, m member) error {
-	dead := !a.daemonRuns(m)
-	if err := a.o.Instances.Detach(ctx, a.deviceOf(m)); err != nil {
-		return err
-	}
-	a.setGuest(m.key, model.GuestUnknown)
-	if dead && m.rec.Attachment.MountAt != "" {
-		if err := a.o.Instances.GuestUnmount(ctx, guestMountOf(m)); err != nil {
-			a.log.Warn("guest keeps a dead mount", "attachment", m.key.id, "err", err)
-		}
-	}
-	return nil
-}
-
-func (a *Agent) daemonRuns(m member) bool {
-	done, err := a.o.Daemons.Done(a.at.Daemon(m.key.id))
-	return err == nil && done != nil
-}
-
-func guestMountOf(m member) parts.GuestMount {
-	at := m.rec.Attachment
-	return parts.GuestMount{Instance: at.InstanceUUID, Tag: at.Tag, Path: at.MountAt, ReadOnly: at.ReadOnly}
-}
-
-func (a *Agent) guestMount(ctx context.Context, m member) error {
-	if err := a.o.Instances.GuestMount(ctx, guestMountOf(m)); err != nil {
-		a.setGuest(m.key, model.GuestDeviceOnly)
-		return err
-	}
-	a.setGuest(m.key, model.GuestMounted)
-	return nil
-}
-
-// guestUnmount asks the guest first. One whose agent does not answer cannot be
-// asked; its device goes all the same, and the guest's I/O then fails.
-func (a *Agent) guestUnmount(ctx context.Context, m member) error {
-	if !a.daemonRuns(m) {
-		a.setGuest(m.key, model.GuestDeviceOnly)
-		return nil
-	}
-	err := a.o.Instances.GuestUnmount(ctx, guestMountOf(m))
-	if e := (*fault.Error)(nil); errors.As(err, &e) && (e.Reason == fault.GuestAgentAbsent || e.Reason == fault.InstanceOff || e.Reason == fault.InstanceNotFound) {
-		a.log.Warn("guest could not be asked to unmount, its device is taken out without", "attachment", m.key.id, "err", err)
-		err = nil
-	}
-	if err != nil {
-		return err
-	}
-	a.setGuest(m.key, model.GuestDeviceOnly)
-	return nil
-}
-
-func (a *Agent) setGuest(key objectKey, s model.GuestState) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if o := a.objects[key]; o != nil {
-		o.guest = s
 	}
 }
 

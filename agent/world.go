@@ -85,7 +85,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 		wanted := a.wanted(ctx, g, m)
 		for _, k := range m.rec.Keys(m.key.id) {
 			needs := m.rec.Needs(k, m.key.id)
-			w.Uses[k] = needs
+			w.Uses[k] = m.uses(k, needs)
 			if slices.Contains(wanted, k) {
 				w.Want[k] = reconcile.Want{Version: m.version(k), Needs: needs, Outlives: intent.Outlives(k), After: intent.After(k)}
 			}
@@ -96,7 +96,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 	}
 	for _, m := range members {
 		for _, k := range m.rec.Keys(m.key.id) {
-			if g.beside[k] || g.starting[m.key] && a.withoutQEMU(g, k, w) || g.seen[k] {
+			if g.beside[k] != nil || g.starting[m.key] && a.withoutQEMU(g, k, w) || g.seen[k] {
 				continue
 			}
 			a.look(ctx, g, k, m)
@@ -371,27 +371,6 @@ func (a *Agent) observeDevice(ctx context.Context, g *group, k reconcile.Key, m 
 		return deviceVersion(d.Tag), true, nil
 	}
 	return here, false, nil
-}
-
-// guestMounted trusts what this agent did. After a restart it does not know:
-// mounting what is mounted is success, and so is unmounting what is not, so
-// each is then tried.
-func (a *Agent) guestMounted(g *group, m member) bool {
-	key := reconcile.Key{Kind: reconcile.Device, Name: m.key.id}
-	_, device := g.is[key]
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	o := a.objects[m.key]
-	if o == nil {
-		return false
-	}
-	if !device {
-		if g.unknown[key] == nil {
-			o.guest = model.GuestUnknown // its mount went with the device
-		}
-		return false
-	}
-	return o.guest == model.GuestMounted || o.guest == model.GuestUnknown && (m.rec.Removing || m.rec.Released())
 }
 
 // exportOf says to Ganesha what a record wants.

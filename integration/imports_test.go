@@ -32,7 +32,7 @@ var mayImport = map[string][]string{
 	"agent/ledger":     {"agent/crashpoint"},
 	"agent/model":      {"agent/access", "agent/device", "agent/fault", "agent/move", "agent/word", "drivers"},
 	"agent/move":       {"agent/fault", "agent/word"},
-	"agent/parts":      {"agent/device", "agent/fault", "drivers", "drivers/mounts", "ganesha", "netns", "netns/plug"},
+	"agent/parts":      {"agent/device", "agent/fault", "agent/model", "drivers", "drivers/mounts", "ganesha", "netns", "netns/plug"},
 	"agent/preflight":  {"agent/device", "agent/fault", "agent/model", "agent/parts", "agent/word"},
 	"agent/process":    {"agent/crashpoint"},
 

@@ -341,17 +341,20 @@ func (d *fakeDomain) xml(uuid string, devices []Device) string {
 
 // A fakeGuest is a guest's mount table and its agent.
 type fakeGuest struct {
-	mounts  []guestEntry
-	unseen  int             // how many mounts fail before the guest sees its device
-	dead    map[string]bool // paths whose daemon has died
-	busy    map[string]bool // paths in use
-	links   map[string]string
-	hangs   map[string]bool // programs that never end
-	raw     string          // answers everything with this
-	silent  bool            // answers nothing
-	results map[int]execStatus
-	pids    int
-	ran     []string
+	mounts   []guestEntry
+	unseen   int             // how many mounts fail before the guest sees its device
+	dead     map[string]bool // paths whose daemon has died
+	busy     map[string]bool // paths in use
+	links    map[string]string
+	hangs    map[string]bool // programs that never end
+	raw      string          // answers everything with this
+	silent   bool            // answers nothing
+	asked    int
+	forbids  []string       // commands that the agent must not use
+	commands map[int]string // of processes
+	results  map[int]execStatus
+	pids     int
+	ran      []string
 }
 
 func (f *fakeVirt) agent(uuid, command string, seconds int) (string, error) {
@@ -364,6 +367,7 @@ func (f *fakeVirt) agent(uuid, command string, seconds int) (string, error) {
 		return "", err
 	}
 	g := &d.guest
+	g.asked++
 	switch {
 	case seconds <= 0:
 		panic("a command without a limit")
@@ -379,7 +383,23 @@ func (f *fakeVirt) agent(uuid, command string, seconds int) (string, error) {
 	if err := json.Unmarshal([]byte(command), &q); err != nil {
 		panic(err)
 	}
+	if slices.Contains(g.forbids, q.Execute) {
+		return "", libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "unable to execute QEMU agent command: The command has been disabled for this instance"}
+	}
 	switch q.Execute {
+	case "guest-info":
+		doc := `{"name":"guest-info","enabled":true}`
+		for _, c := range []string{"guest-exec", "guest-file-open"} {
+			doc += fmt.Sprintf(`,{"name":%q,"enabled":%v}`, c, !slices.Contains(g.forbids, c))
+		}
+		return `{"return":{"supported_commands":[` + doc + `]}}`, nil
+	case "guest-file-open":
+		return `{"return":1000}`, nil
+	case "guest-file-read":
+		doc, err := json.Marshal(map[string]any{"return": map[string]any{"count": 1, "eof": true, "buf-b64": g.table()}})
+		return string(doc), err
+	case "guest-file-close":
+		return `{"return":{}}`, nil
 	case "guest-exec":
 		var a execArguments
 		if err := json.Unmarshal(q.Arguments, &a); err != nil {
@@ -407,6 +427,14 @@ func (f *fakeVirt) agent(uuid, command string, seconds int) (string, error) {
 	panic("unknown command " + q.Execute)
 }
 
+func (g *fakeGuest) table() (out []byte) {
+	esc := strings.NewReplacer(" ", `\040`, `\`, `\134`).Replace
+	for _, m := range g.mounts {
+		out = fmt.Appendf(out, "%s %s %s rw 0 0\n", esc(m.source), esc(m.path), m.kind)
+	}
+	return out
+}
+
 func failed(format string, args ...any) execStatus {
 	return execStatus{Exited: true, ExitCode: 1, Err: fmt.Appendf(nil, format, args...)}
 }
@@ -428,9 +456,19 @@ func (g *fakeGuest) run(d *fakeDomain, a execArguments) execStatus {
 		}
 		ok.Out = []byte(last + "\n")
 	case "cat":
-		for _, m := range g.mounts {
-			esc := strings.NewReplacer(" ", `\040`, `\`, `\134`).Replace
-			ok.Out = fmt.Appendf(ok.Out, "%s %s %s rw 0 0\n", esc(m.source), esc(m.path), m.kind)
+		ok.Out = g.table()
+	case "sh":
+		if a.Arg[1] != findHolders {
+			panic("no such script")
+		}
+		for _, from := range slices.Sorted(maps.Keys(g.links)) {
+			if to := " -> " + g.links[from]; strings.Contains(to, " -> "+last) {
+				ok.Out = fmt.Appendln(ok.Out, from+to)
+			}
+		}
+	case "grep":
+		for pid, name := range g.commands {
+			ok.Out = fmt.Appendf(ok.Out, "/proc/%d/comm:%s\n", pid, name)
 		}
 	case "mkdir":
 	case "df":

@@ -14,8 +14,9 @@ import (
 type GuestMount struct {
 	Instance string // UUID
 	Tag      string
-	Path     string // absolute, without "." and ".."
+	Path     string // absolute, without "." and ".."; of an unmount, empty: wherever it is
 	ReadOnly bool   // for show: what enforces it is the share's own mount on the host
+	Lazy     bool   // of an unmount: also while it is in use, whose users then keep what they have open
 }
 
 // ValidateGuestPath says why a path in a guest cannot be mounted on.
@@ -45,16 +46,17 @@ const (
 	mountPatience = 20 * time.Second
 	minRetry      = 20 * time.Millisecond
 	maxRetry      = time.Second
-	// stacked mounts of one tag on one path that an unmount takes off.
-	maxStacked = 4
+	// maxMounts of one tag are taken off by one unmount.
+	maxMounts = 16
 )
 
 // GuestMount mounts the tag at the path through the guest agent, making the
 // directory, and trying again until the guest sees the device. Already mounted
 // there is success, if it answers: a mount whose daemon has died is taken off.
 //
-// Errors: ErrGuestAgent; ErrGuestRefused with the guest's words, also where
-// something else is mounted there; ErrNoInstance, ErrInstanceOff,
+// Errors: ErrGuestAgent; ErrGuestForbids where the agent may not run programs;
+// ErrGuestRefused with the guest's words, also where something else is mounted
+// there; ErrNoInstance, ErrInstanceOff,
 // ErrUnavailable. What runs in the guest when ctx ends goes on; the same call
 // again finds what it did.
 func (h *Host) GuestMount(ctx context.Context, g GuestMount) error {
@@ -110,7 +112,7 @@ func (s *session) prepare(ctx context.Context, g GuestMount) (mounted bool, err 
 	default:
 		// df(1) asks the daemon; stat(1) might be answered from the guest's cache.
 		err := s.do(ctx, "df", g.Path)
-		if err == nil {
+		if err == nil || errors.Is(err, ErrGuestForbids) {
 			return true, nil
 		}
 		if !errors.Is(err, ErrGuestRefused) || ctx.Err() != nil {
@@ -125,9 +127,33 @@ func (s *session) prepare(ctx context.Context, g GuestMount) (mounted bool, err 
 	return false, s.do(ctx, "mkdir", "-p", g.Path)
 }
 
-// GuestUnmount undoes GuestMount, but for the directory. Not mounted, or no
-// such instance, or one that is off, is success. ErrGuestBusy with the guest's
-// words where it is in use; ErrGuestAgent, ErrGuestRefused, ErrUnavailable.
+// GuestMounted asks the guest whether the tag is mounted at the path: two or
+// three short questions, and nothing is changed. Errors as of GuestMount.
+func (h *Host) GuestMounted(ctx context.Context, g GuestMount) (bool, error) {
+	mounted, err := h.guestMounted(ctx, g)
+	if err != nil {
+		return false, fmt.Errorf("look for %s at %q in instance %s: %w", g.Tag, g.Path, g.Instance, err)
+	}
+	return mounted, nil
+}
+
+func (h *Host) guestMounted(ctx context.Context, g GuestMount) (bool, error) {
+	if err := g.validate(); err != nil {
+		return false, err
+	}
+	s, err := h.guest(ctx, g.Instance)
+	if err != nil {
+		return false, err
+	}
+	at, err := s.mounted(ctx, g.Path)
+	return at != nil && at.is(g.Tag), err
+}
+
+// GuestUnmount undoes GuestMount, but for the directory; with an empty Path,
+// wherever the guest has the tag. Not mounted, or no such instance, or one that
+// is off, is success. ErrGuestBusy with the guest's words where it is in use,
+// as a HeldError where the guest tells by whom; ErrGuestAgent, ErrGuestForbids,
+// ErrGuestRefused, ErrUnavailable.
 func (h *Host) GuestUnmount(ctx context.Context, g GuestMount) error {
 	err := h.guestUnmount(ctx, g)
 	if err == nil || errors.Is(err, ErrNoInstance) || errors.Is(err, ErrInstanceOff) {
@@ -137,33 +163,67 @@ func (h *Host) GuestUnmount(ctx context.Context, g GuestMount) error {
 }
 
 func (h *Host) guestUnmount(ctx context.Context, g GuestMount) error {
-	if err := g.validate(); err != nil {
+	if err := ValidateTag(g.Tag); err != nil {
 		return err
+	}
+	if g.Path != "" {
+		if err := g.validate(); err != nil {
+			return err
+		}
 	}
 	s, err := h.guest(ctx, g.Instance)
 	if err != nil {
 		return err
 	}
-	var refused error
-	for range maxStacked {
-		at, err := s.mounted(ctx, g.Path)
-		if err != nil {
+	refusals := map[string]error{}
+	for range maxMounts {
+		at, err := s.next(ctx, g)
+		if err != nil || at == nil {
 			return err
 		}
-		if at == nil || !at.is(g.Tag) {
-			return nil
+		if refused := refusals[at.path]; refused != nil {
+			return s.held(ctx, at.path, refused)
 		}
-		if refused != nil {
-			// The guest says why in its own language only; nearly always it is EBUSY.
-			return fmt.Errorf("%w: %w", ErrGuestBusy, refused)
-		}
-		if err := s.do(ctx, "umount", at.path); errors.Is(err, ErrGuestRefused) && ctx.Err() == nil {
-			refused = err // look whether it went all the same
-		} else if err != nil {
+		switch err := s.unmount(ctx, g, at.path); {
+		case errors.Is(err, ErrGuestForbids):
+			return fmt.Errorf("%w: it is mounted at %s: %w", ErrGuestBusy, quote(at.path), err)
+		case errors.Is(err, ErrGuestRefused) && ctx.Err() == nil:
+			refusals[at.path] = err // look whether it went all the same
+		case err != nil:
 			return err
 		}
 	}
-	return fmt.Errorf("%w: it is mounted there more than %d times", ErrGuestRefused, maxStacked)
+	return fmt.Errorf("%w: it is mounted more than %d times", ErrGuestRefused, maxMounts)
+}
+
+func (s *session) unmount(ctx context.Context, g GuestMount, path string) error {
+	if g.Lazy {
+		return s.do(ctx, "umount", "-l", path)
+	}
+	return s.do(ctx, "umount", path)
+}
+
+// next finds the topmost mount of the tag, at the path where there is one. What
+// the guest mounted over it counts not as ours.
+func (s *session) next(ctx context.Context, g GuestMount) (*guestEntry, error) {
+	if g.Path != "" {
+		at, err := s.mounted(ctx, g.Path)
+		if at != nil && !at.is(g.Tag) {
+			at = nil
+		}
+		return at, err
+	}
+	table, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var last *guestEntry
+	for _, e := range parseTable(table) {
+		if e.is(g.Tag) {
+			last = &e
+		}
+	}
+	return last, nil
 }
 
 // A guestEntry is one line of the guest's mount table.
@@ -173,7 +233,7 @@ func (e *guestEntry) is(tag string) bool { return e.kind == "virtiofs" && e.sour
 
 // mounted returns what is mounted on top at a path, nil where nothing is.
 func (s *session) mounted(ctx context.Context, p string) (*guestEntry, error) {
-	table, err := s.exec(ctx, "cat", "/proc/self/mounts")
+	table, err := s.table(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -182,8 +242,8 @@ func (s *session) mounted(ctx context.Context, p string) (*guestEntry, error) {
 	}
 	// The table has paths without symbolic links.
 	real, err := s.exec(ctx, "readlink", "-f", p)
-	if errors.Is(err, ErrGuestRefused) && ctx.Err() == nil {
-		return nil, nil // some of it does not exist yet
+	if (errors.Is(err, ErrGuestRefused) || errors.Is(err, ErrGuestForbids)) && ctx.Err() == nil {
+		return nil, nil // some of it does not exist yet, or nobody can tell
 	}
 	if err != nil {
 		return nil, err
@@ -194,16 +254,23 @@ func (s *session) mounted(ctx context.Context, p string) (*guestEntry, error) {
 // topMount finds the last mount on a path in a table like /proc/mounts.
 func topMount(table, p string) *guestEntry {
 	var top *guestEntry
-	for line := range strings.Lines(table) {
-		f := strings.Fields(line)
-		if len(f) < 3 {
-			continue
-		}
-		if e := (guestEntry{unescape(f[0]), unescape(f[1]), f[2]}); e.path == p {
+	for _, e := range parseTable(table) {
+		if e.path == p {
 			top = &e
 		}
 	}
 	return top
+}
+
+// parseTable reads a table like /proc/mounts.
+func parseTable(table string) []guestEntry {
+	var entries []guestEntry
+	for line := range strings.Lines(table) {
+		if f := strings.Fields(line); len(f) >= 3 {
+			entries = append(entries, guestEntry{unescape(f[0]), unescape(f[1]), f[2]})
+		}
+	}
+	return entries
 }
 
 // unescape undoes the kernel's mangle (fs/seq_file.c, mangle_path): what would

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -53,8 +54,14 @@ func TestGuestMountOnModel(t *testing.T) {
 		{"silent agent", func(g *fakeGuest) { g.silent = true }, ErrGuestAgent, nil},
 		{"nonsense", func(g *fakeGuest) { g.raw = "}{" }, ErrGuestRefused, nil},
 		{"other types", func(g *fakeGuest) { g.raw = `{"return":{"pid":"seven"}}` }, ErrGuestRefused, nil},
-		{"nothing", func(g *fakeGuest) { g.raw = `{}` }, context.DeadlineExceeded, nil},
+		{"nothing", func(g *fakeGuest) { g.raw = `{}` }, ErrGuestRefused, nil},
 		{"no base64", func(g *fakeGuest) { g.raw = `{"return":{"pid":1,"exited":true,"out-data":"***"}}` }, ErrGuestRefused, nil},
+		{"files forbidden", func(g *fakeGuest) { g.forbids = []string{"guest-file-open"} }, nil, []guestEntry{ours}},
+		{"programs forbidden", func(g *fakeGuest) { g.forbids = []string{"guest-exec"} }, ErrGuestForbids, nil},
+		{"programs forbidden, mounted by itself", func(g *fakeGuest) {
+			g.forbids, g.mounts = []string{"guest-exec"}, []guestEntry{ours}
+		}, nil, []guestEntry{ours}},
+		{"all forbidden", func(g *fakeGuest) { g.forbids = []string{"guest-exec", "guest-file-open"} }, ErrGuestForbids, nil},
 		{"a program hangs", func(g *fakeGuest) { g.hangs = map[string]bool{"mount": true} }, context.DeadlineExceeded, nil},
 	}
 	for _, tt := range tests {
@@ -78,16 +85,15 @@ func TestGuestMountOnModel(t *testing.T) {
 func TestGuestMountRefusesArguments(t *testing.T) {
 	_, h, _ := plugFake(t)
 	for _, m := range []GuestMount{
-		{guestUUID, "a b", "/mnt", false},
-		{guestUUID, "a", "mnt", false},
-		{guestUUID, "a", "/", false},
-		{guestUUID, "a", "", false},
-		{guestUUID, "a", "/mnt/../etc", false},
-		{guestUUID, "a", "/mnt/", false},
-		{guestUUID, "a", "/mnt\x00", false},
-		{guestUUID, "a", "/mnt\n", false},
-		{guestUUID, "a", "/\xff", false},
-		{guestUUID, "a", "/" + strings.Repeat("x", 5000), false},
+		{guestUUID, "a b", "/mnt", false, false},
+		{guestUUID, "a", "mnt", false, false},
+		{guestUUID, "a", "/", false, false},
+		{guestUUID, "a", "/mnt/../etc", false, false},
+		{guestUUID, "a", "/mnt/", false, false},
+		{guestUUID, "a", "/mnt\x00", false, false},
+		{guestUUID, "a", "/mnt\n", false, false},
+		{guestUUID, "a", "/\xff", false, false},
+		{guestUUID, "a", "/" + strings.Repeat("x", 5000), false, false},
 	} {
 		if err := h.GuestMount(t.Context(), m); err == nil {
 			t.Errorf("GuestMount(%+v) succeeded", m)
@@ -114,6 +120,9 @@ func TestGuestUnmountOnModel(t *testing.T) {
 		{"busy", func(d *fakeDomain) {
 			d.guest.mounts, d.guest.busy = []guestEntry{ours}, map[string]bool{ours.path: true}
 		}, ErrGuestBusy, 1},
+		{"busy, and may run nothing", func(d *fakeDomain) {
+			d.guest.mounts, d.guest.forbids = []guestEntry{ours}, []string{"guest-exec"}
+		}, ErrGuestBusy, 1},
 		{"off", func(d *fakeDomain) { d.running = false }, nil, 0},
 		{"no agent", func(d *fakeDomain) { d.agent = false }, ErrGuestAgent, 0},
 		{"silent agent", func(d *fakeDomain) { d.guest.silent = true }, ErrGuestAgent, 0},
@@ -133,6 +142,72 @@ func TestGuestUnmountOnModel(t *testing.T) {
 				t.Errorf("%d mounts are left, want %d", n, tt.left)
 			}
 		})
+	}
+}
+
+func TestGuestUnmountEverywhere(t *testing.T) {
+	f, h, m := plugFake(t)
+	f.change(func(d *fakeDomain) {
+		d.guest.mounts = []guestEntry{{"tag-a", "/a", "virtiofs"}, {"tag-b", "/b", "virtiofs"}, {"tag-a", "/c d", "virtiofs"}, {"tag-a", "/e", "tmpfs"}}
+		d.guest.busy = map[string]bool{"/a": true}
+		d.guest.links = map[string]string{"/proc/7/cwd": "/a/x", "/proc/7/fd/3": "/a", "/proc/8/cwd": "/ab", "/proc/12/exe": "/a/run"}
+		d.guest.commands = map[int]string{7: "ba\x1bsh"}
+	})
+	m.Path = ""
+	err := h.GuestUnmount(limited(t, waiting), m)
+	var held *HeldError
+	want := []Holder{{7, `ba\x1bsh`}, {12, "?"}}
+	if !errors.Is(err, ErrGuestBusy) || !errors.As(err, &held) || !slices.Equal(held.Holders, want) {
+		t.Errorf("GuestUnmount = %v, want ErrGuestBusy and holders %v", err, want)
+	}
+	m.Lazy = true
+	if err := h.GuestUnmount(limited(t, waiting), m); err != nil {
+		t.Error(err)
+	}
+	left := []guestEntry{{"tag-b", "/b", "virtiofs"}, {"tag-a", "/e", "tmpfs"}}
+	if got := f.mounts(); !slices.Equal(got, left) {
+		t.Errorf("left are %q, want %q", got, left)
+	}
+}
+
+// TestHungAgentsHoldUpNobody: as many as there are places, and more, and each
+// asked several times.
+func TestHungAgentsHoldUpNobody(t *testing.T) {
+	f, h, m := plugFake(t)
+	const hung = 2 * maxAgentCalls
+	uuid := func(i int) string { return fmt.Sprintf("22222222-2222-3333-4444-%012d", i) }
+	f.mu.Lock()
+	for i := range hung {
+		f.domains[uuid(i)] = &fakeDomain{name: fmt.Sprint("hung", i), running: true, agent: true, guest: fakeGuest{silent: true}}
+	}
+	f.mu.Unlock()
+	for i := range 3 * hung {
+		g := m
+		g.Instance = uuid(i % hung)
+		if _, err := h.GuestMounted(limited(t, waiting), g); !errors.Is(err, ErrGuestAgent) {
+			t.Errorf("GuestMounted = %v, want ErrGuestAgent", err)
+		}
+	}
+	for i := range hung {
+		f.mu.Lock()
+		asked := f.domains[uuid(i)].guest.asked
+		f.mu.Unlock()
+		if asked != 1 {
+			t.Errorf("a hung agent was asked %d times in a row, want once", asked)
+		}
+	}
+	if err := h.GuestMount(limited(t, waiting), m); err != nil {
+		t.Error(err)
+	}
+	// An event says that there is news.
+	h.notify(Event{Instance: uuid(0)})
+	f.mu.Lock()
+	f.domains[uuid(0)].guest.silent = false
+	f.mu.Unlock()
+	g := m
+	g.Instance = uuid(0)
+	if _, err := h.GuestMounted(limited(t, waiting), g); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -159,6 +234,18 @@ func FuzzGuestAnswers(f *testing.F) {
 		out, err := s.exec(ctx, "x")
 		if len(out) > maxOutput {
 			t.Errorf("%d bytes of output", len(out))
+		}
+		if table, err := s.table(ctx); err == nil {
+			for _, pid := range parseHolders(table, "/") {
+				if pid <= 0 {
+					t.Errorf("process %d", pid)
+				}
+			}
+			for _, name := range parseCommands(table) {
+				if len(name) > 10*maxCommand || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' }) {
+					t.Errorf("command %q", name)
+				}
+			}
 		}
 		if err != nil && len(err.Error()) > 10*maxWords {
 			t.Errorf("an error of %d bytes", len(err.Error()))

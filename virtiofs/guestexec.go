@@ -17,6 +17,8 @@ const (
 	maxWords  = 300     // bytes of it that are shown
 )
 
+const second = time.Second
+
 const (
 	// agentSeconds is how long the guest agent may take to answer one command.
 	// It answers at once, or hangs.
@@ -121,11 +123,13 @@ func (s *session) ask(ctx context.Context, command string, arguments, answer any
 	if err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
-	text, err := call(ctx, s.h, s.h.asks, func(v hypervisor) (string, error) {
-		return v.agent(s.uuid, string(question), agentSeconds)
-	})
+	text, err := s.h.askAgent(ctx, s.uuid, string(question))
 	if err != nil {
-		return agentError(command, err)
+		err = agentError(command, err)
+		if command != "guest-info" && errors.Is(err, ErrGuestRefused) && ctx.Err() == nil && s.forbidden(ctx, command) {
+			return fmt.Errorf("%w: its configuration has no %s", ErrGuestForbids, command)
+		}
+		return err
 	}
 	reply := struct{ Return any }{answer}
 	if err := json.Unmarshal([]byte(text), &reply); err != nil {

@@ -55,6 +55,7 @@ type Host struct {
 	link    *link // nil while there is no connection
 	why     error // why there is none
 	gates   map[string]*gate
+	silent  map[string]silence // guest agents, by instance
 	watches map[*watch]struct{}
 }
 
@@ -76,6 +77,7 @@ func New(o Options) *Host {
 		asks:    make(chan struct{}, maxAgentCalls),
 		why:     errors.New("not yet connected"),
 		gates:   map[string]*gate{},
+		silent:  map[string]silence{},
 		watches: map[*watch]struct{}{},
 	}
 }
@@ -324,6 +326,7 @@ func (h *Host) current() (*link, error) {
 
 // notify passes an event on, and wakes who waits for one.
 func (h *Host) notify(e Event) {
+	h.forgetSilence(e.Instance)
 	h.wake(e.Instance)
 	h.o.Changed(e)
 }

@@ -36,6 +36,7 @@ var (
 	ErrNoListener     = errors.New("nothing listens on the socket")
 	ErrGuestBusy      = errors.New("guest does not release the device")
 	ErrGuestAgent     = errors.New("guest agent does not answer")
+	ErrGuestForbids   = errors.New("guest agent may not do it")
 	ErrGuestRefused   = errors.New("guest could not do it")
 )
 

@@ -80,6 +80,8 @@ const (
 	GuestBusy          Reason = "guest_busy"
 	GuestAgentAbsent   Reason = "guest_agent_absent"
 	GuestRefused       Reason = "guest_refused"
+	GuestForbids       Reason = "guest_agent_forbids"
+	NeedsReset         Reason = "needs_reset"
 	GatewayDown        Reason = "gateway_down"
 	GatewayCrashes     Reason = "gateway_keeps_ending"
 	GatewayStuck       Reason = "gateway_stuck"

@@ -17,11 +17,12 @@ import (
 // choose other names still finds what this one made. A record in memory is
 // never changed, only replaced.
 type Record struct {
-	Generation int64       `json:"generation"`
-	Removing   bool        `json:"removing,omitempty"`
-	Attachment *Attachment `json:"attachment,omitempty"`
-	Network    *Network    `json:"network,omitempty"`
-	Export     *Export     `json:"export,omitempty"`
+	Generation    int64       `json:"generation"`
+	Removing      bool        `json:"removing,omitempty"`
+	RemovalForced bool        `json:"removal_forced,omitempty"` // the removal does not wait for the guest
+	Attachment    *Attachment `json:"attachment,omitempty"`
+	Network       *Network    `json:"network,omitempty"`
+	Export        *Export     `json:"export,omitempty"`
 }
 
 // Group names the dependency group of a record: a share and all that hangs on

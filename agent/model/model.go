@@ -69,8 +69,17 @@ type Attachment struct {
 	LiveOnly      string // why it is, for a person; empty where it is not
 	LockScope     device.Scope
 	UnlockedUsers []string // other writers that do not meet its locks, "attachment/ID", "export/ID"
+	GuestNote     string   // what keeps the agent from knowing or changing the guest's side
+	Holders       []Holder // of the mount in the guest, while it holds a removal up
+	RemovalForced bool     // a removal with force is under way
 	Status        Status
 	Move          *move.Move // while the instance is on its way; nil otherwise
+}
+
+// A Holder is a process in a guest that uses a mount.
+type Holder struct {
+	PID     int64
+	Command string // the guest's word
 }
 
 // A GuestState is what is known of the mount inside the guest.

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/causeway-project/causeway/agent/device"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/netns"
@@ -135,9 +136,19 @@ func (i Instance) WhyLiveOnly(alias string) string {
 type GuestMount struct {
 	Instance string // UUID
 	Tag      string
-	Path     string
+	Path     string // of an unmount, empty: wherever the guest has it
 	ReadOnly bool
+	Lazy     bool // of an unmount: also while it is in use
 }
+
+// A HeldError names who keeps a guest from unmounting, as far as it tells.
+type HeldError struct {
+	Holders []model.Holder
+	Err     error
+}
+
+func (e *HeldError) Error() string { return e.Err.Error() }
+func (e *HeldError) Unwrap() error { return e.Err }
 
 // Instances is this host's libvirt. Package virtiofs does the work; its types
 // are not used here, since it cannot be built without a C library. Every error
@@ -164,8 +175,11 @@ type Instances interface {
 	// GuestMount mounts in the guest: GuestAgentAbsent, GuestRefused. Mounted
 	// there already is success.
 	GuestMount(ctx context.Context, g GuestMount) error
-	// GuestUnmount undoes it: GuestBusy, GuestAgentAbsent. Not mounted is
-	// success.
+	// GuestMounted asks the guest whether it is mounted there: GuestAgentAbsent,
+	// GuestForbids, GuestRefused.
+	GuestMounted(ctx context.Context, g GuestMount) (bool, error)
+	// GuestUnmount undoes it: GuestBusy, maybe as a HeldError, GuestAgentAbsent.
+	// Not mounted is success.
 	GuestUnmount(ctx context.Context, g GuestMount) error
 }
 

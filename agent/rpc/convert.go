@@ -56,7 +56,7 @@ func draftFrom(a *nodev1.Attachment) (model.Attachment, error) {
 }
 
 func attachmentTo(a model.Attachment) *nodev1.Attachment {
-	return &nodev1.Attachment{
+	to := &nodev1.Attachment{
 		Id:           a.ID,
 		Instance:     text(a.Instance),
 		Connection:   connectionTo(a.Connection),
@@ -75,7 +75,13 @@ func attachmentTo(a model.Attachment) *nodev1.Attachment {
 		Persistence:   persistenceTo(a.Persistence),
 		LiveOnly:      text(a.LiveOnly),
 		Move:          moveTo(a.Move),
+		GuestNote:     text(a.GuestNote),
+		RemovalForced: a.RemovalForced,
 	}
+	for _, h := range a.Holders {
+		to.Holders = append(to.Holders, &nodev1.Holder{Pid: h.PID, Command: text(h.Command)})
+	}
+	return to
 }
 
 func networkFrom(n *nodev1.Network) (model.Network, error) {

@@ -72,6 +72,10 @@ func (f *fake) Rollback(ctx context.Context, id string) (model.Attachment, error
 	return f.attachment, f.called(ctx, "Rollback "+id)
 }
 
+func (f *fake) ForceDetach(ctx context.Context, id string) error {
+	return f.called(ctx, "ForceDetach "+id)
+}
+
 func (f *fake) Attachment(ctx context.Context, id string) (model.Attachment, error) {
 	return f.attachment, f.called(ctx, "Attachment "+id)
 }

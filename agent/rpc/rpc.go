@@ -33,6 +33,7 @@ import (
 type Attachments interface {
 	Attach(context.Context, model.Attachment) (model.Attachment, error)
 	Detach(ctx context.Context, id string) error
+	ForceDetach(ctx context.Context, id string) error
 	Attachment(ctx context.Context, id string) (model.Attachment, error)
 	Attachments(ctx context.Context, instance string) ([]model.Attachment, error)
 	RepairAttachment(ctx context.Context, id string) (model.Attachment, error)

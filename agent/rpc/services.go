@@ -32,7 +32,11 @@ func (s attachments) Detach(ctx context.Context, r *nodev1.DetachRequest) (*node
 	if err := checkNeeds(need{"id", r.GetId()}); err != nil {
 		return nil, err
 	}
-	if err := s.agent.Detach(ctx, r.GetId()); err != nil {
+	detach := s.agent.Detach
+	if r.GetForce() {
+		detach = s.agent.ForceDetach
+	}
+	if err := detach(ctx, r.GetId()); err != nil {
 		return nil, err
 	}
 	return &nodev1.DetachResponse{}, nil

@@ -7,6 +7,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/agent/process/usage"
@@ -183,8 +184,23 @@ func (i instances) GuestMount(ctx context.Context, g parts.GuestMount) error {
 	return libvirtError(i.h.GuestMount(ctx, virtiofs.GuestMount(g)))
 }
 
+func (i instances) GuestMounted(ctx context.Context, g parts.GuestMount) (bool, error) {
+	mounted, err := i.h.GuestMounted(ctx, virtiofs.GuestMount(g))
+	return mounted, libvirtError(err)
+}
+
 func (i instances) GuestUnmount(ctx context.Context, g parts.GuestMount) error {
-	return libvirtError(i.h.GuestUnmount(ctx, virtiofs.GuestMount(g)))
+	err := i.h.GuestUnmount(ctx, virtiofs.GuestMount(g))
+	var held *virtiofs.HeldError
+	if !errors.As(err, &held) {
+		return libvirtError(err)
+	}
+	by := &parts.HeldError{}
+	for _, h := range held.Holders {
+		by.Holders = append(by.Holders, model.Holder(h))
+	}
+	by.Err = libvirtError(err)
+	return by
 }
 
 // libvirtError gives the sentinels of package virtiofs the agent's kinds and
@@ -205,8 +221,9 @@ func libvirtError(err error) error {
 		{virtiofs.ErrTagTaken, fault.Precondition, fault.TagTaken, "the tag is taken in the instance: choose another"},
 		{virtiofs.ErrNoPort, fault.Precondition, fault.NoFreePort, "the instance has no free PCIe root port: detach something, or give its domain more and restart it"},
 		{virtiofs.ErrNoListener, fault.Unavailable, fault.DaemonEnded, "the virtiofsd ended before the instance took it: it will be tried again"},
-		{virtiofs.ErrGuestBusy, fault.Precondition, fault.GuestBusy, "the guest does not let go of the device: end what uses it there, then repeat the call"},
+		{virtiofs.ErrGuestBusy, fault.Precondition, fault.GuestBusy, "the guest does not let go: end what uses the share there and repeat the call, take it away with --force, or attach it again with the same settings to leave it there"},
 		{virtiofs.ErrGuestAgent, fault.Precondition, fault.GuestAgentAbsent, "no guest agent answers: start qemu-guest-agent in the guest, or mount the tag there by hand"},
+		{virtiofs.ErrGuestForbids, fault.Precondition, fault.GuestForbids, "the guest agent may not run programs: allow guest-exec and guest-exec-status in its configuration, or have the guest mount the tag by itself, as 'causeway attachment show ID --guest-setup' prints"},
 		{virtiofs.ErrGuestRefused, fault.Precondition, fault.GuestRefused, "the guest could not do it"},
 		{process.ErrNoIDMap, fault.Precondition, fault.NoIDMap, "the share's file system cannot be mounted with other ids: use one that can (ext4, xfs, btrfs), or the id policy passthrough"},
 		{virtiofsd.ErrUnable, fault.Precondition, fault.DaemonUnable, "this host's virtiofsd cannot do what the attachment asks for: see causeway node show, and ask for something else"},
@@ -236,9 +253,12 @@ func (noLibvirt) Hypervisor(context.Context) (parts.Hypervisor, error) {
 func (noLibvirt) GuestAgent(context.Context, string) (parts.GuestAgent, error) {
 	return parts.GuestAgent{}, errNoLibvirt
 }
-func (noLibvirt) Attach(context.Context, parts.Device) error           { return errNoLibvirt }
-func (noLibvirt) Define(context.Context, parts.Device) error           { return errNoLibvirt }
-func (noLibvirt) Undefine(context.Context, parts.Device) error         { return errNoLibvirt }
-func (noLibvirt) Detach(context.Context, parts.Device) error           { return errNoLibvirt }
-func (noLibvirt) GuestMount(context.Context, parts.GuestMount) error   { return errNoLibvirt }
+func (noLibvirt) Attach(context.Context, parts.Device) error         { return errNoLibvirt }
+func (noLibvirt) Define(context.Context, parts.Device) error         { return errNoLibvirt }
+func (noLibvirt) Undefine(context.Context, parts.Device) error       { return errNoLibvirt }
+func (noLibvirt) Detach(context.Context, parts.Device) error         { return errNoLibvirt }
+func (noLibvirt) GuestMount(context.Context, parts.GuestMount) error { return errNoLibvirt }
+func (noLibvirt) GuestMounted(context.Context, parts.GuestMount) (bool, error) {
+	return false, errNoLibvirt
+}
 func (noLibvirt) GuestUnmount(context.Context, parts.GuestMount) error { return errNoLibvirt }

@@ -331,7 +331,7 @@ type GuestState int32
 
 const (
 	GuestState_GUEST_STATE_UNSPECIFIED GuestState = 0
-	// No guest agent answers.
+	// Nobody can tell: no guest agent answers, or it may not look.
 	GuestState_GUEST_STATE_UNKNOWN GuestState = 1
 	// The guest has the device; no mount was asked for, or it failed.
 	GuestState_GUEST_STATE_DEVICE_ONLY GuestState = 2
@@ -480,7 +480,7 @@ func (x Move_Side) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Move_Side.Descriptor instead.
 func (Move_Side) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{8, 0}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type WatchResponse_Type int32
@@ -534,7 +534,7 @@ func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Type.Descriptor instead.
 func (WatchResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{80, 0}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{81, 0}
 }
 
 // Status is what the agent knows of an object.
@@ -741,6 +741,13 @@ type Attachment struct {
 	// From the agent: the attachment was made with force, so that further users
 	// that do not meet its locks are let in too.
 	Forced bool `protobuf:"varint,14,opt,name=forced,proto3" json:"forced,omitempty"`
+	// Who keeps the guest from letting go of the share, while a removal waits for
+	// it, as far as the guest tells; at most 16.
+	Holders []*Holder `protobuf:"bytes,15,rep,name=holders,proto3" json:"holders,omitempty"`
+	// What keeps the agent from knowing or changing the guest's side, in words.
+	GuestNote string `protobuf:"bytes,16,opt,name=guest_note,json=guestNote,proto3" json:"guest_note,omitempty"`
+	// A removal with force is under way.
+	RemovalForced bool `protobuf:"varint,17,opt,name=removal_forced,json=removalForced,proto3" json:"removal_forced,omitempty"`
 	// From the agent: what becomes of the device when the instance is stopped.
 	Persistence Persistence `protobuf:"varint,18,opt,name=persistence,proto3,enum=causeway.node.v1.Persistence" json:"persistence,omitempty"`
 	// Why the device is live only, and what to do; empty where it is not.
@@ -879,6 +886,27 @@ func (x *Attachment) GetForced() bool {
 	return false
 }
 
+func (x *Attachment) GetHolders() []*Holder {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+func (x *Attachment) GetGuestNote() string {
+	if x != nil {
+		return x.GuestNote
+	}
+	return ""
+}
+
+func (x *Attachment) GetRemovalForced() bool {
+	if x != nil {
+		return x.RemovalForced
+	}
+	return false
+}
+
 func (x *Attachment) GetPersistence() Persistence {
 	if x != nil {
 		return x.Persistence
@@ -898,6 +926,60 @@ func (x *Attachment) GetMove() *Move {
 		return x.Move
 	}
 	return nil
+}
+
+// A Holder is a process in a guest that uses a mount. Its words are the
+// guest's.
+type Holder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           int64                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	Command       string                 `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Holder) Reset() {
+	*x = Holder{}
+	mi := &file_node_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Holder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Holder) ProtoMessage() {}
+
+func (x *Holder) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Holder.ProtoReflect.Descriptor instead.
+func (*Holder) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Holder) GetPid() int64 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Holder) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
 }
 
 // DeviceSettings are those of one virtiofs device and its daemon. The host's
@@ -925,7 +1007,7 @@ type DeviceSettings struct {
 
 func (x *DeviceSettings) Reset() {
 	*x = DeviceSettings{}
-	mi := &file_node_v1_node_proto_msgTypes[3]
+	mi := &file_node_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1019,7 @@ func (x *DeviceSettings) String() string {
 func (*DeviceSettings) ProtoMessage() {}
 
 func (x *DeviceSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[3]
+	mi := &file_node_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1032,7 @@ func (x *DeviceSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceSettings.ProtoReflect.Descriptor instead.
 func (*DeviceSettings) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DeviceSettings) GetCache() Cache {
@@ -1024,7 +1106,7 @@ type IdPolicy struct {
 
 func (x *IdPolicy) Reset() {
 	*x = IdPolicy{}
-	mi := &file_node_v1_node_proto_msgTypes[4]
+	mi := &file_node_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1118,7 @@ func (x *IdPolicy) String() string {
 func (*IdPolicy) ProtoMessage() {}
 
 func (x *IdPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[4]
+	mi := &file_node_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1131,7 @@ func (x *IdPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdPolicy.ProtoReflect.Descriptor instead.
 func (*IdPolicy) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *IdPolicy) GetPolicy() isIdPolicy_Policy {
@@ -1104,7 +1186,7 @@ type IdSquash struct {
 
 func (x *IdSquash) Reset() {
 	*x = IdSquash{}
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1198,7 @@ func (x *IdSquash) String() string {
 func (*IdSquash) ProtoMessage() {}
 
 func (x *IdSquash) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1211,7 @@ func (x *IdSquash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdSquash.ProtoReflect.Descriptor instead.
 func (*IdSquash) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *IdSquash) GetUid() uint32 {
@@ -1158,7 +1240,7 @@ type IdMap struct {
 
 func (x *IdMap) Reset() {
 	*x = IdMap{}
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1252,7 @@ func (x *IdMap) String() string {
 func (*IdMap) ProtoMessage() {}
 
 func (x *IdMap) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1265,7 @@ func (x *IdMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdMap.ProtoReflect.Descriptor instead.
 func (*IdMap) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *IdMap) GetUids() []*IdRange {
@@ -1212,7 +1294,7 @@ type IdRange struct {
 
 func (x *IdRange) Reset() {
 	*x = IdRange{}
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1306,7 @@ func (x *IdRange) String() string {
 func (*IdRange) ProtoMessage() {}
 
 func (x *IdRange) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1319,7 @@ func (x *IdRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdRange.ProtoReflect.Descriptor instead.
 func (*IdRange) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *IdRange) GetGuest() uint32 {
@@ -1273,7 +1355,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1367,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1380,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Move) GetSide() Move_Side {
@@ -1349,7 +1431,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1361,7 +1443,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1374,7 +1456,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Network) GetId() string {
@@ -1556,7 +1638,7 @@ type Drift struct {
 
 func (x *Drift) Reset() {
 	*x = Drift{}
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1650,7 @@ func (x *Drift) String() string {
 func (*Drift) ProtoMessage() {}
 
 func (x *Drift) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1663,7 @@ func (x *Drift) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drift.ProtoReflect.Descriptor instead.
 func (*Drift) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Drift) GetCount() int64 {
@@ -1618,7 +1700,7 @@ type BridgePlug struct {
 
 func (x *BridgePlug) Reset() {
 	*x = BridgePlug{}
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1712,7 @@ func (x *BridgePlug) String() string {
 func (*BridgePlug) ProtoMessage() {}
 
 func (x *BridgePlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1725,7 @@ func (x *BridgePlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BridgePlug.ProtoReflect.Descriptor instead.
 func (*BridgePlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BridgePlug) GetBridge() string {
@@ -1672,7 +1754,7 @@ type VlanPlug struct {
 
 func (x *VlanPlug) Reset() {
 	*x = VlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +1766,7 @@ func (x *VlanPlug) String() string {
 func (*VlanPlug) ProtoMessage() {}
 
 func (x *VlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +1779,7 @@ func (x *VlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VlanPlug.ProtoReflect.Descriptor instead.
 func (*VlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VlanPlug) GetDevice() string {
@@ -1733,7 +1815,7 @@ type VxlanPlug struct {
 
 func (x *VxlanPlug) Reset() {
 	*x = VxlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1745,7 +1827,7 @@ func (x *VxlanPlug) String() string {
 func (*VxlanPlug) ProtoMessage() {}
 
 func (x *VxlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1758,7 +1840,7 @@ func (x *VxlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VxlanPlug.ProtoReflect.Descriptor instead.
 func (*VxlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *VxlanPlug) GetId() int32 {
@@ -1806,7 +1888,7 @@ type MacvlanPlug struct {
 
 func (x *MacvlanPlug) Reset() {
 	*x = MacvlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +1900,7 @@ func (x *MacvlanPlug) String() string {
 func (*MacvlanPlug) ProtoMessage() {}
 
 func (x *MacvlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +1913,7 @@ func (x *MacvlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MacvlanPlug.ProtoReflect.Descriptor instead.
 func (*MacvlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MacvlanPlug) GetDevice() string {
@@ -1855,7 +1937,7 @@ type OvsPlug struct {
 
 func (x *OvsPlug) Reset() {
 	*x = OvsPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +1949,7 @@ func (x *OvsPlug) String() string {
 func (*OvsPlug) ProtoMessage() {}
 
 func (x *OvsPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +1962,7 @@ func (x *OvsPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OvsPlug.ProtoReflect.Descriptor instead.
 func (*OvsPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *OvsPlug) GetBridge() string {
@@ -1918,7 +2000,7 @@ type NonePlug struct {
 
 func (x *NonePlug) Reset() {
 	*x = NonePlug{}
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2012,7 @@ func (x *NonePlug) String() string {
 func (*NonePlug) ProtoMessage() {}
 
 func (x *NonePlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2025,7 @@ func (x *NonePlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NonePlug.ProtoReflect.Descriptor instead.
 func (*NonePlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *NonePlug) GetNamespace() string {
@@ -1971,7 +2053,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2065,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2078,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Route) GetDestination() string {
@@ -2030,7 +2112,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2124,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2137,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Gateway) GetRunning() bool {
@@ -2123,7 +2205,7 @@ type Export struct {
 
 func (x *Export) Reset() {
 	*x = Export{}
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2217,7 @@ func (x *Export) String() string {
 func (*Export) ProtoMessage() {}
 
 func (x *Export) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2230,7 @@ func (x *Export) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Export.ProtoReflect.Descriptor instead.
 func (*Export) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Export) GetId() string {
@@ -2227,7 +2309,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2239,7 +2321,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2252,7 +2334,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AttachRequest) GetAttachment() *Attachment {
@@ -2278,7 +2360,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +2372,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +2385,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -2314,15 +2396,21 @@ func (x *AttachResponse) GetAttachment() *Attachment {
 }
 
 type DetachRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Take the share away whatever the guest does: a lazy unmount where a guest
+	// agent answers, the device where the guest lets go of it, and within 15 s the
+	// instance's access in any case. The guest's programs get errors, and what
+	// they had not yet written is lost. Where the guest keeps the device the
+	// answer is needs_reset, and the attachment is there until it is reset.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2334,7 +2422,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2347,7 +2435,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DetachRequest) GetId() string {
@@ -2355,6 +2443,13 @@ func (x *DetachRequest) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *DetachRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type DetachResponse struct {
@@ -2365,7 +2460,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2472,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2485,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 type GetAttachmentRequest struct {
@@ -2402,7 +2497,7 @@ type GetAttachmentRequest struct {
 
 func (x *GetAttachmentRequest) Reset() {
 	*x = GetAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +2509,7 @@ func (x *GetAttachmentRequest) String() string {
 func (*GetAttachmentRequest) ProtoMessage() {}
 
 func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +2522,7 @@ func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*GetAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetAttachmentRequest) GetId() string {
@@ -2446,7 +2541,7 @@ type GetAttachmentResponse struct {
 
 func (x *GetAttachmentResponse) Reset() {
 	*x = GetAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2553,7 @@ func (x *GetAttachmentResponse) String() string {
 func (*GetAttachmentResponse) ProtoMessage() {}
 
 func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2566,7 @@ func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*GetAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetAttachmentResponse) GetAttachment() *Attachment {
@@ -2491,7 +2586,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +2598,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +2611,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListAttachmentsRequest) GetInstance() string {
@@ -2535,7 +2630,7 @@ type ListAttachmentsResponse struct {
 
 func (x *ListAttachmentsResponse) Reset() {
 	*x = ListAttachmentsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2547,7 +2642,7 @@ func (x *ListAttachmentsResponse) String() string {
 func (*ListAttachmentsResponse) ProtoMessage() {}
 
 func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2560,7 +2655,7 @@ func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListAttachmentsResponse) GetAttachments() []*Attachment {
@@ -2583,7 +2678,7 @@ type PrepareStartRequest struct {
 
 func (x *PrepareStartRequest) Reset() {
 	*x = PrepareStartRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +2690,7 @@ func (x *PrepareStartRequest) String() string {
 func (*PrepareStartRequest) ProtoMessage() {}
 
 func (x *PrepareStartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2608,7 +2703,7 @@ func (x *PrepareStartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareStartRequest.ProtoReflect.Descriptor instead.
 func (*PrepareStartRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PrepareStartRequest) GetInstance() string {
@@ -2640,7 +2735,7 @@ type PrepareStartResponse struct {
 
 func (x *PrepareStartResponse) Reset() {
 	*x = PrepareStartResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2652,7 +2747,7 @@ func (x *PrepareStartResponse) String() string {
 func (*PrepareStartResponse) ProtoMessage() {}
 
 func (x *PrepareStartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2665,7 +2760,7 @@ func (x *PrepareStartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareStartResponse.ProtoReflect.Descriptor instead.
 func (*PrepareStartResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 type RepairAttachmentRequest struct {
@@ -2677,7 +2772,7 @@ type RepairAttachmentRequest struct {
 
 func (x *RepairAttachmentRequest) Reset() {
 	*x = RepairAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2689,7 +2784,7 @@ func (x *RepairAttachmentRequest) String() string {
 func (*RepairAttachmentRequest) ProtoMessage() {}
 
 func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2702,7 +2797,7 @@ func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RepairAttachmentRequest) GetId() string {
@@ -2721,7 +2816,7 @@ type RepairAttachmentResponse struct {
 
 func (x *RepairAttachmentResponse) Reset() {
 	*x = RepairAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +2828,7 @@ func (x *RepairAttachmentResponse) String() string {
 func (*RepairAttachmentResponse) ProtoMessage() {}
 
 func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +2841,7 @@ func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RepairAttachmentResponse) GetAttachment() *Attachment {
@@ -2766,7 +2861,7 @@ type PreflightAttachmentRequest struct {
 
 func (x *PreflightAttachmentRequest) Reset() {
 	*x = PreflightAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +2873,7 @@ func (x *PreflightAttachmentRequest) String() string {
 func (*PreflightAttachmentRequest) ProtoMessage() {}
 
 func (x *PreflightAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +2886,7 @@ func (x *PreflightAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*PreflightAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PreflightAttachmentRequest) GetAttachment() *Attachment {
@@ -2811,7 +2906,7 @@ type PreflightAttachmentResponse struct {
 
 func (x *PreflightAttachmentResponse) Reset() {
 	*x = PreflightAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +2918,7 @@ func (x *PreflightAttachmentResponse) String() string {
 func (*PreflightAttachmentResponse) ProtoMessage() {}
 
 func (x *PreflightAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +2931,7 @@ func (x *PreflightAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*PreflightAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PreflightAttachmentResponse) GetChecks() []*Check {
@@ -2860,7 +2955,7 @@ type PrepareAttachmentRequest struct {
 
 func (x *PrepareAttachmentRequest) Reset() {
 	*x = PrepareAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2872,7 +2967,7 @@ func (x *PrepareAttachmentRequest) String() string {
 func (*PrepareAttachmentRequest) ProtoMessage() {}
 
 func (x *PrepareAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2885,7 +2980,7 @@ func (x *PrepareAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*PrepareAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PrepareAttachmentRequest) GetAttachment() *Attachment {
@@ -2918,7 +3013,7 @@ type PrepareAttachmentResponse struct {
 
 func (x *PrepareAttachmentResponse) Reset() {
 	*x = PrepareAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +3025,7 @@ func (x *PrepareAttachmentResponse) String() string {
 func (*PrepareAttachmentResponse) ProtoMessage() {}
 
 func (x *PrepareAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3038,7 @@ func (x *PrepareAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*PrepareAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PrepareAttachmentResponse) GetAttachment() *Attachment {
@@ -2962,7 +3057,7 @@ type FinishAttachmentRequest struct {
 
 func (x *FinishAttachmentRequest) Reset() {
 	*x = FinishAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2974,7 +3069,7 @@ func (x *FinishAttachmentRequest) String() string {
 func (*FinishAttachmentRequest) ProtoMessage() {}
 
 func (x *FinishAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2987,7 +3082,7 @@ func (x *FinishAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*FinishAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *FinishAttachmentRequest) GetId() string {
@@ -3006,7 +3101,7 @@ type FinishAttachmentResponse struct {
 
 func (x *FinishAttachmentResponse) Reset() {
 	*x = FinishAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3018,7 +3113,7 @@ func (x *FinishAttachmentResponse) String() string {
 func (*FinishAttachmentResponse) ProtoMessage() {}
 
 func (x *FinishAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3031,7 +3126,7 @@ func (x *FinishAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*FinishAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *FinishAttachmentResponse) GetAttachment() *Attachment {
@@ -3052,7 +3147,7 @@ type ReleaseAttachmentRequest struct {
 
 func (x *ReleaseAttachmentRequest) Reset() {
 	*x = ReleaseAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +3159,7 @@ func (x *ReleaseAttachmentRequest) String() string {
 func (*ReleaseAttachmentRequest) ProtoMessage() {}
 
 func (x *ReleaseAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +3172,7 @@ func (x *ReleaseAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReleaseAttachmentRequest) GetId() string {
@@ -3103,7 +3198,7 @@ type ReleaseAttachmentResponse struct {
 
 func (x *ReleaseAttachmentResponse) Reset() {
 	*x = ReleaseAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3115,7 +3210,7 @@ func (x *ReleaseAttachmentResponse) String() string {
 func (*ReleaseAttachmentResponse) ProtoMessage() {}
 
 func (x *ReleaseAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3128,7 +3223,7 @@ func (x *ReleaseAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReleaseAttachmentResponse) GetAttachment() *Attachment {
@@ -3147,7 +3242,7 @@ type RollbackAttachmentRequest struct {
 
 func (x *RollbackAttachmentRequest) Reset() {
 	*x = RollbackAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3159,7 +3254,7 @@ func (x *RollbackAttachmentRequest) String() string {
 func (*RollbackAttachmentRequest) ProtoMessage() {}
 
 func (x *RollbackAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3172,7 +3267,7 @@ func (x *RollbackAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*RollbackAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RollbackAttachmentRequest) GetId() string {
@@ -3191,7 +3286,7 @@ type RollbackAttachmentResponse struct {
 
 func (x *RollbackAttachmentResponse) Reset() {
 	*x = RollbackAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3203,7 +3298,7 @@ func (x *RollbackAttachmentResponse) String() string {
 func (*RollbackAttachmentResponse) ProtoMessage() {}
 
 func (x *RollbackAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3216,7 +3311,7 @@ func (x *RollbackAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*RollbackAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RollbackAttachmentResponse) GetAttachment() *Attachment {
@@ -3235,7 +3330,7 @@ type PutNetworkRequest struct {
 
 func (x *PutNetworkRequest) Reset() {
 	*x = PutNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3342,7 @@ func (x *PutNetworkRequest) String() string {
 func (*PutNetworkRequest) ProtoMessage() {}
 
 func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +3355,7 @@ func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkRequest.ProtoReflect.Descriptor instead.
 func (*PutNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PutNetworkRequest) GetNetwork() *Network {
@@ -3279,7 +3374,7 @@ type PutNetworkResponse struct {
 
 func (x *PutNetworkResponse) Reset() {
 	*x = PutNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3291,7 +3386,7 @@ func (x *PutNetworkResponse) String() string {
 func (*PutNetworkResponse) ProtoMessage() {}
 
 func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3304,7 +3399,7 @@ func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkResponse.ProtoReflect.Descriptor instead.
 func (*PutNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PutNetworkResponse) GetNetwork() *Network {
@@ -3327,7 +3422,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3339,7 +3434,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3352,7 +3447,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -3378,7 +3473,7 @@ type UpdateNetworkResponse struct {
 
 func (x *UpdateNetworkResponse) Reset() {
 	*x = UpdateNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3390,7 +3485,7 @@ func (x *UpdateNetworkResponse) String() string {
 func (*UpdateNetworkResponse) ProtoMessage() {}
 
 func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3403,7 +3498,7 @@ func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UpdateNetworkResponse) GetNetwork() *Network {
@@ -3422,7 +3517,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3434,7 +3529,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3447,7 +3542,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DeleteNetworkRequest) GetId() string {
@@ -3465,7 +3560,7 @@ type DeleteNetworkResponse struct {
 
 func (x *DeleteNetworkResponse) Reset() {
 	*x = DeleteNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3477,7 +3572,7 @@ func (x *DeleteNetworkResponse) String() string {
 func (*DeleteNetworkResponse) ProtoMessage() {}
 
 func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3490,7 +3585,7 @@ func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkResponse.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
 }
 
 type GetNetworkRequest struct {
@@ -3502,7 +3597,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +3609,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +3622,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetNetworkRequest) GetId() string {
@@ -3546,7 +3641,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3558,7 +3653,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3571,7 +3666,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetNetworkResponse) GetNetwork() *Network {
@@ -3589,7 +3684,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3601,7 +3696,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3614,7 +3709,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
 }
 
 type ListNetworksResponse struct {
@@ -3626,7 +3721,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3638,7 +3733,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3651,7 +3746,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -3670,7 +3765,7 @@ type PutExportRequest struct {
 
 func (x *PutExportRequest) Reset() {
 	*x = PutExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3682,7 +3777,7 @@ func (x *PutExportRequest) String() string {
 func (*PutExportRequest) ProtoMessage() {}
 
 func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3695,7 +3790,7 @@ func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportRequest.ProtoReflect.Descriptor instead.
 func (*PutExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *PutExportRequest) GetExport() *Export {
@@ -3714,7 +3809,7 @@ type PutExportResponse struct {
 
 func (x *PutExportResponse) Reset() {
 	*x = PutExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3726,7 +3821,7 @@ func (x *PutExportResponse) String() string {
 func (*PutExportResponse) ProtoMessage() {}
 
 func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3739,7 +3834,7 @@ func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportResponse.ProtoReflect.Descriptor instead.
 func (*PutExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PutExportResponse) GetExport() *Export {
@@ -3758,7 +3853,7 @@ type DeleteExportRequest struct {
 
 func (x *DeleteExportRequest) Reset() {
 	*x = DeleteExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3770,7 +3865,7 @@ func (x *DeleteExportRequest) String() string {
 func (*DeleteExportRequest) ProtoMessage() {}
 
 func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3783,7 +3878,7 @@ func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportRequest.ProtoReflect.Descriptor instead.
 func (*DeleteExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DeleteExportRequest) GetId() string {
@@ -3801,7 +3896,7 @@ type DeleteExportResponse struct {
 
 func (x *DeleteExportResponse) Reset() {
 	*x = DeleteExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3813,7 +3908,7 @@ func (x *DeleteExportResponse) String() string {
 func (*DeleteExportResponse) ProtoMessage() {}
 
 func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3826,7 +3921,7 @@ func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportResponse.ProtoReflect.Descriptor instead.
 func (*DeleteExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
 }
 
 type GetExportRequest struct {
@@ -3838,7 +3933,7 @@ type GetExportRequest struct {
 
 func (x *GetExportRequest) Reset() {
 	*x = GetExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3850,7 +3945,7 @@ func (x *GetExportRequest) String() string {
 func (*GetExportRequest) ProtoMessage() {}
 
 func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3863,7 +3958,7 @@ func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportRequest.ProtoReflect.Descriptor instead.
 func (*GetExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *GetExportRequest) GetId() string {
@@ -3882,7 +3977,7 @@ type GetExportResponse struct {
 
 func (x *GetExportResponse) Reset() {
 	*x = GetExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3894,7 +3989,7 @@ func (x *GetExportResponse) String() string {
 func (*GetExportResponse) ProtoMessage() {}
 
 func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3907,7 +4002,7 @@ func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportResponse.ProtoReflect.Descriptor instead.
 func (*GetExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetExportResponse) GetExport() *Export {
@@ -3927,7 +4022,7 @@ type ListExportsRequest struct {
 
 func (x *ListExportsRequest) Reset() {
 	*x = ListExportsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3939,7 +4034,7 @@ func (x *ListExportsRequest) String() string {
 func (*ListExportsRequest) ProtoMessage() {}
 
 func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3952,7 +4047,7 @@ func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsRequest.ProtoReflect.Descriptor instead.
 func (*ListExportsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListExportsRequest) GetNetwork() string {
@@ -3971,7 +4066,7 @@ type ListExportsResponse struct {
 
 func (x *ListExportsResponse) Reset() {
 	*x = ListExportsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3983,7 +4078,7 @@ func (x *ListExportsResponse) String() string {
 func (*ListExportsResponse) ProtoMessage() {}
 
 func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3996,7 +4091,7 @@ func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListExportsResponse) GetExports() []*Export {
@@ -4017,7 +4112,7 @@ type PutRuleRequest struct {
 
 func (x *PutRuleRequest) Reset() {
 	*x = PutRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4029,7 +4124,7 @@ func (x *PutRuleRequest) String() string {
 func (*PutRuleRequest) ProtoMessage() {}
 
 func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4042,7 +4137,7 @@ func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleRequest.ProtoReflect.Descriptor instead.
 func (*PutRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PutRuleRequest) GetExport() string {
@@ -4068,7 +4163,7 @@ type PutRuleResponse struct {
 
 func (x *PutRuleResponse) Reset() {
 	*x = PutRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4080,7 +4175,7 @@ func (x *PutRuleResponse) String() string {
 func (*PutRuleResponse) ProtoMessage() {}
 
 func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4093,7 +4188,7 @@ func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleResponse.ProtoReflect.Descriptor instead.
 func (*PutRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *PutRuleResponse) GetRule() *AccessRule {
@@ -4114,7 +4209,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[62]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4221,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[62]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4234,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{62}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *DeleteRuleRequest) GetExport() string {
@@ -4164,7 +4259,7 @@ type DeleteRuleResponse struct {
 
 func (x *DeleteRuleResponse) Reset() {
 	*x = DeleteRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[63]
+	mi := &file_node_v1_node_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4176,7 +4271,7 @@ func (x *DeleteRuleResponse) String() string {
 func (*DeleteRuleResponse) ProtoMessage() {}
 
 func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[63]
+	mi := &file_node_v1_node_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4189,7 +4284,7 @@ func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{63}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{64}
 }
 
 type GetRuleRequest struct {
@@ -4203,7 +4298,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[64]
+	mi := &file_node_v1_node_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4215,7 +4310,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[64]
+	mi := &file_node_v1_node_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4228,7 +4323,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{64}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GetRuleRequest) GetExport() string {
@@ -4254,7 +4349,7 @@ type GetRuleResponse struct {
 
 func (x *GetRuleResponse) Reset() {
 	*x = GetRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[65]
+	mi := &file_node_v1_node_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4266,7 +4361,7 @@ func (x *GetRuleResponse) String() string {
 func (*GetRuleResponse) ProtoMessage() {}
 
 func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[65]
+	mi := &file_node_v1_node_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4279,7 +4374,7 @@ func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleResponse.ProtoReflect.Descriptor instead.
 func (*GetRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{65}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GetRuleResponse) GetRule() *AccessRule {
@@ -4299,7 +4394,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[66]
+	mi := &file_node_v1_node_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4311,7 +4406,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[66]
+	mi := &file_node_v1_node_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4324,7 +4419,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{66}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListRulesRequest) GetExport() string {
@@ -4343,7 +4438,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[67]
+	mi := &file_node_v1_node_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4355,7 +4450,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[67]
+	mi := &file_node_v1_node_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4368,7 +4463,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{67}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListRulesResponse) GetRules() []*AccessRule {
@@ -4388,7 +4483,7 @@ type RecoverRulesRequest struct {
 
 func (x *RecoverRulesRequest) Reset() {
 	*x = RecoverRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[68]
+	mi := &file_node_v1_node_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4400,7 +4495,7 @@ func (x *RecoverRulesRequest) String() string {
 func (*RecoverRulesRequest) ProtoMessage() {}
 
 func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[68]
+	mi := &file_node_v1_node_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4413,7 +4508,7 @@ func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{68}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RecoverRulesRequest) GetExport() string {
@@ -4432,7 +4527,7 @@ type RecoverRulesResponse struct {
 
 func (x *RecoverRulesResponse) Reset() {
 	*x = RecoverRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[69]
+	mi := &file_node_v1_node_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4444,7 +4539,7 @@ func (x *RecoverRulesResponse) String() string {
 func (*RecoverRulesResponse) ProtoMessage() {}
 
 func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[69]
+	mi := &file_node_v1_node_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4457,7 +4552,7 @@ func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesResponse.ProtoReflect.Descriptor instead.
 func (*RecoverRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{69}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RecoverRulesResponse) GetExport() *Export {
@@ -4475,7 +4570,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[70]
+	mi := &file_node_v1_node_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4487,7 +4582,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[70]
+	mi := &file_node_v1_node_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4500,7 +4595,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{70}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{71}
 }
 
 type GetNodeResponse struct {
@@ -4525,7 +4620,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[71]
+	mi := &file_node_v1_node_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4537,7 +4632,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[71]
+	mi := &file_node_v1_node_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4550,7 +4645,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{71}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *GetNodeResponse) GetHostname() string {
@@ -4633,7 +4728,7 @@ type Virtiofsd struct {
 
 func (x *Virtiofsd) Reset() {
 	*x = Virtiofsd{}
-	mi := &file_node_v1_node_proto_msgTypes[72]
+	mi := &file_node_v1_node_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4645,7 +4740,7 @@ func (x *Virtiofsd) String() string {
 func (*Virtiofsd) ProtoMessage() {}
 
 func (x *Virtiofsd) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[72]
+	mi := &file_node_v1_node_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4658,7 +4753,7 @@ func (x *Virtiofsd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Virtiofsd.ProtoReflect.Descriptor instead.
 func (*Virtiofsd) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{72}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *Virtiofsd) GetPath() string {
@@ -4711,7 +4806,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_node_v1_node_proto_msgTypes[73]
+	mi := &file_node_v1_node_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4723,7 +4818,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[73]
+	mi := &file_node_v1_node_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4736,7 +4831,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{73}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Driver) GetKind() string {
@@ -4791,7 +4886,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_v1_node_proto_msgTypes[74]
+	mi := &file_node_v1_node_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4803,7 +4898,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[74]
+	mi := &file_node_v1_node_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4816,7 +4911,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{74}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Mount) GetName() string {
@@ -4879,7 +4974,7 @@ type Subsystem struct {
 
 func (x *Subsystem) Reset() {
 	*x = Subsystem{}
-	mi := &file_node_v1_node_proto_msgTypes[75]
+	mi := &file_node_v1_node_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4891,7 +4986,7 @@ func (x *Subsystem) String() string {
 func (*Subsystem) ProtoMessage() {}
 
 func (x *Subsystem) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[75]
+	mi := &file_node_v1_node_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4904,7 +4999,7 @@ func (x *Subsystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subsystem.ProtoReflect.Descriptor instead.
 func (*Subsystem) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{75}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Subsystem) GetName() string {
@@ -4936,7 +5031,7 @@ type PreflightRequest struct {
 
 func (x *PreflightRequest) Reset() {
 	*x = PreflightRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[76]
+	mi := &file_node_v1_node_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4948,7 +5043,7 @@ func (x *PreflightRequest) String() string {
 func (*PreflightRequest) ProtoMessage() {}
 
 func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[76]
+	mi := &file_node_v1_node_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4961,7 +5056,7 @@ func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightRequest.ProtoReflect.Descriptor instead.
 func (*PreflightRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{76}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{77}
 }
 
 type PreflightResponse struct {
@@ -4973,7 +5068,7 @@ type PreflightResponse struct {
 
 func (x *PreflightResponse) Reset() {
 	*x = PreflightResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[77]
+	mi := &file_node_v1_node_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4985,7 +5080,7 @@ func (x *PreflightResponse) String() string {
 func (*PreflightResponse) ProtoMessage() {}
 
 func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[77]
+	mi := &file_node_v1_node_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4998,7 +5093,7 @@ func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
 func (*PreflightResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{77}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *PreflightResponse) GetChecks() []*Check {
@@ -5023,7 +5118,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_node_v1_node_proto_msgTypes[78]
+	mi := &file_node_v1_node_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5035,7 +5130,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[78]
+	mi := &file_node_v1_node_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5048,7 +5143,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{78}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *Check) GetName() string {
@@ -5094,7 +5189,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[79]
+	mi := &file_node_v1_node_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5106,7 +5201,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[79]
+	mi := &file_node_v1_node_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5119,7 +5214,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{79}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{80}
 }
 
 type WatchResponse struct {
@@ -5139,7 +5234,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[80]
+	mi := &file_node_v1_node_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5151,7 +5246,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[80]
+	mi := &file_node_v1_node_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5164,7 +5259,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{80}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *WatchResponse) GetType() WatchResponse_Type {
@@ -5253,7 +5348,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x06secret\x18\x04 \x01(\fR\x06secret\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbc\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb6\x06\n" +
 	"\n" +
 	"Attachment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
@@ -5273,10 +5368,17 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"lock_scope\x18\f \x01(\x0e2\x1b.causeway.node.v1.LockScopeR\tlockScope\x12%\n" +
 	"\x0eunlocked_users\x18\r \x03(\tR\runlockedUsers\x12\x16\n" +
-	"\x06forced\x18\x0e \x01(\bR\x06forced\x12?\n" +
+	"\x06forced\x18\x0e \x01(\bR\x06forced\x122\n" +
+	"\aholders\x18\x0f \x03(\v2\x18.causeway.node.v1.HolderR\aholders\x12\x1d\n" +
+	"\n" +
+	"guest_note\x18\x10 \x01(\tR\tguestNote\x12%\n" +
+	"\x0eremoval_forced\x18\x11 \x01(\bR\rremovalForced\x12?\n" +
 	"\vpersistence\x18\x12 \x01(\x0e2\x1d.causeway.node.v1.PersistenceR\vpersistence\x12\x1b\n" +
 	"\tlive_only\x18\x13 \x01(\tR\bliveOnly\x12*\n" +
-	"\x04move\x18\x1b \x01(\v2\x16.causeway.node.v1.MoveR\x04move\"\xb3\x02\n" +
+	"\x04move\x18\x1b \x01(\v2\x16.causeway.node.v1.MoveR\x04move\"4\n" +
+	"\x06Holder\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\x03R\x03pid\x12\x18\n" +
+	"\acommand\x18\x02 \x01(\tR\acommand\"\xb3\x02\n" +
 	"\x0eDeviceSettings\x12-\n" +
 	"\x05cache\x18\x01 \x01(\x0e2\x17.causeway.node.v1.CacheR\x05cache\x12\x19\n" +
 	"\x05xattr\x18\x02 \x01(\bH\x00R\x05xattr\x88\x01\x01\x12 \n" +
@@ -5390,9 +5492,10 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x0eAttachResponse\x12<\n" +
 	"\n" +
 	"attachment\x18\x01 \x01(\v2\x1c.causeway.node.v1.AttachmentR\n" +
-	"attachment\"\x1f\n" +
+	"attachment\"5\n" +
 	"\rDetachRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x10\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\x10\n" +
 	"\x0eDetachResponse\"&\n" +
 	"\x14GetAttachmentRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"U\n" +
@@ -5658,7 +5761,7 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 82)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
 var file_node_v1_node_proto_goTypes = []any{
 	(Phase)(0),                          // 0: causeway.node.v1.Phase
 	(Cache)(0),                          // 1: causeway.node.v1.Cache
@@ -5672,226 +5775,228 @@ var file_node_v1_node_proto_goTypes = []any{
 	(*Status)(nil),                      // 9: causeway.node.v1.Status
 	(*Connection)(nil),                  // 10: causeway.node.v1.Connection
 	(*Attachment)(nil),                  // 11: causeway.node.v1.Attachment
-	(*DeviceSettings)(nil),              // 12: causeway.node.v1.DeviceSettings
-	(*IdPolicy)(nil),                    // 13: causeway.node.v1.IdPolicy
-	(*IdSquash)(nil),                    // 14: causeway.node.v1.IdSquash
-	(*IdMap)(nil),                       // 15: causeway.node.v1.IdMap
-	(*IdRange)(nil),                     // 16: causeway.node.v1.IdRange
-	(*Move)(nil),                        // 17: causeway.node.v1.Move
-	(*Network)(nil),                     // 18: causeway.node.v1.Network
-	(*Drift)(nil),                       // 19: causeway.node.v1.Drift
-	(*BridgePlug)(nil),                  // 20: causeway.node.v1.BridgePlug
-	(*VlanPlug)(nil),                    // 21: causeway.node.v1.VlanPlug
-	(*VxlanPlug)(nil),                   // 22: causeway.node.v1.VxlanPlug
-	(*MacvlanPlug)(nil),                 // 23: causeway.node.v1.MacvlanPlug
-	(*OvsPlug)(nil),                     // 24: causeway.node.v1.OvsPlug
-	(*NonePlug)(nil),                    // 25: causeway.node.v1.NonePlug
-	(*Route)(nil),                       // 26: causeway.node.v1.Route
-	(*Gateway)(nil),                     // 27: causeway.node.v1.Gateway
-	(*Export)(nil),                      // 28: causeway.node.v1.Export
-	(*AttachRequest)(nil),               // 29: causeway.node.v1.AttachRequest
-	(*AttachResponse)(nil),              // 30: causeway.node.v1.AttachResponse
-	(*DetachRequest)(nil),               // 31: causeway.node.v1.DetachRequest
-	(*DetachResponse)(nil),              // 32: causeway.node.v1.DetachResponse
-	(*GetAttachmentRequest)(nil),        // 33: causeway.node.v1.GetAttachmentRequest
-	(*GetAttachmentResponse)(nil),       // 34: causeway.node.v1.GetAttachmentResponse
-	(*ListAttachmentsRequest)(nil),      // 35: causeway.node.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil),     // 36: causeway.node.v1.ListAttachmentsResponse
-	(*PrepareStartRequest)(nil),         // 37: causeway.node.v1.PrepareStartRequest
-	(*PrepareStartResponse)(nil),        // 38: causeway.node.v1.PrepareStartResponse
-	(*RepairAttachmentRequest)(nil),     // 39: causeway.node.v1.RepairAttachmentRequest
-	(*RepairAttachmentResponse)(nil),    // 40: causeway.node.v1.RepairAttachmentResponse
-	(*PreflightAttachmentRequest)(nil),  // 41: causeway.node.v1.PreflightAttachmentRequest
-	(*PreflightAttachmentResponse)(nil), // 42: causeway.node.v1.PreflightAttachmentResponse
-	(*PrepareAttachmentRequest)(nil),    // 43: causeway.node.v1.PrepareAttachmentRequest
-	(*PrepareAttachmentResponse)(nil),   // 44: causeway.node.v1.PrepareAttachmentResponse
-	(*FinishAttachmentRequest)(nil),     // 45: causeway.node.v1.FinishAttachmentRequest
-	(*FinishAttachmentResponse)(nil),    // 46: causeway.node.v1.FinishAttachmentResponse
-	(*ReleaseAttachmentRequest)(nil),    // 47: causeway.node.v1.ReleaseAttachmentRequest
-	(*ReleaseAttachmentResponse)(nil),   // 48: causeway.node.v1.ReleaseAttachmentResponse
-	(*RollbackAttachmentRequest)(nil),   // 49: causeway.node.v1.RollbackAttachmentRequest
-	(*RollbackAttachmentResponse)(nil),  // 50: causeway.node.v1.RollbackAttachmentResponse
-	(*PutNetworkRequest)(nil),           // 51: causeway.node.v1.PutNetworkRequest
-	(*PutNetworkResponse)(nil),          // 52: causeway.node.v1.PutNetworkResponse
-	(*UpdateNetworkRequest)(nil),        // 53: causeway.node.v1.UpdateNetworkRequest
-	(*UpdateNetworkResponse)(nil),       // 54: causeway.node.v1.UpdateNetworkResponse
-	(*DeleteNetworkRequest)(nil),        // 55: causeway.node.v1.DeleteNetworkRequest
-	(*DeleteNetworkResponse)(nil),       // 56: causeway.node.v1.DeleteNetworkResponse
-	(*GetNetworkRequest)(nil),           // 57: causeway.node.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),          // 58: causeway.node.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),         // 59: causeway.node.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),        // 60: causeway.node.v1.ListNetworksResponse
-	(*PutExportRequest)(nil),            // 61: causeway.node.v1.PutExportRequest
-	(*PutExportResponse)(nil),           // 62: causeway.node.v1.PutExportResponse
-	(*DeleteExportRequest)(nil),         // 63: causeway.node.v1.DeleteExportRequest
-	(*DeleteExportResponse)(nil),        // 64: causeway.node.v1.DeleteExportResponse
-	(*GetExportRequest)(nil),            // 65: causeway.node.v1.GetExportRequest
-	(*GetExportResponse)(nil),           // 66: causeway.node.v1.GetExportResponse
-	(*ListExportsRequest)(nil),          // 67: causeway.node.v1.ListExportsRequest
-	(*ListExportsResponse)(nil),         // 68: causeway.node.v1.ListExportsResponse
-	(*PutRuleRequest)(nil),              // 69: causeway.node.v1.PutRuleRequest
-	(*PutRuleResponse)(nil),             // 70: causeway.node.v1.PutRuleResponse
-	(*DeleteRuleRequest)(nil),           // 71: causeway.node.v1.DeleteRuleRequest
-	(*DeleteRuleResponse)(nil),          // 72: causeway.node.v1.DeleteRuleResponse
-	(*GetRuleRequest)(nil),              // 73: causeway.node.v1.GetRuleRequest
-	(*GetRuleResponse)(nil),             // 74: causeway.node.v1.GetRuleResponse
-	(*ListRulesRequest)(nil),            // 75: causeway.node.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),           // 76: causeway.node.v1.ListRulesResponse
-	(*RecoverRulesRequest)(nil),         // 77: causeway.node.v1.RecoverRulesRequest
-	(*RecoverRulesResponse)(nil),        // 78: causeway.node.v1.RecoverRulesResponse
-	(*GetNodeRequest)(nil),              // 79: causeway.node.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),             // 80: causeway.node.v1.GetNodeResponse
-	(*Virtiofsd)(nil),                   // 81: causeway.node.v1.Virtiofsd
-	(*Driver)(nil),                      // 82: causeway.node.v1.Driver
-	(*Mount)(nil),                       // 83: causeway.node.v1.Mount
-	(*Subsystem)(nil),                   // 84: causeway.node.v1.Subsystem
-	(*PreflightRequest)(nil),            // 85: causeway.node.v1.PreflightRequest
-	(*PreflightResponse)(nil),           // 86: causeway.node.v1.PreflightResponse
-	(*Check)(nil),                       // 87: causeway.node.v1.Check
-	(*WatchRequest)(nil),                // 88: causeway.node.v1.WatchRequest
-	(*WatchResponse)(nil),               // 89: causeway.node.v1.WatchResponse
-	nil,                                 // 90: causeway.node.v1.Connection.OptionsEntry
-	(*timestamppb.Timestamp)(nil),       // 91: google.protobuf.Timestamp
-	(*AccessRule)(nil),                  // 92: causeway.node.v1.AccessRule
+	(*Holder)(nil),                      // 12: causeway.node.v1.Holder
+	(*DeviceSettings)(nil),              // 13: causeway.node.v1.DeviceSettings
+	(*IdPolicy)(nil),                    // 14: causeway.node.v1.IdPolicy
+	(*IdSquash)(nil),                    // 15: causeway.node.v1.IdSquash
+	(*IdMap)(nil),                       // 16: causeway.node.v1.IdMap
+	(*IdRange)(nil),                     // 17: causeway.node.v1.IdRange
+	(*Move)(nil),                        // 18: causeway.node.v1.Move
+	(*Network)(nil),                     // 19: causeway.node.v1.Network
+	(*Drift)(nil),                       // 20: causeway.node.v1.Drift
+	(*BridgePlug)(nil),                  // 21: causeway.node.v1.BridgePlug
+	(*VlanPlug)(nil),                    // 22: causeway.node.v1.VlanPlug
+	(*VxlanPlug)(nil),                   // 23: causeway.node.v1.VxlanPlug
+	(*MacvlanPlug)(nil),                 // 24: causeway.node.v1.MacvlanPlug
+	(*OvsPlug)(nil),                     // 25: causeway.node.v1.OvsPlug
+	(*NonePlug)(nil),                    // 26: causeway.node.v1.NonePlug
+	(*Route)(nil),                       // 27: causeway.node.v1.Route
+	(*Gateway)(nil),                     // 28: causeway.node.v1.Gateway
+	(*Export)(nil),                      // 29: causeway.node.v1.Export
+	(*AttachRequest)(nil),               // 30: causeway.node.v1.AttachRequest
+	(*AttachResponse)(nil),              // 31: causeway.node.v1.AttachResponse
+	(*DetachRequest)(nil),               // 32: causeway.node.v1.DetachRequest
+	(*DetachResponse)(nil),              // 33: causeway.node.v1.DetachResponse
+	(*GetAttachmentRequest)(nil),        // 34: causeway.node.v1.GetAttachmentRequest
+	(*GetAttachmentResponse)(nil),       // 35: causeway.node.v1.GetAttachmentResponse
+	(*ListAttachmentsRequest)(nil),      // 36: causeway.node.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil),     // 37: causeway.node.v1.ListAttachmentsResponse
+	(*PrepareStartRequest)(nil),         // 38: causeway.node.v1.PrepareStartRequest
+	(*PrepareStartResponse)(nil),        // 39: causeway.node.v1.PrepareStartResponse
+	(*RepairAttachmentRequest)(nil),     // 40: causeway.node.v1.RepairAttachmentRequest
+	(*RepairAttachmentResponse)(nil),    // 41: causeway.node.v1.RepairAttachmentResponse
+	(*PreflightAttachmentRequest)(nil),  // 42: causeway.node.v1.PreflightAttachmentRequest
+	(*PreflightAttachmentResponse)(nil), // 43: causeway.node.v1.PreflightAttachmentResponse
+	(*PrepareAttachmentRequest)(nil),    // 44: causeway.node.v1.PrepareAttachmentRequest
+	(*PrepareAttachmentResponse)(nil),   // 45: causeway.node.v1.PrepareAttachmentResponse
+	(*FinishAttachmentRequest)(nil),     // 46: causeway.node.v1.FinishAttachmentRequest
+	(*FinishAttachmentResponse)(nil),    // 47: causeway.node.v1.FinishAttachmentResponse
+	(*ReleaseAttachmentRequest)(nil),    // 48: causeway.node.v1.ReleaseAttachmentRequest
+	(*ReleaseAttachmentResponse)(nil),   // 49: causeway.node.v1.ReleaseAttachmentResponse
+	(*RollbackAttachmentRequest)(nil),   // 50: causeway.node.v1.RollbackAttachmentRequest
+	(*RollbackAttachmentResponse)(nil),  // 51: causeway.node.v1.RollbackAttachmentResponse
+	(*PutNetworkRequest)(nil),           // 52: causeway.node.v1.PutNetworkRequest
+	(*PutNetworkResponse)(nil),          // 53: causeway.node.v1.PutNetworkResponse
+	(*UpdateNetworkRequest)(nil),        // 54: causeway.node.v1.UpdateNetworkRequest
+	(*UpdateNetworkResponse)(nil),       // 55: causeway.node.v1.UpdateNetworkResponse
+	(*DeleteNetworkRequest)(nil),        // 56: causeway.node.v1.DeleteNetworkRequest
+	(*DeleteNetworkResponse)(nil),       // 57: causeway.node.v1.DeleteNetworkResponse
+	(*GetNetworkRequest)(nil),           // 58: causeway.node.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),          // 59: causeway.node.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),         // 60: causeway.node.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),        // 61: causeway.node.v1.ListNetworksResponse
+	(*PutExportRequest)(nil),            // 62: causeway.node.v1.PutExportRequest
+	(*PutExportResponse)(nil),           // 63: causeway.node.v1.PutExportResponse
+	(*DeleteExportRequest)(nil),         // 64: causeway.node.v1.DeleteExportRequest
+	(*DeleteExportResponse)(nil),        // 65: causeway.node.v1.DeleteExportResponse
+	(*GetExportRequest)(nil),            // 66: causeway.node.v1.GetExportRequest
+	(*GetExportResponse)(nil),           // 67: causeway.node.v1.GetExportResponse
+	(*ListExportsRequest)(nil),          // 68: causeway.node.v1.ListExportsRequest
+	(*ListExportsResponse)(nil),         // 69: causeway.node.v1.ListExportsResponse
+	(*PutRuleRequest)(nil),              // 70: causeway.node.v1.PutRuleRequest
+	(*PutRuleResponse)(nil),             // 71: causeway.node.v1.PutRuleResponse
+	(*DeleteRuleRequest)(nil),           // 72: causeway.node.v1.DeleteRuleRequest
+	(*DeleteRuleResponse)(nil),          // 73: causeway.node.v1.DeleteRuleResponse
+	(*GetRuleRequest)(nil),              // 74: causeway.node.v1.GetRuleRequest
+	(*GetRuleResponse)(nil),             // 75: causeway.node.v1.GetRuleResponse
+	(*ListRulesRequest)(nil),            // 76: causeway.node.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),           // 77: causeway.node.v1.ListRulesResponse
+	(*RecoverRulesRequest)(nil),         // 78: causeway.node.v1.RecoverRulesRequest
+	(*RecoverRulesResponse)(nil),        // 79: causeway.node.v1.RecoverRulesResponse
+	(*GetNodeRequest)(nil),              // 80: causeway.node.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),             // 81: causeway.node.v1.GetNodeResponse
+	(*Virtiofsd)(nil),                   // 82: causeway.node.v1.Virtiofsd
+	(*Driver)(nil),                      // 83: causeway.node.v1.Driver
+	(*Mount)(nil),                       // 84: causeway.node.v1.Mount
+	(*Subsystem)(nil),                   // 85: causeway.node.v1.Subsystem
+	(*PreflightRequest)(nil),            // 86: causeway.node.v1.PreflightRequest
+	(*PreflightResponse)(nil),           // 87: causeway.node.v1.PreflightResponse
+	(*Check)(nil),                       // 88: causeway.node.v1.Check
+	(*WatchRequest)(nil),                // 89: causeway.node.v1.WatchRequest
+	(*WatchResponse)(nil),               // 90: causeway.node.v1.WatchResponse
+	nil,                                 // 91: causeway.node.v1.Connection.OptionsEntry
+	(*timestamppb.Timestamp)(nil),       // 92: google.protobuf.Timestamp
+	(*AccessRule)(nil),                  // 93: causeway.node.v1.AccessRule
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	0,   // 0: causeway.node.v1.Status.phase:type_name -> causeway.node.v1.Phase
-	91,  // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
-	90,  // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
+	92,  // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
+	91,  // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
 	10,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
 	9,   // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
 	5,   // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
-	12,  // 6: causeway.node.v1.Attachment.settings:type_name -> causeway.node.v1.DeviceSettings
-	13,  // 7: causeway.node.v1.Attachment.ids:type_name -> causeway.node.v1.IdPolicy
+	13,  // 6: causeway.node.v1.Attachment.settings:type_name -> causeway.node.v1.DeviceSettings
+	14,  // 7: causeway.node.v1.Attachment.ids:type_name -> causeway.node.v1.IdPolicy
 	3,   // 8: causeway.node.v1.Attachment.lock_scope:type_name -> causeway.node.v1.LockScope
-	4,   // 9: causeway.node.v1.Attachment.persistence:type_name -> causeway.node.v1.Persistence
-	17,  // 10: causeway.node.v1.Attachment.move:type_name -> causeway.node.v1.Move
-	1,   // 11: causeway.node.v1.DeviceSettings.cache:type_name -> causeway.node.v1.Cache
-	2,   // 12: causeway.node.v1.DeviceSettings.locks:type_name -> causeway.node.v1.Locks
-	14,  // 13: causeway.node.v1.IdPolicy.squash:type_name -> causeway.node.v1.IdSquash
-	15,  // 14: causeway.node.v1.IdPolicy.map:type_name -> causeway.node.v1.IdMap
-	16,  // 15: causeway.node.v1.IdMap.uids:type_name -> causeway.node.v1.IdRange
-	16,  // 16: causeway.node.v1.IdMap.gids:type_name -> causeway.node.v1.IdRange
-	7,   // 17: causeway.node.v1.Move.side:type_name -> causeway.node.v1.Move.Side
-	91,  // 18: causeway.node.v1.Move.expires_at:type_name -> google.protobuf.Timestamp
-	20,  // 19: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
-	21,  // 20: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
-	22,  // 21: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
-	23,  // 22: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
-	24,  // 23: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
-	25,  // 24: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
-	26,  // 25: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
-	9,   // 26: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
-	27,  // 27: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
-	19,  // 28: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
-	91,  // 29: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
-	91,  // 30: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
-	10,  // 31: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
-	92,  // 32: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
-	9,   // 33: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
-	11,  // 34: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 35: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 36: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 37: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
-	11,  // 38: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 39: causeway.node.v1.PreflightAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
-	87,  // 40: causeway.node.v1.PreflightAttachmentResponse.checks:type_name -> causeway.node.v1.Check
-	11,  // 41: causeway.node.v1.PrepareAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
-	91,  // 42: causeway.node.v1.PrepareAttachmentRequest.expires_at:type_name -> google.protobuf.Timestamp
-	11,  // 43: causeway.node.v1.PrepareAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 44: causeway.node.v1.FinishAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	91,  // 45: causeway.node.v1.ReleaseAttachmentRequest.expires_at:type_name -> google.protobuf.Timestamp
-	11,  // 46: causeway.node.v1.ReleaseAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 47: causeway.node.v1.RollbackAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	18,  // 48: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
-	18,  // 49: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
-	18,  // 50: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
-	18,  // 51: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
-	18,  // 52: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
-	18,  // 53: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
-	28,  // 54: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
-	28,  // 55: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
-	28,  // 56: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
-	28,  // 57: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
-	92,  // 58: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
-	92,  // 59: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	92,  // 60: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	92,  // 61: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
-	28,  // 62: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
-	91,  // 63: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
-	82,  // 64: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
-	83,  // 65: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
-	84,  // 66: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
-	81,  // 67: causeway.node.v1.GetNodeResponse.virtiofsd:type_name -> causeway.node.v1.Virtiofsd
-	9,   // 68: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
-	6,   // 69: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
-	87,  // 70: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
-	6,   // 71: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
-	8,   // 72: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
-	11,  // 73: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
-	18,  // 74: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
-	28,  // 75: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
-	29,  // 76: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
-	31,  // 77: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
-	33,  // 78: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
-	35,  // 79: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
-	39,  // 80: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
-	41,  // 81: causeway.node.v1.Attachments.Preflight:input_type -> causeway.node.v1.PreflightAttachmentRequest
-	37,  // 82: causeway.node.v1.Attachments.PrepareStart:input_type -> causeway.node.v1.PrepareStartRequest
-	43,  // 83: causeway.node.v1.Attachments.Prepare:input_type -> causeway.node.v1.PrepareAttachmentRequest
-	45,  // 84: causeway.node.v1.Attachments.Finish:input_type -> causeway.node.v1.FinishAttachmentRequest
-	47,  // 85: causeway.node.v1.Attachments.Release:input_type -> causeway.node.v1.ReleaseAttachmentRequest
-	49,  // 86: causeway.node.v1.Attachments.Rollback:input_type -> causeway.node.v1.RollbackAttachmentRequest
-	51,  // 87: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
-	53,  // 88: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
-	55,  // 89: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
-	57,  // 90: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
-	59,  // 91: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
-	61,  // 92: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
-	63,  // 93: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
-	65,  // 94: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
-	67,  // 95: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
-	69,  // 96: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
-	71,  // 97: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
-	73,  // 98: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
-	75,  // 99: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
-	77,  // 100: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
-	79,  // 101: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
-	85,  // 102: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
-	88,  // 103: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
-	30,  // 104: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
-	32,  // 105: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
-	34,  // 106: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
-	36,  // 107: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
-	40,  // 108: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
-	42,  // 109: causeway.node.v1.Attachments.Preflight:output_type -> causeway.node.v1.PreflightAttachmentResponse
-	38,  // 110: causeway.node.v1.Attachments.PrepareStart:output_type -> causeway.node.v1.PrepareStartResponse
-	44,  // 111: causeway.node.v1.Attachments.Prepare:output_type -> causeway.node.v1.PrepareAttachmentResponse
-	46,  // 112: causeway.node.v1.Attachments.Finish:output_type -> causeway.node.v1.FinishAttachmentResponse
-	48,  // 113: causeway.node.v1.Attachments.Release:output_type -> causeway.node.v1.ReleaseAttachmentResponse
-	50,  // 114: causeway.node.v1.Attachments.Rollback:output_type -> causeway.node.v1.RollbackAttachmentResponse
-	52,  // 115: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
-	54,  // 116: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
-	56,  // 117: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
-	58,  // 118: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
-	60,  // 119: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
-	62,  // 120: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
-	64,  // 121: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
-	66,  // 122: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
-	68,  // 123: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
-	70,  // 124: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
-	72,  // 125: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
-	74,  // 126: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
-	76,  // 127: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
-	78,  // 128: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
-	80,  // 129: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
-	86,  // 130: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
-	89,  // 131: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
-	104, // [104:132] is the sub-list for method output_type
-	76,  // [76:104] is the sub-list for method input_type
-	76,  // [76:76] is the sub-list for extension type_name
-	76,  // [76:76] is the sub-list for extension extendee
-	0,   // [0:76] is the sub-list for field type_name
+	12,  // 9: causeway.node.v1.Attachment.holders:type_name -> causeway.node.v1.Holder
+	4,   // 10: causeway.node.v1.Attachment.persistence:type_name -> causeway.node.v1.Persistence
+	18,  // 11: causeway.node.v1.Attachment.move:type_name -> causeway.node.v1.Move
+	1,   // 12: causeway.node.v1.DeviceSettings.cache:type_name -> causeway.node.v1.Cache
+	2,   // 13: causeway.node.v1.DeviceSettings.locks:type_name -> causeway.node.v1.Locks
+	15,  // 14: causeway.node.v1.IdPolicy.squash:type_name -> causeway.node.v1.IdSquash
+	16,  // 15: causeway.node.v1.IdPolicy.map:type_name -> causeway.node.v1.IdMap
+	17,  // 16: causeway.node.v1.IdMap.uids:type_name -> causeway.node.v1.IdRange
+	17,  // 17: causeway.node.v1.IdMap.gids:type_name -> causeway.node.v1.IdRange
+	7,   // 18: causeway.node.v1.Move.side:type_name -> causeway.node.v1.Move.Side
+	92,  // 19: causeway.node.v1.Move.expires_at:type_name -> google.protobuf.Timestamp
+	21,  // 20: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
+	22,  // 21: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
+	23,  // 22: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
+	24,  // 23: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
+	25,  // 24: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
+	26,  // 25: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
+	27,  // 26: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
+	9,   // 27: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
+	28,  // 28: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
+	20,  // 29: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
+	92,  // 30: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
+	92,  // 31: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
+	10,  // 32: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
+	93,  // 33: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
+	9,   // 34: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
+	11,  // 35: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 36: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 37: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 38: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
+	11,  // 39: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 40: causeway.node.v1.PreflightAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
+	88,  // 41: causeway.node.v1.PreflightAttachmentResponse.checks:type_name -> causeway.node.v1.Check
+	11,  // 42: causeway.node.v1.PrepareAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
+	92,  // 43: causeway.node.v1.PrepareAttachmentRequest.expires_at:type_name -> google.protobuf.Timestamp
+	11,  // 44: causeway.node.v1.PrepareAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 45: causeway.node.v1.FinishAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	92,  // 46: causeway.node.v1.ReleaseAttachmentRequest.expires_at:type_name -> google.protobuf.Timestamp
+	11,  // 47: causeway.node.v1.ReleaseAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 48: causeway.node.v1.RollbackAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	19,  // 49: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
+	19,  // 50: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
+	19,  // 51: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
+	19,  // 52: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
+	19,  // 53: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
+	19,  // 54: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
+	29,  // 55: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
+	29,  // 56: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
+	29,  // 57: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
+	29,  // 58: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
+	93,  // 59: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
+	93,  // 60: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	93,  // 61: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	93,  // 62: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
+	29,  // 63: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
+	92,  // 64: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
+	83,  // 65: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
+	84,  // 66: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
+	85,  // 67: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
+	82,  // 68: causeway.node.v1.GetNodeResponse.virtiofsd:type_name -> causeway.node.v1.Virtiofsd
+	9,   // 69: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
+	6,   // 70: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
+	88,  // 71: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
+	6,   // 72: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
+	8,   // 73: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
+	11,  // 74: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
+	19,  // 75: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
+	29,  // 76: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
+	30,  // 77: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
+	32,  // 78: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
+	34,  // 79: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
+	36,  // 80: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
+	40,  // 81: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
+	42,  // 82: causeway.node.v1.Attachments.Preflight:input_type -> causeway.node.v1.PreflightAttachmentRequest
+	38,  // 83: causeway.node.v1.Attachments.PrepareStart:input_type -> causeway.node.v1.PrepareStartRequest
+	44,  // 84: causeway.node.v1.Attachments.Prepare:input_type -> causeway.node.v1.PrepareAttachmentRequest
+	46,  // 85: causeway.node.v1.Attachments.Finish:input_type -> causeway.node.v1.FinishAttachmentRequest
+	48,  // 86: causeway.node.v1.Attachments.Release:input_type -> causeway.node.v1.ReleaseAttachmentRequest
+	50,  // 87: causeway.node.v1.Attachments.Rollback:input_type -> causeway.node.v1.RollbackAttachmentRequest
+	52,  // 88: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
+	54,  // 89: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
+	56,  // 90: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
+	58,  // 91: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
+	60,  // 92: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
+	62,  // 93: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
+	64,  // 94: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
+	66,  // 95: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
+	68,  // 96: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
+	70,  // 97: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
+	72,  // 98: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
+	74,  // 99: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
+	76,  // 100: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
+	78,  // 101: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
+	80,  // 102: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
+	86,  // 103: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
+	89,  // 104: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
+	31,  // 105: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
+	33,  // 106: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
+	35,  // 107: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
+	37,  // 108: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
+	41,  // 109: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
+	43,  // 110: causeway.node.v1.Attachments.Preflight:output_type -> causeway.node.v1.PreflightAttachmentResponse
+	39,  // 111: causeway.node.v1.Attachments.PrepareStart:output_type -> causeway.node.v1.PrepareStartResponse
+	45,  // 112: causeway.node.v1.Attachments.Prepare:output_type -> causeway.node.v1.PrepareAttachmentResponse
+	47,  // 113: causeway.node.v1.Attachments.Finish:output_type -> causeway.node.v1.FinishAttachmentResponse
+	49,  // 114: causeway.node.v1.Attachments.Release:output_type -> causeway.node.v1.ReleaseAttachmentResponse
+	51,  // 115: causeway.node.v1.Attachments.Rollback:output_type -> causeway.node.v1.RollbackAttachmentResponse
+	53,  // 116: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
+	55,  // 117: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
+	57,  // 118: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
+	59,  // 119: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
+	61,  // 120: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
+	63,  // 121: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
+	65,  // 122: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
+	67,  // 123: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
+	69,  // 124: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
+	71,  // 125: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
+	73,  // 126: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
+	75,  // 127: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
+	77,  // 128: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
+	79,  // 129: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
+	81,  // 130: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
+	87,  // 131: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
+	90,  // 132: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
+	105, // [105:133] is the sub-list for method output_type
+	77,  // [77:105] is the sub-list for method input_type
+	77,  // [77:77] is the sub-list for extension type_name
+	77,  // [77:77] is the sub-list for extension extendee
+	0,   // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -5900,12 +6005,12 @@ func file_node_v1_node_proto_init() {
 		return
 	}
 	file_node_v1_rules_proto_init()
-	file_node_v1_node_proto_msgTypes[3].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[4].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[4].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[5].OneofWrappers = []any{
 		(*IdPolicy_Squash)(nil),
 		(*IdPolicy_Map)(nil),
 	}
-	file_node_v1_node_proto_msgTypes[9].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[10].OneofWrappers = []any{
 		(*Network_Bridge)(nil),
 		(*Network_Vlan)(nil),
 		(*Network_Vxlan)(nil),
@@ -5913,9 +6018,9 @@ func file_node_v1_node_proto_init() {
 		(*Network_Ovs)(nil),
 		(*Network_None)(nil),
 	}
-	file_node_v1_node_proto_msgTypes[11].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[15].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[80].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[12].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[16].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[81].OneofWrappers = []any{
 		(*WatchResponse_Attachment)(nil),
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Export)(nil),
@@ -5926,7 +6031,7 @@ func file_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   82,
+			NumMessages:   83,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -52,7 +52,8 @@ type AttachmentsClient interface {
 	// set, when the guest was asked to mount it.
 	Attach(ctx context.Context, in *AttachRequest, opts ...grpc.CallOption) (*AttachResponse, error)
 	// Detach returns when nothing of the attachment is left on the host. An
-	// unknown id is success.
+	// unknown id is success. While the guest is busy everything goes on working,
+	// and an Attach with the same settings calls the removal off.
 	Detach(ctx context.Context, in *DetachRequest, opts ...grpc.CallOption) (*DetachResponse, error)
 	Get(ctx context.Context, in *GetAttachmentRequest, opts ...grpc.CallOption) (*GetAttachmentResponse, error)
 	List(ctx context.Context, in *ListAttachmentsRequest, opts ...grpc.CallOption) (*ListAttachmentsResponse, error)
@@ -208,7 +209,8 @@ type AttachmentsServer interface {
 	// set, when the guest was asked to mount it.
 	Attach(context.Context, *AttachRequest) (*AttachResponse, error)
 	// Detach returns when nothing of the attachment is left on the host. An
-	// unknown id is success.
+	// unknown id is success. While the guest is busy everything goes on working,
+	// and an Attach with the same settings calls the removal off.
 	Detach(context.Context, *DetachRequest) (*DetachResponse, error)
 	Get(context.Context, *GetAttachmentRequest) (*GetAttachmentResponse, error)
 	List(context.Context, *ListAttachmentsRequest) (*ListAttachmentsResponse, error)

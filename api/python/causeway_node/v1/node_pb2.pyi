@@ -54,10 +54,12 @@ class AttachResponse(_message.Message):
     def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
 
 class Attachment(_message.Message):
-    __slots__ = ["connection", "forced", "guest", "id", "ids", "instance", "instance_uuid", "live_only", "lock_scope", "mount_at", "move", "persistence", "read_only", "settings", "status", "tag", "unlocked_users"]
+    __slots__ = ["connection", "forced", "guest", "guest_note", "holders", "id", "ids", "instance", "instance_uuid", "live_only", "lock_scope", "mount_at", "move", "persistence", "read_only", "removal_forced", "settings", "status", "tag", "unlocked_users"]
     CONNECTION_FIELD_NUMBER: _ClassVar[int]
     FORCED_FIELD_NUMBER: _ClassVar[int]
     GUEST_FIELD_NUMBER: _ClassVar[int]
+    GUEST_NOTE_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +70,7 @@ class Attachment(_message.Message):
     MOVE_FIELD_NUMBER: _ClassVar[int]
     PERSISTENCE_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REMOVAL_FORCED_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +78,8 @@ class Attachment(_message.Message):
     connection: Connection
     forced: bool
     guest: GuestState
+    guest_note: str
+    holders: _containers.RepeatedCompositeFieldContainer[Holder]
     id: str
     ids: IdPolicy
     instance: str
@@ -85,11 +90,12 @@ class Attachment(_message.Message):
     move: Move
     persistence: Persistence
     read_only: bool
+    removal_forced: bool
     settings: DeviceSettings
     status: Status
     tag: str
     unlocked_users: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., instance: _Optional[str] = ..., connection: _Optional[_Union[Connection, _Mapping]] = ..., tag: _Optional[str] = ..., read_only: bool = ..., mount_at: _Optional[str] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., instance_uuid: _Optional[str] = ..., guest: _Optional[_Union[GuestState, str]] = ..., settings: _Optional[_Union[DeviceSettings, _Mapping]] = ..., ids: _Optional[_Union[IdPolicy, _Mapping]] = ..., lock_scope: _Optional[_Union[LockScope, str]] = ..., unlocked_users: _Optional[_Iterable[str]] = ..., forced: bool = ..., persistence: _Optional[_Union[Persistence, str]] = ..., live_only: _Optional[str] = ..., move: _Optional[_Union[Move, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., instance: _Optional[str] = ..., connection: _Optional[_Union[Connection, _Mapping]] = ..., tag: _Optional[str] = ..., read_only: bool = ..., mount_at: _Optional[str] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., instance_uuid: _Optional[str] = ..., guest: _Optional[_Union[GuestState, str]] = ..., settings: _Optional[_Union[DeviceSettings, _Mapping]] = ..., ids: _Optional[_Union[IdPolicy, _Mapping]] = ..., lock_scope: _Optional[_Union[LockScope, str]] = ..., unlocked_users: _Optional[_Iterable[str]] = ..., forced: bool = ..., holders: _Optional[_Iterable[_Union[Holder, _Mapping]]] = ..., guest_note: _Optional[str] = ..., removal_forced: bool = ..., persistence: _Optional[_Union[Persistence, str]] = ..., live_only: _Optional[str] = ..., move: _Optional[_Union[Move, _Mapping]] = ...) -> None: ...
 
 class BridgePlug(_message.Message):
     __slots__ = ["bridge", "vlan"]
@@ -165,10 +171,12 @@ class DeleteRuleResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class DetachRequest(_message.Message):
-    __slots__ = ["id"]
+    __slots__ = ["force", "id"]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    force: bool
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., force: bool = ...) -> None: ...
 
 class DetachResponse(_message.Message):
     __slots__ = []
@@ -343,6 +351,14 @@ class GetRuleResponse(_message.Message):
     RULE_FIELD_NUMBER: _ClassVar[int]
     rule: _rules_pb2.AccessRule
     def __init__(self, rule: _Optional[_Union[_rules_pb2.AccessRule, _Mapping]] = ...) -> None: ...
+
+class Holder(_message.Message):
+    __slots__ = ["command", "pid"]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    command: str
+    pid: int
+    def __init__(self, pid: _Optional[int] = ..., command: _Optional[str] = ...) -> None: ...
 
 class IdMap(_message.Message):
     __slots__ = ["gids", "uids"]

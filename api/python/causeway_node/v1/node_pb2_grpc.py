@@ -86,7 +86,8 @@ class AttachmentsServicer(object):
 
     def Detach(self, request, context):
         """Detach returns when nothing of the attachment is left on the host. An
-        unknown id is success.
+        unknown id is success. While the guest is busy everything goes on working,
+        and an Attach with the same settings calls the removal off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

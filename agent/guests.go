@@ -1,0 +1,314 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/word"
+)
+
+const (
+	// forcedStep bounds each request to a guest that a share is taken from with
+	// force.
+	forcedStep = 5 * time.Second
+	// glanceAgain is how often a guest is asked whether its mount is there,
+	// which nobody else tells.
+	glanceAgain = 15 * time.Second
+)
+
+// guestSide is what is known of a share inside its guest.
+type guestSide struct {
+	state   model.GuestState // empty is unknown
+	mounted bool             // by the last word that there is
+	note    string
+	holders []model.Holder
+	looked  time.Time // when the guest last said so
+	forced  time.Time // when a removal with force began, as far as this agent knows
+}
+
+// forget what the guest has, as after its reboot.
+func (s *guestSide) forget() { *s = guestSide{forced: s.forced} }
+
+// A glance is a look into a guest, and what it saw.
+type glance struct {
+	of      member
+	mounted bool
+	err     error
+}
+
+// glance asks a guest, beside the worker, whether its mount is there.
+func (a *Agent) glance(g *group, m member) {
+	if g.glances[m.key] != nil {
+		return
+	}
+	look := &glance{of: m}
+	g.glances[m.key] = look
+	a.workers.Go(func() {
+		ctx, cancel := context.WithTimeout(a.run, lookDeadline)
+		defer cancel()
+		look.mounted, look.err = a.o.Instances.GuestMounted(ctx, guestMountOf(m))
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		g.glanced = append(g.glanced, look)
+		a.wakeLocked(g.key, lookOn)
+	})
+}
+
+// ofGuest says whether a thing waits for a guest, which may take its time.
+func ofGuest(k reconcile.Key) bool {
+	return k.Kind == reconcile.Device || k.Kind == reconcile.GuestMount
+}
+
+func guestMountKey(m member) reconcile.Key {
+	return reconcile.Key{Kind: reconcile.GuestMount, Name: m.key.id}
+}
+
+// noteGlance believes a guest's answer. Where it has none, all stays as it was
+// last, but nobody says any more that it is so.
+func (a *Agent) noteGlance(g *group, seen *glance) {
+	if g.glances[seen.of.key] != seen {
+		return // something was done since it began
+	}
+	delete(g.glances, seen.of.key)
+	a.tellGuest(seen.of.key, func(s *guestSide) {
+		s.looked = time.Now()
+		switch {
+		case seen.err != nil:
+			s.state, s.note = "", parts.Classify(seen.err).Error()
+		case seen.mounted:
+			s.state, s.mounted, s.note = model.GuestMounted, true, ""
+		default:
+			s.state, s.mounted, s.note = model.GuestDeviceOnly, false, ""
+		}
+	})
+	if seen.err != nil {
+		return
+	}
+	k := guestMountKey(seen.of)
+	delete(g.is, k)
+	if seen.mounted {
+		g.is[k] = here
+	}
+	g.seen[k] = true
+}
+
+// guestMounted is the last word that there is, and asks the guest for a newer
+// one. Mounting what is mounted is success, and so is unmounting what is not.
+// So after a restart, when there is no word, each is tried.
+func (a *Agent) guestMounted(g *group, m member) bool {
+	key := reconcile.Key{Kind: reconcile.Device, Name: m.key.id}
+	_, device := g.is[key]
+	a.mu.Lock()
+	o := a.objects[m.key]
+	if o == nil {
+		a.mu.Unlock()
+		return false
+	}
+	if !device && g.unknown[key] == nil && g.beside[key] == nil {
+		o.guest.forget() // its mount went with the device
+	}
+	side := o.guest
+	a.mu.Unlock()
+	switch {
+	case !device:
+		return false
+	case m.rec.Removing || m.rec.Released():
+		return side.mounted || side.state == ""
+	case !side.looked.IsZero():
+		a.glance(g, m)
+	}
+	return side.mounted
+}
+
+// nextGlanceLocked is when a guest of the group is to be asked again, and makes
+// those that are due be asked.
+func (a *Agent) nextGlanceLocked(g *group, now time.Time) (next time.Time) {
+	for key := range g.members {
+		o := a.objects[key]
+		if o == nil || o.rec == nil || o.rec.Attachment == nil || o.rec.Attachment.MountAt == "" || o.rec.Removing || o.rec.Released() || o.guest.looked.IsZero() {
+			continue
+		}
+		at := o.guest.looked.Add(glanceAgain)
+		if k := (reconcile.Key{Kind: reconcile.GuestMount, Name: key.id}); !at.After(now) {
+			delete(g.seen, k)
+			at = now.Add(glanceAgain)
+		}
+		if next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
+	return next
+}
+
+// cutLocked is when a guest has had its time to let go by itself; zero where
+// nobody forces it.
+func (a *Agent) cutLocked(o *object) time.Time {
+	if !o.rec.Removing || !o.rec.RemovalForced {
+		return time.Time{}
+	}
+	return o.guest.forced.Add(a.o.ForceGrace)
+}
+
+// nextCutLocked is when the next guest's time is over.
+func (a *Agent) nextCutLocked(g *group, now time.Time) (next time.Time) {
+	for key := range g.members {
+		o := a.objects[key]
+		if o == nil || o.rec == nil {
+			continue
+		}
+		if at := a.cutLocked(o); at.After(now) && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	return next
+}
+
+// uses is what a thing that is to go stands on. A device that its guest does
+// not give back holds nothing any more when the guest's time is over: the
+// daemon ends under it, and with it the guest's access.
+func (m member) uses(k reconcile.Key, needs []reconcile.Key) []reconcile.Key {
+	if m.cut && k.Kind == reconcile.Device {
+		return nil
+	}
+	return needs
+}
+
+// outlasted says what is to be done where a guest keeps a device of which the
+// daemon was taken away.
+func (a *Agent) outlasted(g *group, m member, w reconcile.World) *fault.Error {
+	daemon, device := reconcile.Key{Kind: reconcile.Daemon, Name: m.key.id}, reconcile.Key{Kind: reconcile.Device, Name: m.key.id}
+	_, runs := w.Is[daemon]
+	if !m.cut || runs || w.Unknown[daemon] || g.fails[device] == nil && g.unknown[device] == nil {
+		return nil
+	}
+	if _, there := w.Is[device]; !there && !w.Unknown[device] {
+		return nil
+	}
+	return fault.Preconditionf(fault.NeedsReset,
+		"instance %s has no access to the share any more, and does not give the dead device back: reset or stop the instance, and the rest goes by itself", word.Quote(m.rec.Attachment.Instance))
+}
+
+func (a *Agent) deviceOf(m member) parts.Device {
+	return parts.Device{
+		Instance: m.rec.Attachment.InstanceUUID, Alias: m.rec.Attachment.Alias,
+		Tag: m.rec.Attachment.Tag, Socket: a.at.Socket(m.key.id), QueueSize: a.settingsOf(m.rec).QueueSize,
+	}
+}
+
+// detach takes the device out. Where its daemon is dead the guest was not asked
+// to unmount before, since its task would have hung for ever; it can be asked
+// now, when every request to the device fails at once.
+func (a *Agent) detach(ctx context.Context, m member) error {
+	dead := !a.daemonRuns(m)
+	if !dead {
+		// The guest may have mounted it by itself, there or elsewhere.
+		if err := a.release(ctx, m); err != nil {
+			return err
+		}
+	}
+	if err := a.o.Instances.Detach(ctx, a.deviceOf(m)); err != nil {
+		return err
+	}
+	a.tellGuest(m.key, (*guestSide).forget)
+	if dead && m.rec.Attachment.MountAt != "" {
+		if err := a.o.Instances.GuestUnmount(ctx, guestMountOf(m)); err != nil {
+			a.log.Warn("guest keeps a dead mount", "attachment", m.key.id, "err", err)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) daemonRuns(m member) bool {
+	done, err := a.o.Daemons.Done(a.at.Daemon(m.key.id))
+	return err == nil && done != nil
+}
+
+func guestMountOf(m member) parts.GuestMount {
+	at := m.rec.Attachment
+	return parts.GuestMount{Instance: at.InstanceUUID, Tag: at.Tag, Path: at.MountAt, ReadOnly: at.ReadOnly}
+}
+
+func (a *Agent) guestMount(ctx context.Context, m member) error {
+	err := a.o.Instances.GuestMount(ctx, guestMountOf(m))
+	a.tellGuest(m.key, func(s *guestSide) {
+		s.looked, s.mounted, s.state, s.note = time.Now(), err == nil, model.GuestMounted, ""
+		if err != nil {
+			e := parts.Classify(err)
+			s.state, s.note = model.GuestDeviceOnly, e.Error()
+			if unanswered(e) {
+				s.state = ""
+			}
+		}
+	})
+	return err
+}
+
+// unanswered says whether a guest said nothing of itself.
+func unanswered(e *fault.Error) bool {
+	return slices.Contains([]fault.Reason{fault.GuestAgentAbsent, fault.LibvirtUnavailable, fault.StepTimeout}, e.Reason)
+}
+
+// guestUnmount asks the guest first.
+func (a *Agent) guestUnmount(ctx context.Context, m member) error {
+	if a.daemonRuns(m) {
+		if err := a.release(ctx, m); err != nil {
+			return err
+		}
+	}
+	a.tellGuest(m.key, func(s *guestSide) { s.state, s.mounted, s.note, s.holders = model.GuestDeviceOnly, false, "", nil })
+	return nil
+}
+
+// release has the guest unmount the share wherever it has it. One whose agent
+// does not answer cannot be asked; its device goes all the same, and the
+// guest's I/O then fails. With force, so it does whatever the guest says.
+func (a *Agent) release(ctx context.Context, m member) error {
+	g := guestMountOf(m)
+	g.Path, g.Lazy = "", m.rec.RemovalForced
+	err := a.o.Instances.GuestUnmount(ctx, g)
+	if err == nil {
+		return nil
+	}
+	var held *parts.HeldError
+	if errors.As(err, &held) {
+		a.tellGuest(m.key, func(s *guestSide) { s.holders = held.Holders })
+	}
+	e := parts.Classify(err)
+	if m.rec.RemovalForced || slices.Contains([]fault.Reason{fault.GuestAgentAbsent, fault.InstanceOff, fault.InstanceNotFound}, e.Reason) {
+		a.log.Warn("guest could not be asked to unmount, its device is taken out without", "attachment", m.key.id, "err", err)
+		return nil
+	}
+	return err
+}
+
+// tellGuest changes what is known of a guest, and tells those who watch.
+func (a *Agent) tellGuest(key objectKey, change func(*guestSide)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o := a.objects[key]
+	if o == nil {
+		return
+	}
+	before := o.guest
+	change(&o.guest)
+	if s := o.guest; s.state != before.state || s.note != before.note || !slices.Equal(s.holders, before.holders) {
+		a.tellLocked(o, false)
+	}
+}
+
+// guestState: a device without a wish to mount it is just that.
+func (o *object) guestState() model.GuestState {
+	switch {
+	case o.guest.state != "":
+		return o.guest.state
+	case o.rec.Attachment.MountAt == "" && o.status.Phase == model.Ready:
+		return model.GuestDeviceOnly
+	}
+	return model.GuestUnknown
+}
