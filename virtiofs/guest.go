@@ -88,7 +88,7 @@ func (h *Host) guestMount(ctx context.Context, g GuestMount) error {
 		if err == nil {
 			return nil
 		}
-		if !errors.Is(err, ErrGuestRefused) || time.Now().After(deadline) {
+		if !errors.Is(err, ErrGuestRefused) || errors.Is(err, errNonsense) || time.Now().After(deadline) {
 			return err
 		}
 		select {

@@ -28,6 +28,9 @@ const (
 	maxStatus = 200 * time.Millisecond
 )
 
+// errNonsense is an ErrGuestRefused that trying again does not cure.
+var errNonsense = fmt.Errorf("%w: its agent does not answer as the protocol says", ErrGuestRefused)
+
 // A session talks to one instance's guest agent
 // (https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html).
 type session struct {
@@ -84,6 +87,9 @@ func (s *session) exec(ctx context.Context, program string, args ...string) (str
 	}, &started); err != nil {
 		return "", err
 	}
+	if started.PID <= 0 {
+		return "", fmt.Errorf("%w: guest-exec: process %d", errNonsense, started.PID)
+	}
 	for wait := minStatus; ; wait = min(2*wait, maxStatus) {
 		var is execStatus
 		if err := s.ask(ctx, "guest-exec-status", map[string]int{"pid": started.PID}, &is); err != nil {
@@ -133,7 +139,7 @@ func (s *session) ask(ctx context.Context, command string, arguments, answer any
 	}
 	reply := struct{ Return any }{answer}
 	if err := json.Unmarshal([]byte(text), &reply); err != nil {
-		return fmt.Errorf("%w: %s: answer is not what the protocol says: %s", ErrGuestRefused, command, quote(err.Error()))
+		return fmt.Errorf("%w: %s: %s", errNonsense, command, quote(err.Error()))
 	}
 	return nil
 }
