@@ -49,6 +49,9 @@ func (c *cli) attachments(instance string) noun[*nodev1.Attachment] {
 				{"Mode", one(func(a T) string { return mode(a.GetReadOnly()) })},
 				{"Mount at", one(T.GetMountAt)},
 				{"Guest", one(guest)},
+				{"Guest note", one(T.GetGuestNote)},
+				{"Held by", func(a T) []string { return holders(a.GetHolders()) }},
+				{"Removal forced", one(func(a T) string { return yesNo(a.GetRemovalForced()) })},
 				{"Settings", func(a T) []string { return []string{strings.Join(settings(a.GetSettings()), " ")} }},
 				{"Ids", func(a T) []string { return ids(a.GetIds()) }},
 				{"Lock scope", one(func(a T) string { return word(a.GetLockScope(), "LOCK_SCOPE_") })},
@@ -65,10 +68,7 @@ func (c *cli) attachments(instance string) noun[*nodev1.Attachment] {
 func (c *cli) attachment() *cobra.Command {
 	n := c.attachments("")
 	return group("attachment", "Shares that instances have as virtiofs devices",
-		c.attachmentCreate(n), n.show(c), c.attachmentList(), n.remove(c, func(ctx context.Context, r remote, id string) error {
-			_, err := r.attachments.Detach(ctx, &nodev1.DetachRequest{Id: id})
-			return err
-		}), c.attachmentRepair(n), c.attachmentPreflight(), c.attachmentMove(n), c.watch("attachment"))
+		c.attachmentCreate(n), n.show(c), c.attachmentList(), c.attachmentDelete(n), c.attachmentRepair(n), c.attachmentPreflight(), c.attachmentMove(n), c.watch("attachment"))
 }
 
 func (c *cli) attachmentCreate(n noun[*nodev1.Attachment]) *cobra.Command {
