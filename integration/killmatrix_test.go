@@ -121,7 +121,28 @@ func verbs() []verb {
 			check: servesWritable, teardown: must(deleteExport, deleteNetwork)},
 		{name: "attach", call: attach, check: guestReads, after: must(detach)},
 		{name: "detach", before: must(attach), call: detach, check: guestIsFree},
+		{name: "prepare", call: prepareElsewhere, after: must(detach)},
+		{name: "release", before: must(attach), call: releaseDocs, check: guestIsFree, after: must(detach)},
+		{name: "rollback", before: must(attach, releaseDocs), call: rollbackDocs, check: guestReads, after: must(detach)},
 	}
+}
+
+// prepareElsewhere is for an instance that this host never saw.
+func prepareElsewhere(ctx context.Context, n *node) error {
+	a := docsVM1()
+	a.Instance = "8c5b4ff3-6d52-4d4c-9bb1-000000000001"
+	_, err := n.attachments.Prepare(ctx, &nodev1.PrepareAttachmentRequest{Attachment: a, ExpiresAt: inTenMinutes()})
+	return err
+}
+
+func releaseDocs(ctx context.Context, n *node) error {
+	_, err := n.attachments.Release(ctx, &nodev1.ReleaseAttachmentRequest{Id: "docs-vm1", ExpiresAt: inTenMinutes()})
+	return err
+}
+
+func rollbackDocs(ctx context.Context, n *node) error {
+	_, err := n.attachments.Rollback(ctx, &nodev1.RollbackAttachmentRequest{Id: "docs-vm1"})
+	return err
 }
 
 // cable makes the bridge br-two, from which all on br-blue are reached.

@@ -27,10 +27,14 @@ type migration struct {
 }
 
 // migrating boots the instance on the first of two hosts, and starts an agent
-// on both.
-func migrating(ctx context.Context, t *testing.T, o lab.AgentOptions) *migration {
+// on both, which can be killed at their crash points.
+func migrating(ctx context.Context, t *testing.T) *migration {
 	t.Helper()
 	w := theWorld(t)
+	programs, err := lab.Build(ctx, lab.BuildOptions{CrashPoints: true})
+	if err != nil {
+		t.Fatal(err)
+	}
 	m := &migration{t: t, dir: w.share(t, "docs")}
 	other, err := lab.StartOtherLibvirt(ctx)
 	if err != nil {
@@ -48,11 +52,7 @@ func migrating(ctx context.Context, t *testing.T, o lab.AgentOptions) *migration
 	for i, l := range []*lab.Libvirt{w.libvirt, other} {
 		host := *w
 		host.libvirt, host.guest = l, guest.On(l)
-		o.Name, o.Libvirt = "", l.URI
-		if i == 1 {
-			o.Name = "b"
-		}
-		m.hosts[i] = host.started(ctx, t, o)
+		m.hosts[i] = host.started(ctx, t, lab.AgentOptions{Programs: programs, Libvirt: l.URI, Name: []string{"", "b"}[i]})
 	}
 	t.Cleanup(func() {
 		if err := m.here().guest.Close(); err != nil {
@@ -65,12 +65,23 @@ func migrating(ctx context.Context, t *testing.T, o lab.AgentOptions) *migration
 func (m *migration) here() *node  { return m.hosts[m.at] }
 func (m *migration) there() *node { return m.hosts[1-m.at] }
 
-// in is the same in a subtest.
-func (m *migration) in(t *testing.T) {
-	m.t = t
-	for _, n := range m.hosts {
-		n.t = t
+// within is the same in a subtest, which begins with the instance on the first
+// host, and ends with nothing on either.
+func (m *migration) within(ctx context.Context, t *testing.T) (_ *migration, a, b *node) {
+	sub := &migration{t: t, dir: m.dir, at: m.at}
+	for i, n := range m.hosts {
+		sub.hosts[i] = n.within(t)
 	}
+	if sub.at == 1 {
+		sub.migrate()
+	}
+	t.Cleanup(func() {
+		m.at = sub.at
+		for _, n := range sub.hosts {
+			n.settles(context.WithoutCancel(ctx), n.before)
+		}
+	})
+	return sub, sub.hosts[0], sub.hosts[1]
 }
 
 // migrate moves the instance to the other host.
@@ -88,7 +99,7 @@ func (m *migration) attachment() *nodev1.Attachment {
 	return &nodev1.Attachment{Id: moverID, Instance: m.here().guest.UUID, Connection: local("docs"), Tag: "docs", MountAt: "/mnt/docs"}
 }
 
-func until10m() *timestamppb.Timestamp { return timestamppb.New(time.Now().Add(10 * time.Minute)) }
+func inTenMinutes() *timestamppb.Timestamp { return timestamppb.New(time.Now().Add(10 * time.Minute)) }
 
 func (n *node) prepare(ctx context.Context, a *nodev1.Attachment, expires *timestamppb.Timestamp) (*nodev1.Attachment, error) {
 	r, err := n.attachments.Prepare(ctx, &nodev1.PrepareAttachmentRequest{Attachment: a, ExpiresAt: expires})
@@ -162,19 +173,63 @@ func (m *migration) gap() time.Duration {
 	return time.Duration(longest * float64(time.Second))
 }
 
-// TestMoveInstance moves an instance that writes to its share to another host
-// and back, and gives up at each stage before.
-func TestMoveInstance(t *testing.T) {
-	ctx := limited(t, 3*time.Minute)
-	m := migrating(ctx, t, lab.AgentOptions{})
-	a, b := m.hosts[0], m.hosts[1]
-	empty := [2]lab.HostState{a.before, b.before}
+// TestMigration moves an instance between two hosts, each with an agent, and
+// its share with it.
+func TestMigration(t *testing.T) {
+	ctx := limited(t, 5*time.Minute)
+	m := migrating(ctx, t)
+	t.Run("writing", func(t *testing.T) { moveWriting(ctx, t, m) })
+	t.Run("given up", func(t *testing.T) { moveGivenUp(ctx, t, m) })
+	for _, away := range []bool{false, true} {
+		t.Run(fmt.Sprintf("nobody finishes, agents away %v", away), func(t *testing.T) { moveExpires(ctx, t, m, away) })
+	}
+	t.Run("killed on arrival", func(t *testing.T) { moveKilled(ctx, t, m) })
+	for _, n := range m.hosts {
+		n.finish(ctx)
+	}
+}
+
+// moveWriting is the whole move, there and back, of an instance that uses its
+// share as long as it has it.
+func moveWriting(ctx context.Context, t *testing.T, m *migration) {
+	m, a, _ := m.within(ctx, t)
+	a.attach(ctx, m.attachment())
+	m.write(ctx)
+	for range 2 {
+		a.must(os.Remove(filepath.Join(m.dir, "log")))
+		m.more(ctx)
+		_, err := m.there().prepare(ctx, m.attachment(), inTenMinutes())
+		a.must(err)
+		begin := time.Now()
+		got, err := m.here().release(ctx, inTenMinutes())
+		released := time.Now()
+		stands(t, got, err, nodev1.Phase_PHASE_PENDING, "released")
+		m.migrate()
+		migrated := time.Now()
+		got, err = m.here().finishMove(ctx)
+		finished := time.Now()
+		stands(t, got, err, nodev1.Phase_PHASE_READY, "")
+		if got.GetGuest() != nodev1.GuestState_GUEST_STATE_MOUNTED || got.GetMove() != nil {
+			t.Errorf("after the move it is %v", got)
+		}
+		m.there().detach(ctx, moverID)
+		m.there().unchanged(ctx, m.there().before)
+		m.more(ctx)
+		t.Logf("release %s, migration %s, finish %s; the instance had no share for %s",
+			released.Sub(begin), migrated.Sub(released), finished.Sub(migrated), m.gap())
+	}
+	a.in(ctx, "touch /tmp/stop")
+	a.detach(ctx, moverID)
+}
+
+// moveGivenUp rolls back at each stage before the instance has gone.
+func moveGivenUp(ctx context.Context, t *testing.T, m *migration) {
+	m, a, b := m.within(ctx, t)
 	a.attach(ctx, m.attachment())
 	attached := a.state(ctx)
-	m.write(ctx)
 
-	// Given up when the destination is prepared.
-	got, err := b.prepare(ctx, m.attachment(), until10m())
+	// Prepared.
+	got, err := b.prepare(ctx, m.attachment(), inTenMinutes())
 	stands(t, got, err, nodev1.Phase_PHASE_PENDING, "instance_awaited")
 	prepared := b.state(ctx)
 	for _, kind := range []string{"mount", "process"} {
@@ -182,26 +237,31 @@ func TestMoveInstance(t *testing.T) {
 			t.Errorf("prepared, without a %s:\n%s", kind, prepared)
 		}
 	}
-	got, err = b.prepare(ctx, m.attachment(), until10m()) // once more
+	got, err = b.prepare(ctx, m.attachment(), inTenMinutes()) // once more
 	stands(t, got, err, nodev1.Phase_PHASE_PENDING, "instance_awaited")
 	b.unchanged(ctx, prepared)
 	b.detach(ctx, moverID)
-	b.unchanged(ctx, empty[1])
-	m.more(ctx)
+	b.unchanged(ctx, b.before)
+	a.unchanged(ctx, attached)
 
-	// Given up when the source has released.
-	_, err = b.prepare(ctx, m.attachment(), until10m())
+	// Released.
+	_, err = b.prepare(ctx, m.attachment(), inTenMinutes())
 	b.must(err)
-	got, err = a.release(ctx, until10m())
+	got, err = a.release(ctx, inTenMinutes())
 	stands(t, got, err, nodev1.Phase_PHASE_PENDING, "released")
-	a.unchanged(ctx, empty[0].With("ledger attachment/"+moverID+".json"))
+	a.unchanged(ctx, a.before.With("ledger attachment/"+moverID+".json"))
+	short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	_, err = b.finishMove(short)
+	cancel()
+	if got, _, _ := refusalOf(err); got.code != codes.DeadlineExceeded {
+		t.Errorf("finish before the instance has come: %v", err)
+	}
 	got, err = a.rollback(ctx)
 	stands(t, got, err, nodev1.Phase_PHASE_READY, "")
 	a.unchanged(ctx, attached)
-	m.more(ctx)
 
-	// A migration that fails: at the destination QEMU cannot begin.
-	got, err = a.release(ctx, until10m())
+	// The migration fails where QEMU ought to begin.
+	got, err = a.release(ctx, inTenMinutes())
 	stands(t, got, err, nodev1.Phase_PHASE_PENDING, "released")
 	if _, err := a.guest.MigrateBroken(b.libvirt); err == nil {
 		t.Fatal("the instance migrated")
@@ -210,115 +270,113 @@ func TestMoveInstance(t *testing.T) {
 	got, err = a.rollback(ctx)
 	stands(t, got, err, nodev1.Phase_PHASE_READY, "")
 	a.unchanged(ctx, attached)
-	m.more(ctx)
-	t.Logf("given up after the release, the instance had no share for %s", m.gap())
-
-	// There and back again.
-	for range 2 {
-		m.must(os.Remove(filepath.Join(m.dir, "log")))
-		m.more(ctx)
-		_, err := m.there().prepare(ctx, m.attachment(), until10m())
-		m.must(err)
-		begin := time.Now()
-		got, err := m.here().release(ctx, until10m())
-		released := time.Now()
-		stands(t, got, err, nodev1.Phase_PHASE_PENDING, "released")
-		if _, err := m.there().finishMove(within(ctx, t, 300*time.Millisecond)); codeOf(err) != codes.DeadlineExceeded {
-			t.Errorf("finish before the instance has come: %v", err)
-		}
-		m.migrate()
-		migrated := time.Now()
-		got, err = m.here().finishMove(ctx)
-		stands(t, got, err, nodev1.Phase_PHASE_READY, "")
-		finished := time.Now()
-		if got.GetGuest() != nodev1.GuestState_GUEST_STATE_MOUNTED || got.GetMove() != nil {
-			t.Errorf("after the move it is %v", got)
-		}
-		m.there().detach(ctx, moverID)
-		m.there().unchanged(ctx, empty[1-m.at])
-		m.more(ctx)
-		t.Logf("release %s, migration %s, finish %s; the instance had no share for %s", released.Sub(begin), migrated.Sub(released), finished.Sub(migrated), m.gap())
-	}
-	m.here().in(ctx, "touch /tmp/stop")
+	b.detach(ctx, moverID)
 	a.detach(ctx, moverID)
-	a.finish(ctx)
-	b.finish(ctx)
 }
 
-func (m *migration) must(err error) {
-	m.t.Helper()
-	m.here().must(err)
-}
-
-func within(ctx context.Context, t *testing.T, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func codeOf(err error) codes.Code {
-	got, _, _ := refusalOf(err)
-	return got.code
-}
-
-// TestMoveWithoutCaller: nobody finishes the move, and agents are away when its
-// time is over.
-func TestMoveWithoutCaller(t *testing.T) {
-	ctx := limited(t, 3*time.Minute)
-	m := migrating(ctx, t, lab.AgentOptions{})
-	a, b := m.hosts[0], m.hosts[1]
+// moveExpires is a move whose caller is gone, and whose agents are away when
+// its time is over.
+func moveExpires(ctx context.Context, t *testing.T, m *migration, away bool) {
+	m, a, b := m.within(ctx, t)
 	soon := func() *timestamppb.Timestamp { return timestamppb.New(time.Now().Add(2 * time.Second)) }
-	for _, away := range []bool{false, true} {
-		t.Run(fmt.Sprintf("agents away %v", away), func(t *testing.T) {
-			m.in(t)
-			a.attach(ctx, m.attachment())
-			attached := a.state(ctx)
-
-			// The instance stays: each host is soon as it was.
-			expiry := soon()
-			_, err := b.prepare(ctx, m.attachment(), expiry)
-			b.must(err)
-			_, err = a.release(ctx, expiry)
-			a.must(err)
-			absent := func(n *node) {
-				if !away {
-					return
-				}
-				n.kill()
-				until(ctx, t, "time", func() (bool, error) { return time.Now().After(expiry.AsTime()), nil })
-				n.start(ctx)
-			}
-			absent(a)
-			absent(b)
-			a.settles(ctx, attached)
-			b.settles(ctx, b.before)
-
-			// It moves: each host is soon as it should be.
-			_, err = b.prepare(ctx, m.attachment(), until10m())
-			b.must(err)
-			expiry = soon()
-			_, err = a.release(ctx, expiry)
-			a.must(err)
-			if away {
-				b.kill()
-			}
-			m.migrate()
-			if away {
-				b.start(ctx)
-			}
-			absent(a)
-			a.settles(ctx, a.before)
-			until(ctx, t, "it has the share", func() (bool, error) {
-				out, err := b.guest.Shell(ctx, "cat /mnt/docs/hello")
-				return strings.TrimSpace(out) == "from docs", err
-			})
-
-			b.detach(ctx, moverID)
-			b.settles(ctx, b.before)
-			m.migrate()
-		})
+	absent := func(n *node, over *timestamppb.Timestamp) {
+		if !away {
+			return
+		}
+		n.kill()
+		until(ctx, t, "its time is over", func() (bool, error) { return time.Now().After(over.AsTime()), nil })
+		n.start(ctx)
 	}
-	m.in(t)
-	a.finish(ctx)
-	b.finish(ctx)
+	a.attach(ctx, m.attachment())
+	attached := a.state(ctx)
+
+	// The instance stays, and each host is soon as it was.
+	over := soon()
+	_, err := b.prepare(ctx, m.attachment(), over)
+	b.must(err)
+	_, err = a.release(ctx, over)
+	a.must(err)
+	absent(a, over)
+	absent(b, over)
+	a.settles(ctx, attached)
+	b.settles(ctx, b.before)
+
+	// It goes, and each host is soon as it should be.
+	_, err = b.prepare(ctx, m.attachment(), inTenMinutes())
+	b.must(err)
+	over = soon()
+	_, err = a.release(ctx, over)
+	a.must(err)
+	if away {
+		b.kill()
+	}
+	m.migrate()
+	if away {
+		b.start(ctx)
+	}
+	absent(a, over)
+	a.settles(ctx, a.before)
+	until(ctx, t, "it has the share", func() (bool, error) { return m.reads(ctx) })
+	b.detach(ctx, moverID)
+}
+
+// reads says whether the instance has the share where it is.
+func (m *migration) reads(ctx context.Context) (bool, error) {
+	out, err := m.here().guest.Shell(ctx, "cat /mnt/docs/hello; grep -c /mnt/docs /proc/mounts")
+	return strings.TrimSpace(out) == "from docs\n1", err
+}
+
+// moveKilled kills the agent of the destination at each crash point that it
+// passes when the instance arrives.
+func moveKilled(ctx context.Context, t *testing.T, m *migration) {
+	m, a, _ := m.within(ctx, t)
+	a.attach(ctx, m.attachment())
+	trace := filepath.Join(t.TempDir(), "trace")
+	a.must(os.Setenv("CAUSEWAY_CRASH_LOG", trace))
+	defer func() { a.must(os.Unsetenv("CAUSEWAY_CRASH_LOG")) }()
+	m.arrive(ctx, "")
+	text, err := os.ReadFile(trace)
+	a.must(err)
+	a.must(os.Unsetenv("CAUSEWAY_CRASH_LOG"))
+	points := passings(string(text))
+	for _, p := range points {
+		if p.nth == 1 {
+			m.arrive(ctx, string(p.point))
+		}
+	}
+	t.Logf("killed at %d points", len(points))
+	m.here().detach(ctx, moverID)
+}
+
+// arrive moves the instance to the other host, whose agent is killed at a
+// point, and nobody but its successor finishes the move.
+func (m *migration) arrive(ctx context.Context, crashAt string) {
+	m.t.Helper()
+	from, to := m.here(), m.there()
+	_, err := to.prepare(ctx, m.attachment(), inTenMinutes())
+	to.must(err)
+	_, err = from.release(ctx, inTenMinutes())
+	from.must(err)
+	to.kill()
+	to.must(to.Launch(crashAt))
+	if crashAt == "" {
+		to.must(to.WaitInSync(ctx))
+	}
+	m.migrate()
+	if crashAt != "" {
+		dying, cancel := context.WithTimeout(ctx, 20*time.Second)
+		if err := to.WaitKilled(dying); err != nil {
+			m.t.Errorf("at %s: %v", crashAt, err)
+			to.kill()
+		}
+		cancel()
+		to.start(ctx)
+	}
+	got, err := to.finishMove(ctx)
+	stands(m.t, got, err, nodev1.Phase_PHASE_READY, "")
+	if ok, err := m.reads(ctx); !ok {
+		m.t.Errorf("killed at %s, the instance does not have the share: %v", crashAt, err)
+	}
+	from.detach(ctx, moverID)
+	from.settles(ctx, from.before)
 }
