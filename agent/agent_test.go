@@ -38,7 +38,7 @@ func docs() model.Export {
 }
 
 func docsVM1() model.Attachment {
-	return model.Attachment{ID: "docs-vm1", Instance: "vm1", Connection: share("docs"), Tag: "docs", MountAt: "/mnt/docs"}
+	return model.Attachment{ID: "docs-vm1", Instance: "vm1", Connection: share("docs"), Tag: "docs", MountAt: "/mnt/docs", Forced: true}
 }
 
 // life is every verb once, in an order that works.
@@ -339,7 +339,7 @@ func TestFiftyAtOnce(t *testing.T) {
 				}
 				return
 			}
-			at := model.Attachment{ID: fmt.Sprint("a", i), Instance: "vm1", Connection: share(fmt.Sprint("s", i%7)), Tag: fmt.Sprint("t", i), ReadOnly: i%3 == 0}
+			at := model.Attachment{ID: fmt.Sprint("a", i), Instance: "vm1", Connection: share(fmt.Sprint("s", i%7)), Tag: fmt.Sprint("t", i), ReadOnly: i%3 == 0, Forced: true}
 			if _, err := a.Attach(ctx, at); err != nil {
 				t.Errorf("attach %d: %v", i, err)
 			}

@@ -132,7 +132,11 @@ func (a *Agent) attachmentRecord(key objectKey, old *intent.Record, at model.Att
 			return nil, preflight.ErrTagTaken(at)
 		}
 	}
-	return &intent.Record{Generation: 1, Attachment: want}, nil
+	next := &intent.Record{Generation: 1, Attachment: want}
+	if err := a.admitLocked(key, nil, next); err != nil {
+		return nil, err
+	}
+	return next, nil
 }
 
 // Detach takes a share away from its instance: GuestBusy while the guest does
@@ -215,7 +219,7 @@ func (a *Agent) attachmentLocked(o *object) model.Attachment {
 	return model.Attachment{
 		ID: o.key.id, Instance: at.Instance, Connection: at.Connection.Public(), Tag: at.Tag, ReadOnly: at.ReadOnly,
 		MountAt: at.MountAt, Settings: a.settingsOf(o.rec), IDs: at.IDs, Forced: at.Forced,
-		InstanceUUID: at.InstanceUUID, Guest: o.guestState(), LockScope: a.lockScope(o.rec), Status: o.status,
+		InstanceUUID: at.InstanceUUID, Guest: o.guestState(), LockScope: a.lockScope(o.rec), UnlockedUsers: a.unlockedUsersLocked(o), Status: o.status,
 		Persistence: o.persists, LiveOnly: o.liveOnly, Move: at.Move,
 		Holders: o.guest.holders, GuestNote: o.guest.note, RemovalForced: o.rec.RemovalForced,
 	}

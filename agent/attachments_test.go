@@ -3,9 +3,12 @@ package agent
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/access"
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
@@ -319,5 +322,88 @@ func TestShareDeletedUnderAnAttachment(t *testing.T) {
 	}
 	if err := a.Detach(t.Context(), "docs-vm1"); err != nil || h.String() != "" {
 		t.Errorf("detach: %v; left:\n%s", err, h)
+	}
+}
+
+// A second writer has to meet the first one's locks, or be forced, in whatever
+// order they come.
+func TestSecondWriter(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	ctx := t.Context()
+	at := func(id string, change func(*model.Attachment)) error {
+		want := docsVM1()
+		want.ID, want.Tag, want.MountAt, want.Forced = id, id, "", false
+		if change != nil {
+			change(&want)
+		}
+		_, err := a.Attach(ctx, want)
+		return err
+	}
+	shared := func(w *model.Attachment) { w.Settings.Locks = device.LocksShared }
+	force := func(w *model.Attachment) { w.Forced = true }
+	put := func(e model.Export) error { _, err := a.PutExport(ctx, e); return err }
+	readers := docs()
+	readers.Rules = slices.Clone(readers.Rules)
+	for i := range readers.Rules {
+		readers.Rules[i].Level = access.LevelRO
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(err error, other string) {
+		t.Helper()
+		reasonOf(t, err, fault.Precondition, fault.LocksNotShared)
+		if err != nil && !strings.Contains(err.Error(), other) {
+			t.Errorf("%v does not name %s", err, other)
+		}
+	}
+	unlocked := func(id string, want ...string) {
+		t.Helper()
+		got, err := a.Attachment(ctx, id)
+		if err != nil || !slices.Equal(got.UnlockedUsers, want) {
+			t.Errorf("%s: unlocked users %q, %v, want %q", id, got.UnlockedUsers, err, want)
+		}
+	}
+
+	_, err := a.PutNetwork(ctx, blue())
+	must(err)
+	must(at("first", nil))
+	must(at("reader", func(w *model.Attachment) { w.ReadOnly = true }))
+	must(put(readers)) // who only reads harms nobody
+	refused(at("second", nil), "attachment/first")
+	refused(at("second", shared), "attachment/first")
+	refused(put(docs()), "attachment/first")
+	refused(func() error {
+		_, err := a.PutRule(ctx, "docs", access.Rule{ID: "w", Client: prefix("10.77.0.77/32"), Level: access.LevelRW, Squash: access.SquashRoot})
+		return err
+	}(), "attachment/first")
+	unlocked("first")
+
+	must(at("second", force))
+	unlocked("first", "attachment/second")
+	refused(put(docs()), "attachment/first") // whose caller still expects to be alone
+	must(at("first", force))                 // the same again, but for that
+	must(put(docs()))
+	unlocked("first", "attachment/second", "export/docs")
+	unlocked("reader")
+	must(at("third", shared)) // the others accept it
+	unlocked("third", "attachment/first", "attachment/second")
+
+	// The wish outlives the agent.
+	again, err := a.Attachment(ctx, "first")
+	if err != nil || !again.Forced || again.LockScope != device.ScopeGuest {
+		t.Errorf("first is %+v, %v", again, err)
+	}
+	for _, id := range []string{"first", "second"} {
+		must(a.Detach(ctx, id))
+	}
+	must(at("fourth", shared))
+	unlocked("third")
+	if got, err := a.Attachment(ctx, "third"); err != nil || got.LockScope != device.ScopeHost {
+		t.Errorf("third is %+v, %v", got, err)
 	}
 }

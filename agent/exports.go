@@ -76,7 +76,8 @@ func (a *Agent) exportRecord(key objectKey, old *intent.Record, e model.Export) 
 		if err != nil {
 			return nil, err
 		}
-		return old.WithRules(rules), nil
+		next := old.WithRules(rules)
+		return next, a.admitLocked(key, old, next)
 	}
 	rules, err := access.Replace(nil, e.Rules, time.Now())
 	if err != nil {
@@ -103,7 +104,11 @@ func (a *Agent) exportRecord(key objectKey, old *intent.Record, e model.Export) 
 		return nil, err
 	}
 	want.Rules, want.ExportID, want.FSID = rules, id, rand.Uint64()>>1|1
-	return &intent.Record{Generation: 1, Export: want}, nil
+	next := &intent.Record{Generation: 1, Export: want}
+	if err := a.admitLocked(key, nil, next); err != nil {
+		return nil, err
+	}
+	return next, nil
 }
 
 // freeExportID gives the smallest free id of a gateway. While an export's

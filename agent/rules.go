@@ -66,7 +66,8 @@ func (a *Agent) editRules(ctx context.Context, export string, change func([]acce
 		if err != nil {
 			return nil, err
 		}
-		return old.WithRules(rules), nil
+		next := old.WithRules(rules)
+		return next, a.admitLocked(key, old, next)
 	})
 	if err != nil {
 		return err

@@ -29,7 +29,9 @@ type badCall struct {
 func (n *node) call(ctx context.Context, request any) (err error) {
 	switch r := request.(type) {
 	case *nodev1.Attachment:
-		_, err = n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: r})
+		_, err = n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: r, Force: true})
+	case *nodev1.AttachRequest:
+		_, err = n.attachments.Attach(ctx, r)
 	case *nodev1.Network:
 		_, err = n.networks.Put(ctx, &nodev1.PutNetworkRequest{Network: r})
 	case *nodev1.UpdateNetworkRequest:

@@ -52,7 +52,7 @@ func (x *thing) call(ctx context.Context, n *node) error {
 	case x.export != nil:
 		_, err = n.exports.Delete(ctx, &nodev1.DeleteExportRequest{Id: x.export.GetId()})
 	case x.wanted:
-		_, err = n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: x.attachment})
+		_, err = n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: x.attachment, Force: true})
 	default:
 		_, err = n.attachments.Detach(ctx, &nodev1.DetachRequest{Id: x.attachment.GetId()})
 	}

@@ -43,7 +43,7 @@ func readOnlyDocs() *nodev1.Export {
 
 func verbs() []verb {
 	attach := func(ctx context.Context, n *node) error {
-		_, err := n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: docsVM1()})
+		_, err := n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: docsVM1(), Force: true})
 		return err
 	}
 	detach := func(ctx context.Context, n *node) error {

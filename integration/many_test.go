@@ -69,7 +69,7 @@ func TestFiftyAtOnce(t *testing.T) {
 			_, err := n.exports.Put(ctx, &nodev1.PutExportRequest{Export: export(i)})
 			return err
 		} else {
-			_, err := n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: attachment(i - exports)})
+			_, err := n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: attachment(i - exports), Force: true})
 			return err
 		}
 	})

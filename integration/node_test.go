@@ -288,7 +288,7 @@ func (n *node) deleteExport(ctx context.Context, id string) {
 
 func (n *node) attach(ctx context.Context, a *nodev1.Attachment) *nodev1.Attachment {
 	n.t.Helper()
-	r, err := n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a})
+	r, err := n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a, Force: true})
 	n.must(err)
 	return r.GetAttachment()
 }

@@ -11,6 +11,11 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 )
 
+// MayWrite tells whether a rule in force at a time lets a client write.
+func MayWrite(rules []Intent, now time.Time) bool {
+	return slices.ContainsFunc(rules, func(r Intent) bool { return r.Level == LevelRW && !r.Expired(now) })
+}
+
 // Order puts rules into the order in which they match: Ganesha takes the
 // first, not the best.
 func Order(rules []Intent) []Intent {

@@ -134,6 +134,39 @@ func TestNeeds(t *testing.T) {
 	wantReason(t, p, p.Check(Needs(all, IDs{})), fault.DaemonUnable)
 }
 
+func TestAdmit(t *testing.T) {
+	local, accepting := Writer{Name: "attachment/local"}, Writer{Name: "attachment/forced", Accepts: true}
+	shared, export := Writer{Name: "attachment/shared", OnHost: true}, Writer{Name: "export/e", OnHost: true}
+	forcing := Writer{Name: "attachment/forcing", Accepts: true, Forces: true}
+	for _, tt := range []struct {
+		w        Writer
+		others   []Writer
+		admitted bool
+		unlocked []string
+	}{
+		{local, nil, true, nil},
+		{shared, []Writer{export}, true, nil},
+		{export, []Writer{shared, export}, true, nil},
+		{local, []Writer{export}, false, []string{"export/e"}},
+		{shared, []Writer{local}, false, []string{"attachment/local"}},
+		{export, []Writer{local, shared}, false, []string{"attachment/local"}},
+		{local, []Writer{accepting}, false, []string{"attachment/forced"}}, // its own guest was not asked
+		{export, []Writer{accepting}, true, []string{"attachment/forced"}},
+		{shared, []Writer{accepting, export}, true, []string{"attachment/forced"}},
+		{forcing, []Writer{local, export}, true, []string{"attachment/local", "export/e"}},
+	} {
+		err := tt.w.Admit(tt.others)
+		if tt.admitted {
+			wantReason(t, tt, err, "")
+		} else {
+			wantReason(t, tt, err, fault.LocksNotShared)
+		}
+		if d := cmp.Diff(tt.unlocked, tt.w.Unlocked(tt.others)); d != "" {
+			t.Errorf("%+v: %s", tt, d)
+		}
+	}
+}
+
 func TestScopeOf(t *testing.T) {
 	for _, tt := range []struct {
 		locks  Locks

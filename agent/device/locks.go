@@ -1,5 +1,13 @@
 package device
 
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/causeway-project/causeway/agent/fault"
+)
+
 // A Scope says who meets the locks of a guest's programs.
 type Scope string
 
@@ -20,4 +28,51 @@ func ScopeOf(l Locks, across bool) Scope {
 		return ScopeShare
 	}
 	return ScopeHost
+}
+
+// A Writer is a user of a share that may write to it.
+type Writer struct {
+	Name    string // "attachment/ID", "export/ID"
+	OnHost  bool   // its locks are on the host, where those of others like it meet them
+	Accepts bool   // its caller let others in that do not meet its locks
+	Forces  bool   // its caller says so now
+}
+
+// Unlocked names the others that w's locks do not meet.
+func (w Writer) Unlocked(others []Writer) []string {
+	var names []string
+	for _, o := range others {
+		if !w.OnHost || !o.OnHost {
+			names = append(names, o.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Admit says why w may not be a further writer beside the others: LocksNotShared.
+// Two that do not meet each other's locks may both believe that a file is
+// theirs alone. The others' callers were told when they came; so one that is
+// not forced has to meet the locks of all that did not accept it.
+func (w Writer) Admit(others []Writer) error {
+	var against []Writer
+	for _, o := range others {
+		if !o.Accepts || !w.OnHost {
+			against = append(against, o)
+		}
+	}
+	names := w.Unlocked(against)
+	if len(names) == 0 || w.Forces {
+		return nil
+	}
+	const most = 5 // of what is told
+	all := strings.Join(names[:min(len(names), most)], ", ")
+	if len(names) > most {
+		all += fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return &fault.Error{
+		Kind: fault.Precondition, Reason: fault.LocksNotShared, Metadata: map[string]string{"users": strings.Join(names[:min(len(names), most)], ",")},
+		Message: fmt.Sprintf("%s may write to the share too, and its locks and those of %s would not meet: make one of them read-only, give all attachments shared locks where virtiofsd can, or attach with force",
+			all, w.Name),
+	}
 }

@@ -161,7 +161,7 @@ func (d *demo) overNFS(ctx context.Context) {
 // overVirtiofs attaches the same share to the running guest.
 func (d *demo) overVirtiofs(ctx context.Context) {
 	d.heading("The same share, by virtiofs")
-	d.causeway(ctx, "attachment create docs-vm1 --instance vm1 --source local:docs --tag docs --mount-at "+overVirtiofs)
+	d.causeway(ctx, "attachment create docs-vm1 --instance vm1 --source local:docs --tag docs --force --mount-at "+overVirtiofs)
 	d.step(ctx, "vm1# cat "+overVirtiofs+"/hello", func(ctx context.Context) error {
 		if _, err := d.guest.Shell(ctx, "grep -q ' "+overVirtiofs+" virtiofs ' /proc/mounts"); err != nil {
 			return fmt.Errorf("the mount is not virtiofs: %w", err)
