@@ -245,7 +245,7 @@ func (a *Agent) InstanceChanged(e parts.InstanceEvent) {
 		}
 		if e.Rebooted || e.UUID == "" {
 			// Where libvirt was away nobody saw whether the guest started anew.
-			o.guest.forget()
+			o.guestForgets()
 			a.wakeLocked(o.rec.Group(o.key.id), lookAgain)
 			a.retryLocked(o)
 			continue

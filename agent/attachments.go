@@ -163,7 +163,9 @@ func (a *Agent) removeByID(ctx context.Context, key objectKey, r removal) error 
 	return a.remove(ctx, key, r)
 }
 
-// RepairAttachment looks at an attachment now, without waiting for a back-off.
+// RepairAttachment looks at an attachment now, without waiting for a back-off,
+// and replaces a virtiofsd that is stopped: DaemonBlocked where it waits for its
+// backend.
 func (a *Agent) RepairAttachment(ctx context.Context, id string) (model.Attachment, error) {
 	if err := a.ready(); err != nil {
 		return model.Attachment{}, err
@@ -177,6 +179,11 @@ func (a *Agent) RepairAttachment(ctx context.Context, id string) (model.Attachme
 		a.mu.Unlock()
 		return model.Attachment{}, unknownID(key.kind, id)
 	}
+	a.mu.Unlock()
+	if err := a.replaceStopped(ctx, id); err != nil {
+		return model.Attachment{}, err
+	}
+	a.mu.Lock()
 	o.status.Phase = model.Working
 	a.retryLocked(o)
 	a.mu.Unlock()

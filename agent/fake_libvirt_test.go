@@ -229,6 +229,22 @@ func (h daemons) Done(dir string) (<-chan struct{}, error) {
 	return h.daemons[dir], nil
 }
 
+func (h daemons) Death(dir string) (*parts.Death, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, ok := h.deaths[dir]
+	if !ok || h.daemons[dir] != nil {
+		return nil, nil
+	}
+	return &d, nil
+}
+
+func (h daemons) Replace(_ context.Context, dir string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.replaceError
+}
+
 func (h daemons) Connected(dir string) (bool, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -59,6 +59,9 @@ type host struct {
 	guests      map[string]bool          // uuid + path mounted in the guest
 	hooks       map[string]chan struct{} // by instance: closed when its hook has returned
 	connected   map[string]bool          // daemons that have or had a QEMU, by directory
+
+	deaths       map[string]parts.Death // of daemons that do not run, by directory
+	replaceError error                  // of what is asked to replace one
 }
 
 func newHost(t *testing.T) *host {
@@ -68,6 +71,7 @@ func newHost(t *testing.T) *host {
 		daemons: map[string]chan struct{}{}, instances: map[string]*parts.Instance{}, guests: map[string]bool{},
 		abilities: []string{"cache_auto", "cache_never", "xattr", "posix_acl", "shared_locks", "threads"},
 		hooks:     map[string]chan struct{}{}, connected: map[string]bool{},
+		deaths: map[string]parts.Death{},
 	}
 	for _, name := range []string{"vm1", "vm2"} {
 		h.instances[name] = &parts.Instance{UUID: "uuid-" + name, Name: name, Running: true, SharedMemory: true, FreePorts: 4, Express: true, GuestAgent: true, Machine: "pc-q35-7.2", Cells: 1, CPUs: 1, Memory: 262144}

@@ -206,18 +206,34 @@ func (a *Agent) deviceOf(m member) parts.Device {
 // now, when every request to the device fails at once.
 func (a *Agent) detach(ctx context.Context, m member) error {
 	dead := !a.daemonRuns(m)
+	death, err := a.o.Daemons.Death(a.at.Daemon(m.key.id))
+	if err != nil {
+		return err
+	}
+	if err := a.pluggable(ctx, m, death); err != nil {
+		return err
+	}
 	if !dead {
 		// The guest may have mounted it by itself, there or elsewhere.
 		if err := a.release(ctx, m); err != nil {
 			return err
 		}
 	}
-	if err := a.o.Instances.Detach(ctx, a.deviceOf(m)); err != nil {
+	if death != nil {
+		err = a.detachDead(ctx, m, death)
+	} else {
+		err = a.o.Instances.Detach(ctx, a.deviceOf(m))
+	}
+	if err != nil {
 		return err
 	}
 	a.tellGuest(m.key, (*guestSide).forget)
 	if dead && m.rec.Attachment.MountAt != "" {
-		if err := a.o.Instances.GuestUnmount(ctx, guestMountOf(m)); err != nil {
+		// Whoever has it open has an error already, and must not be what keeps the
+		// share from coming back.
+		left := guestMountOf(m)
+		left.Lazy = true
+		if err := a.o.Instances.GuestUnmount(ctx, left); err != nil {
 			a.log.Warn("guest keeps a dead mount", "attachment", m.key.id, "err", err)
 		}
 	}

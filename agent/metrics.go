@@ -20,6 +20,8 @@ type metrics struct {
 	restarts  prometheus.Counter
 	stuck     prometheus.Counter
 	limits    *prometheus.CounterVec
+	deaths    *prometheus.CounterVec
+	repairs   prometheus.Histogram
 	drift     prometheus.Counter
 	ruleDrift prometheus.Counter
 	moves     *prometheus.CounterVec
@@ -47,6 +49,13 @@ func newMetrics(a *Agent) *metrics {
 		limits: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "causeway_gateway_limits_reached_total", Help: "Times that a gateway was killed at its limit of memory, or got no thread at its limit of tasks.",
 		}, []string{"limit"}),
+		deaths: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "causeway_virtiofsd_deaths_total", Help: "virtiofsd that died under their device, by cause: killed, exited, memory, hung, replaced, keeper.",
+		}, []string{"cause"}),
+		repairs: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "causeway_virtiofsd_repair_seconds", Help: "Time from the death of a virtiofsd until its attachment was ready again.",
+			Buckets: prometheus.ExponentialBuckets(0.05, 2, 14),
+		}),
 		drift: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "causeway_network_drift_total", Help: "Times that a network on this host was found other than wanted.",
 		}),
@@ -75,6 +84,8 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.restarts.Describe(ch)
 	m.stuck.Describe(ch)
 	m.limits.Describe(ch)
+	m.deaths.Describe(ch)
+	m.repairs.Describe(ch)
 	m.drift.Describe(ch)
 	m.ruleDrift.Describe(ch)
 	m.moves.Describe(ch)
@@ -91,6 +102,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.restarts.Collect(ch)
 	m.stuck.Collect(ch)
 	m.limits.Collect(ch)
+	m.deaths.Collect(ch)
+	m.repairs.Collect(ch)
 	m.drift.Collect(ch)
 	m.ruleDrift.Collect(ch)
 	m.moves.Collect(ch)

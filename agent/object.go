@@ -28,6 +28,9 @@ type object struct {
 	guest     guestSide
 	persists  model.Persistence // of the attachment
 	liveOnly  string            // why it is no better
+	died      time.Time         // when its virtiofsd last died under its device
+	down      bool              // and has not been replaced yet
+	wedged    bool              // the device of a dead virtiofsd does not come out: the guest's hot-plug stands still
 	gateway   model.Gateway
 	serving   serving             // of the gateway
 	quickEnds int                 // of the gateway, in a row

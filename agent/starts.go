@@ -162,6 +162,9 @@ func (a *Agent) withoutQEMU(g *group, k reconcile.Key, w reconcile.World) bool {
 func (a *Agent) observeDaemon(g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
 	dir := a.at.Daemon(m.key.id)
 	done, err := a.o.Daemons.Done(dir)
+	if err == nil && done == nil {
+		a.noteDeath(m)
+	}
 	if err != nil || done == nil {
 		return here, false, err
 	}

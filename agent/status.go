@@ -18,14 +18,14 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for k, f := range g.fails {
-		if settled(k, w) {
+		if settled(k, w, plan) {
 			delete(g.fails, k) // put right by somebody else, or not wanted any more
 		} else if f.next.IsZero() {
 			delete(g.fails, k) // a caller asked for a new try
 		}
 	}
 	for k := range g.tried {
-		if settled(k, w) {
+		if settled(k, w, plan) {
 			delete(g.tried, k)
 		}
 	}
@@ -43,8 +43,12 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 	}
 }
 
-// settled says whether a key is as it should be.
-func settled(k reconcile.Key, w reconcile.World) bool {
+// settled says whether a key is as it should be. One that has to go, because it
+// lost what it stands on, is not, though it looks like what is wanted.
+func settled(k reconcile.Key, w reconcile.World, plan reconcile.Plan) bool {
+	if _, blocked := plan.Blocked[k]; blocked {
+		return false
+	}
 	want, wanted := w.Want[k]
 	is, there := w.Is[k]
 	return !w.Unknown[k] && wanted == there && (!there || is == want.Version)
@@ -70,7 +74,7 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 				return s.Because(f.err, 0), nil
 			}
 			if f := g.fails[k]; f != nil {
-				if f.err.Reason == fault.GuestBusy {
+				if f.err.Reason == fault.GuestBusy || f.err.Reason == fault.NeedsReset {
 					s.Phase = model.Degraded
 				}
 				if m.rec.RemovalForced && ofGuest(k) {
@@ -151,12 +155,15 @@ func shareGone(m member) *fault.Error {
 }
 
 func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s model.Status, w reconcile.World, plan reconcile.Plan) (model.Status, *fault.Error, bool) {
-	if settled(k, w) {
+	if settled(k, w, plan) {
 		return s, nil, false
 	}
 	if cause, blocked := plan.Blocked[k]; blocked && cause != k {
 		if f := g.fails[cause]; f != nil {
 			s.Phase = model.Failed
+			if f.err.Reason == fault.NeedsReset || f.err.Reason == fault.DaemonBlocked {
+				s.Phase = model.Degraded // what it has to have out is still there
+			}
 			return s.Because(f.err, f.attempts), f.err, true
 		}
 		s.Phase = model.Pending
@@ -198,8 +205,12 @@ func (a *Agent) setStatusLocked(o *object, s model.Status, failure *fault.Error)
 	if old.Phase != s.Phase || old.Reason != s.Reason || old.Generation != s.Generation {
 		s.Since = time.Now()
 	}
-	if s.Phase == model.Ready {
+	switch s.Phase {
+	case model.Ready:
 		o.wasReady = true
+		a.noteRepairLocked(o)
+	case model.Pending, model.Removing:
+		o.down = false // nobody waits for it
 	}
 	if s == old {
 		return

@@ -118,6 +118,9 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 		if remove {
 			return a.detach(ctx, m)
 		}
+		if err := a.pluggable(ctx, m, nil); err != nil {
+			return err
+		}
 		return a.o.Instances.Attach(ctx, a.deviceOf(m))
 	case reconcile.GuestMount:
 		if remove {

@@ -74,6 +74,7 @@ const (
 	NoVirtiofsd        Reason = "no_virtiofsd"
 	DaemonEnded        Reason = "virtiofsd_ended"
 	DaemonUnable       Reason = "virtiofsd_unable"
+	DaemonBlocked      Reason = "virtiofsd_blocked"
 	LocksNotShared     Reason = "locks_not_shared"
 	NoIDMap            Reason = "id_map_unsupported"
 	LibvirtUnavailable Reason = "libvirt_unavailable"

@@ -5,6 +5,7 @@ package parts
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/model"
@@ -218,9 +219,25 @@ type Daemons interface {
 	Stop(ctx context.Context, dir string) error
 	// Done is closed when the daemon of dir ends; nil where none runs.
 	Done(dir string) (<-chan struct{}, error)
+	// Death tells how the daemon of dir died while QEMU had its device; nil where
+	// it did not.
+	Death(dir string) (*Death, error)
+	// Replace ends the daemon of dir where it is stopped and so answers nobody;
+	// it does nothing to one that runs, or is not there. DaemonBlocked.
+	Replace(ctx context.Context, dir string) error
 	// Connected says whether a QEMU is, or just was, connected to the daemon of
 	// dir, which will take no other.
 	Connected(dir string) (bool, error)
+}
+
+// A Death is that of a daemon.
+type Death struct {
+	At       time.Time
+	Cause    string // one word
+	Why      string // for a person
+	Answered uint64 // requests of the guest that were in flight and failed at once
+	Kept     bool   // every request of the guest fails at once, so that the device can be taken out
+	Over     bool   // all its processes have ended
 }
 
 // An InstanceEvent says that something about an instance may have changed.

@@ -75,6 +75,14 @@ func (p *Process) stop(ctx context.Context, grace time.Duration) error {
 	return err
 }
 
+// Signal sends s, by pidfd. A process that has ended already is success.
+func (p *Process) Signal(s syscall.Signal) error {
+	if err := p.id.signal(s); err != nil {
+		return fmt.Errorf("signal process %d: %w", p.id.PID, err)
+	}
+	return nil
+}
+
 // open returns a pidfd, or errEnded.
 func (id Identity) open() (*os.File, error) {
 	if id.PID <= 0 {

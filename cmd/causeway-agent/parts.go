@@ -102,6 +102,18 @@ func (v virtiofsDaemons) Stop(ctx context.Context, dir string) error {
 	return v.d.Stop(ctx, virtiofsd.Daemon{Dir: dir}, daemonGrace)
 }
 
+func (v virtiofsDaemons) Death(dir string) (*parts.Death, error) {
+	d, err := v.d.Death(virtiofsd.Daemon{Dir: dir})
+	if err != nil || d == nil {
+		return nil, err
+	}
+	return &parts.Death{At: d.At, Cause: string(d.Cause), Why: d.Why, Answered: d.Answered, Kept: d.Kept, Over: d.Over}, nil
+}
+
+func (v virtiofsDaemons) Replace(ctx context.Context, dir string) error {
+	return libvirtError(v.d.Replace(ctx, virtiofsd.Daemon{Dir: dir}))
+}
+
 func (v virtiofsDaemons) Connected(dir string) (bool, error) {
 	s, err := v.d.State(virtiofsd.Daemon{Dir: dir})
 	return s == virtiofsd.Connected, err
@@ -227,6 +239,7 @@ func libvirtError(err error) error {
 		{virtiofs.ErrGuestRefused, fault.Precondition, fault.GuestRefused, "the guest could not do it"},
 		{process.ErrNoIDMap, fault.Precondition, fault.NoIDMap, "the share's file system cannot be mounted with other ids: use one that can (ext4, xfs, btrfs), or the id policy passthrough"},
 		{virtiofsd.ErrUnable, fault.Precondition, fault.DaemonUnable, "this host's virtiofsd cannot do what the attachment asks for: see causeway node show, and ask for something else"},
+		{virtiofsd.ErrBlocked, fault.Unavailable, fault.DaemonBlocked, "virtiofsd waits for a backend that does not answer, and is left alone, since its successor would wait too: cure the backend, and it goes on"},
 		{virtiofsd.ErrMissing, fault.Precondition, fault.NoVirtiofsd, "this host has no virtiofsd: install it"},
 	} {
 		if errors.Is(err, c.is) {

@@ -91,7 +91,7 @@ func Run(o Options) error {
 		return err
 	}
 	if err := k.accept(); err != nil {
-		return err
+		return errors.Join(err, k.unreport())
 	}
 	alive, err := k.pass()
 	if err != nil || !alive {
@@ -301,14 +301,17 @@ func (k *keeper) apply(m *vhostuser.Message) {
 	}
 }
 
-// leave ends virtiofsd when QEMU has gone.
+// leave ends virtiofsd when QEMU has gone. No report is left: one without an
+// end is of a keeper that was killed itself.
 func (k *keeper) leave() error {
 	unix.Close(k.daemon.FD)
 	limit := time.AfterFunc(leaving, k.kill)
 	defer limit.Stop()
 	k.wait()
-	return nil
+	return k.unreport()
 }
+
+func (k *keeper) unreport() error { return os.Remove(filepath.Join(k.Dir, ReportFile)) }
 
 // kill kills virtiofsd, all its processes.
 func (k *keeper) kill() { _ = unix.Kill(-k.child, unix.SIGKILL) }
@@ -422,7 +425,7 @@ func (k *keeper) serve(in *vhostuser.StandIn) error {
 		}
 		m, err := k.qemu.Read()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return k.unreport()
 		}
 		if err == nil {
 			err = k.handle(in, m)
