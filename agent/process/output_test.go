@@ -70,7 +70,7 @@ func TestParseStat(t *testing.T) {
 	const rest = " S 1 77 78 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 2 3"
 	for _, line := range []string{"77 (sleep)" + rest, "77 (a b) R 1 (c)" + rest, "77 ()" + rest, "77 (x\n)" + rest} {
 		got, err := parseStat(line)
-		want := stat{state: 'S', session: 78, start: 4242}
+		want := stat{state: 'S', parent: 1, session: 78, start: 4242}
 		if d := cmp.Diff(want, got, cmp.AllowUnexported(stat{})); err != nil || d != "" {
 			t.Errorf("parseStat(%q): %v %s", line, err, d)
 		}
