@@ -9,7 +9,7 @@ type ShareStatus string
 // The statuses.
 const (
 	ShareAttaching ShareStatus = "attaching" // on its way to the instance
-	ShareInactive  ShareStatus = "inactive"  // granted; the instance is off
+	ShareInactive  ShareStatus = "inactive"  // granted; no instance here uses it
 	ShareActive    ShareStatus = "active"    // the instance has it
 	ShareDetaching ShareStatus = "detaching" // on its way out
 	ShareError     ShareStatus = "error"     // the instance cannot use it
@@ -27,7 +27,7 @@ func ShareStatusOf(a *nodev1.Attachment) ShareStatus {
 		return ShareError
 	case nodev1.Phase_PHASE_PENDING:
 		switch s.GetReason() {
-		case "instance_off", "instance_not_found":
+		case "instance_off", "instance_not_found", "instance_awaited", "released":
 			return ShareInactive
 		}
 	case nodev1.Phase_PHASE_DEGRADED:

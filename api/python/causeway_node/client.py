@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import grpc
 
 from causeway_node import errors
-from causeway_node.model import Attachment, Event, EventType, Node
+from causeway_node.model import Attachment, Check, Event, EventType, Node
 from causeway_node.v1 import gateways_pb2_grpc, node_pb2, node_pb2_grpc
 
 DEFAULT_SOCKET = "unix:///run/causeway/agent.sock"
@@ -107,19 +108,31 @@ class Client:
         )
 
     def attach(
-        self, attachment: Attachment, timeout: float | None = None
+        self,
+        attachment: Attachment,
+        timeout: float | None = None,
+        *,
+        force: bool = False,
     ) -> Attachment:
-        """Attach a share, and wait until the instance has the device."""
-        request = node_pb2.AttachRequest(attachment=attachment.to_proto())
+        """Attach a share, and wait until the instance has the device.
+
+        force lets in writers that do not meet each other's locks.
+        """
+        request = node_pb2.AttachRequest(
+            attachment=attachment.to_proto(), force=force
+        )
         response = self.call(self.attachments.Attach, request, timeout)
         return Attachment.from_proto(response.attachment)
 
-    def detach(self, id: str, timeout: float | None = None) -> None:
+    def detach(
+        self, id: str, timeout: float | None = None, *, force: bool = False
+    ) -> None:
         """Detach, and wait until nothing is left on the host.
 
-        An unknown id is success.
+        An unknown id is success. force does not wait for the guest to let go:
+        what its programs had not written is lost.
         """
-        request = node_pb2.DetachRequest(id=id)
+        request = node_pb2.DetachRequest(id=id, force=force)
         self.call(self.attachments.Detach, request, timeout)
 
     def get_attachment(
@@ -142,6 +155,56 @@ class Client:
         """Look at an attachment now, without waiting for the next try."""
         request = node_pb2.RepairAttachmentRequest(id=id)
         response = self.call(self.attachments.Repair, request, timeout)
+        return Attachment.from_proto(response.attachment)
+
+    def preflight(
+        self, attachment: Attachment, timeout: float | None = None
+    ) -> list[Check]:
+        """Check whether an instance could have a share; change nothing."""
+        request = node_pb2.PreflightAttachmentRequest(
+            attachment=attachment.to_proto()
+        )
+        response = self.call(self.attachments.Preflight, request, timeout)
+        return [Check.from_proto(c) for c in response.checks]
+
+    def prepare(
+        self,
+        attachment: Attachment,
+        expires_at: datetime.datetime,
+        timeout: float | None = None,
+        *,
+        force: bool = False,
+    ) -> Attachment:
+        """At the destination: make all that an instance to come needs."""
+        request = node_pb2.PrepareAttachmentRequest(
+            attachment=attachment.to_proto(), force=force
+        )
+        request.expires_at.FromDatetime(expires_at)
+        response = self.call(self.attachments.Prepare, request, timeout)
+        return Attachment.from_proto(response.attachment)
+
+    def finish(self, id: str, timeout: float | None = None) -> Attachment:
+        """At the destination: wait until the instance has the share."""
+        request = node_pb2.FinishAttachmentRequest(id=id)
+        response = self.call(self.attachments.Finish, request, timeout)
+        return Attachment.from_proto(response.attachment)
+
+    def release(
+        self,
+        id: str,
+        expires_at: datetime.datetime,
+        timeout: float | None = None,
+    ) -> Attachment:
+        """At the source: take the share from an instance about to leave."""
+        request = node_pb2.ReleaseAttachmentRequest(id=id)
+        request.expires_at.FromDatetime(expires_at)
+        response = self.call(self.attachments.Release, request, timeout)
+        return Attachment.from_proto(response.attachment)
+
+    def rollback(self, id: str, timeout: float | None = None) -> Attachment:
+        """At the source: give the share back to an instance that stayed."""
+        request = node_pb2.RollbackAttachmentRequest(id=id)
+        response = self.call(self.attachments.Rollback, request, timeout)
         return Attachment.from_proto(response.attachment)
 
     def get_node(self, timeout: float | None = None) -> Node:

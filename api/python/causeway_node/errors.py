@@ -110,12 +110,28 @@ class NoFreePort(Precondition):
     """The instance has no PCIe root port left."""
 
 
-class TagTaken(Conflict):
+class TagTaken(Precondition):
     """Another attachment of the instance has the tag."""
 
 
 class GuestBusy(Precondition):
     """The guest does not let the device go."""
+
+
+class NeedsReset(Precondition):
+    """The guest keeps a dead device until the instance is reset."""
+
+
+class LocksNotShared(Precondition):
+    """Another writer would not meet this guest's locks."""
+
+
+class VirtiofsdUnable(Precondition):
+    """This host's virtiofsd cannot do what the settings ask for."""
+
+
+class OtherSettings(Conflict):
+    """The id is there with other settings."""
 
 
 class NotInSync(Unavailable):
@@ -139,12 +155,16 @@ BY_REASON: dict[str, type[CausewayError]] = {
     "guest_busy": GuestBusy,
     "instance_not_found": InstanceNotFound,
     "instance_off": InstanceOff,
+    "locks_not_shared": LocksNotShared,
+    "needs_reset": NeedsReset,
     "no_free_port": NoFreePort,
     "no_shared_memory": NoSharedMemory,
     "not_in_sync": NotInSync,
+    "other_settings": OtherSettings,
     "share_not_found": ShareNotFound,
     "tag_taken": TagTaken,
     "unknown_id": UnknownId,
+    "virtiofsd_unable": VirtiofsdUnable,
 }
 
 

@@ -51,6 +51,51 @@ class ShareStatus(str, enum.Enum):
     ERROR = "error"
 
 
+class Cache(enum.Enum):
+    """What the guest keeps without asking; UNSPECIFIED is the host's."""
+
+    UNSPECIFIED = 0
+    AUTO = 1
+    ALWAYS = 2
+    NEVER = 3
+    METADATA = 4
+
+
+class Locks(enum.Enum):
+    """Where locks are kept; UNSPECIFIED is the host's default."""
+
+    UNSPECIFIED = 0
+    LOCAL = 1
+    SHARED = 2
+
+
+class LockScope(enum.Enum):
+    """Who meets the locks of the guest's programs."""
+
+    UNSPECIFIED = 0
+    GUEST = 1
+    HOST = 2
+    SHARE = 3
+
+
+class Persistence(enum.Enum):
+    """What becomes of the device when the instance is stopped."""
+
+    UNSPECIFIED = 0
+    UNKNOWN = 1
+    LIVE_ONLY = 2
+    PERSISTENT = 3
+
+
+class Verdict(enum.Enum):
+    """What a check of a preflight says."""
+
+    UNSPECIFIED = 0
+    PASS = 1
+    WARN = 2
+    FAIL = 3
+
+
 def _member(kind: type[Any], number: int) -> Any:
     """Return an enum's member; UNSPECIFIED for one of a newer agent."""
     try:
@@ -98,6 +143,134 @@ class Connection:
 
 
 @dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the device and its virtiofsd do; unset is the host's default.
+
+    docs/virtiofs.md has them. memory is in bytes.
+    """
+
+    cache: Cache = Cache.UNSPECIFIED
+    xattr: bool | None = None
+    posix_acl: bool | None = None
+    locks: Locks = Locks.UNSPECIFIED
+    queue_size: int = 0
+    threads: int = 0
+    memory: int = 0
+    open_files: int = 0
+
+    @classmethod
+    def from_proto(cls, m: Any) -> Settings:
+        return cls(
+            cache=_member(Cache, m.cache),
+            xattr=m.xattr if m.HasField("xattr") else None,
+            posix_acl=m.posix_acl if m.HasField("posix_acl") else None,
+            locks=_member(Locks, m.locks),
+            queue_size=m.queue_size,
+            threads=m.threads,
+            memory=m.memory,
+            open_files=m.open_files,
+        )
+
+    def to_proto(self) -> Any:
+        """The message of a request."""
+        m: Any = node_pb2.DeviceSettings(
+            queue_size=self.queue_size,
+            threads=self.threads,
+            memory=self.memory,
+            open_files=self.open_files,
+        )
+        m.cache, m.locks = self.cache.value, self.locks.value
+        if self.xattr is not None:
+            m.xattr = self.xattr
+        if self.posix_acl is not None:
+            m.posix_acl = self.posix_acl
+        return m
+
+
+@dataclasses.dataclass(frozen=True)
+class Squash:
+    """An id policy: all that the guest makes is one owner's."""
+
+    uid: int
+    gid: int
+
+    def to_proto(self) -> Any:
+        """The message of a request."""
+        return node_pb2.IdPolicy(
+            squash=node_pb2.IdSquash(uid=self.uid, gid=self.gid)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class IdRange:
+    """count ids from guest on, which are those from host on."""
+
+    guest: int
+    host: int
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class IdMap:
+    """An id policy: other ids on the share than in the guest."""
+
+    uids: tuple[IdRange, ...]
+    gids: tuple[IdRange, ...]
+
+    def to_proto(self) -> Any:
+        """The message of a request."""
+
+        def ranges(all: tuple[IdRange, ...]) -> list[Any]:
+            return [
+                node_pb2.IdRange(guest=r.guest, host=r.host, count=r.count)
+                for r in all
+            ]
+
+        return node_pb2.IdPolicy(
+            map=node_pb2.IdMap(
+                uids=ranges(self.uids), gids=ranges(self.gids)
+            )
+        )
+
+
+def _ids(m: Any) -> Squash | IdMap | None:
+    def ranges(all: Any) -> tuple[IdRange, ...]:
+        return tuple(IdRange(r.guest, r.host, r.count) for r in all)
+
+    policy = m.WhichOneof("policy")
+    if policy == "squash":
+        return Squash(m.squash.uid, m.squash.gid)
+    if policy == "map":
+        return IdMap(ranges(m.map.uids), ranges(m.map.gids))
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """A program that keeps the guest from letting go of a share."""
+
+    pid: int
+    command: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A line of a preflight; fix is the command that cures it."""
+
+    name: str
+    verdict: Verdict
+    message: str = ""
+    fix: str = ""
+    reason: str = ""
+
+    @classmethod
+    def from_proto(cls, m: Any) -> Check:
+        return cls(
+            m.name, _member(Verdict, m.verdict), m.message, m.fix, m.reason
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Attachment:
     """A share that an instance has as a virtiofs device.
 
@@ -110,10 +283,18 @@ class Attachment:
     tag: str
     read_only: bool = False
     mount_at: str = ""
+    settings: Settings = Settings()
+    ids: Squash | IdMap | None = None
 
     status: Status = Status()
     instance_uuid: str = ""
     guest: GuestState = GuestState.UNSPECIFIED
+    guest_note: str = ""
+    holders: tuple[Holder, ...] = ()
+    lock_scope: LockScope = LockScope.UNSPECIFIED
+    unlocked_users: tuple[str, ...] = ()
+    persistence: Persistence = Persistence.UNSPECIFIED
+    live_only: str = ""
 
     @classmethod
     def from_proto(cls, m: Any) -> Attachment:
@@ -128,9 +309,17 @@ class Attachment:
             tag=m.tag,
             read_only=m.read_only,
             mount_at=m.mount_at,
+            settings=Settings.from_proto(m.settings),
+            ids=_ids(m.ids),
             status=Status.from_proto(m.status),
             instance_uuid=m.instance_uuid,
             guest=_member(GuestState, m.guest),
+            guest_note=m.guest_note,
+            holders=tuple(Holder(h.pid, h.command) for h in m.holders),
+            lock_scope=_member(LockScope, m.lock_scope),
+            unlocked_users=tuple(m.unlocked_users),
+            persistence=_member(Persistence, m.persistence),
+            live_only=m.live_only,
         )
 
     def to_proto(self) -> Any:
@@ -147,6 +336,8 @@ class Attachment:
             tag=self.tag,
             read_only=self.read_only,
             mount_at=self.mount_at,
+            settings=self.settings.to_proto(),
+            ids=None if self.ids is None else self.ids.to_proto(),
         )
 
     @property
@@ -168,7 +359,12 @@ class Attachment:
         if phase is Phase.FAILED:
             return ShareStatus.ERROR
         if phase is Phase.PENDING:
-            if reason in ("instance_off", "instance_not_found"):
+            if reason in (
+                "instance_awaited",
+                "instance_not_found",
+                "instance_off",
+                "released",
+            ):
                 return ShareStatus.INACTIVE
         if phase is Phase.DEGRADED:
             if reason == "guest_busy":  # being detached, the guest holds it
@@ -190,17 +386,35 @@ class Driver:
 
 
 @dataclasses.dataclass(frozen=True)
+class Virtiofsd:
+    """The host's virtiofsd: flavour "c", "rust", or "" where there is none."""
+
+    flavour: str
+    version: str
+    abilities: tuple[str, ...] = ()
+    message: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Node:
-    """The host and its agent."""
+    """The host and its agent; virtiofsd is None where it serves none."""
 
     hostname: str
     version: str
     in_sync: bool
     drivers: tuple[Driver, ...] = ()
+    virtiofsd: Virtiofsd | None = None
 
     @classmethod
     def from_proto(cls, m: Any) -> Node:
+        virtiofsd = None
+        if m.HasField("virtiofsd"):
+            v = m.virtiofsd
+            virtiofsd = Virtiofsd(
+                v.flavour, v.version, tuple(v.abilities), v.message
+            )
         return cls(
+            virtiofsd=virtiofsd,
             hostname=m.hostname,
             version=m.version,
             in_sync=m.in_sync,

@@ -1,6 +1,7 @@
 """Tests of the client against a fake agent at a real socket."""
 
 import concurrent.futures
+import datetime
 import pathlib
 import re
 import tempfile
@@ -80,6 +81,7 @@ class FakeAgent:
         return node_pb2.AttachResponse(attachment=a)
 
     def Detach(self, request, context):
+        self.asked = request
         if failure := self.next(self.answers):
             failure.abort(context)
         return node_pb2.DetachResponse()
@@ -100,6 +102,40 @@ class Attachments(node_pb2_grpc.AttachmentsServicer):
     def __init__(self, agent):
         self.Attach, self.Detach = agent.Attach, agent.Detach
         self.List, self.Repair = agent.List, agent.Repair
+        self.agent = agent
+
+    def Preflight(self, request, context):
+        return node_pb2.PreflightAttachmentResponse(
+            checks=[
+                node_pb2.Check(
+                    name="instance",
+                    verdict=node_pb2.VERDICT_FAIL,
+                    fix="virsh start vm1",
+                )
+            ]
+        )
+
+    def Prepare(self, request, context):
+        self.agent.asked = request
+        return node_pb2.PrepareAttachmentResponse(
+            attachment=request.attachment
+        )
+
+    def Finish(self, request, context):
+        return node_pb2.FinishAttachmentResponse(
+            attachment=node_pb2.Attachment(id=request.id)
+        )
+
+    def Release(self, request, context):
+        self.agent.asked = request
+        return node_pb2.ReleaseAttachmentResponse(
+            attachment=node_pb2.Attachment(id=request.id)
+        )
+
+    def Rollback(self, request, context):
+        return node_pb2.RollbackAttachmentResponse(
+            attachment=node_pb2.Attachment(id=request.id)
+        )
 
     def Get(self, request, context):
         return node_pb2.GetAttachmentResponse(
@@ -184,8 +220,24 @@ class ClientTest(unittest.TestCase):
             tag="t",
             read_only=True,
             mount_at="/mnt",
+            settings=causeway_node.Settings(
+                cache=causeway_node.Cache.NEVER,
+                xattr=False,
+                locks=causeway_node.Locks.SHARED,
+                queue_size=256,
+                threads=2,
+                memory=1 << 30,
+                open_files=4096,
+            ),
+            ids=causeway_node.IdMap(
+                (causeway_node.IdRange(0, 100000, 65536),),
+                (causeway_node.IdRange(0, 100000, 65536),),
+            ),
         )
-        got = self.client().attach(asked)
+        got = self.client().attach(asked, force=True)
+        self.assertTrue(agent.asked.force)
+        self.assertEqual((got.settings, got.ids), (asked.settings, asked.ids))
+        self.assertEqual(got.settings.posix_acl, None)
         self.assertEqual(agent.asked.attachment, asked.to_proto())
         self.assertEqual(agent.asked.attachment.connection.secret, b"hush")
         self.assertEqual(got.to_proto().connection.secret, b"")
@@ -201,6 +253,8 @@ class ClientTest(unittest.TestCase):
         agent = self.serve(FakeAgent())
         with self.client() as client:
             client.detach("a")
+            client.detach("a", force=True)
+            self.assertTrue(agent.asked.force)
             got = client.get_attachment("a")
             self.assertEqual(
                 (got.id, got.guest),
@@ -209,6 +263,28 @@ class ClientTest(unittest.TestCase):
             ids = [a.id for a in client.list_attachments("vm1")]
             self.assertEqual((agent.asked.instance, ids), ("vm1", ["a", ""]))
             self.assertEqual(client.repair("b").id, "b")
+            asked = causeway_node.Attachment(
+                "c",
+                "vm1",
+                causeway_node.Connection("local", "docs"),
+                "t",
+                ids=causeway_node.Squash(1000, 1001),
+            )
+            (check,) = client.preflight(asked)
+            self.assertEqual(
+                (check.verdict, check.fix),
+                (causeway_node.Verdict.FAIL, "virsh start vm1"),
+            )
+            end = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
+            got = client.prepare(asked, end)
+            self.assertEqual((got.ids, got.tag), (asked.ids, "t"))
+            self.assertEqual(
+                agent.asked.expires_at.seconds, int(end.timestamp())
+            )
+            self.assertEqual(client.finish("d").id, "d")
+            self.assertEqual(client.release("e", end).id, "e")
+            self.assertEqual(agent.asked.expires_at.seconds, 1767312000)
+            self.assertEqual(client.rollback("f").id, "f")
             node = client.get_node()
             self.assertEqual(
                 (node.hostname, node.drivers[0].abilities), ("hv1", ("probe",))
