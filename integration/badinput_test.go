@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
@@ -143,7 +144,17 @@ func TestBadAttachments(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	n := w.started(ctx, t, lab.AgentOptions{})
+	// A file system that has no idmapped mounts.
+	ram := t.TempDir()
+	if err := errors.Join(syscall.Mount("ram", ram, "ramfs", 0, ""), os.Mkdir(filepath.Join(ram, "share"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(ram, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	n := w.started(ctx, t, lab.AgentOptions{Pools: map[string]string{"default": w.pool.Dir, "ram": ram}})
 	n.attach(ctx, attached("good", "docs"))
 	only := attached("only", "docs")
 	only.Instance = full.UUID
@@ -194,6 +205,47 @@ func TestBadAttachments(t *testing.T) {
 		{"other mode", again(func(a *nodev1.Attachment) { a.ReadOnly = true }), other, "delete it first"},
 		{"other mount path", again(func(a *nodev1.Attachment) { a.MountAt = "/mnt/x" }), other, "delete it first"},
 	}
+	settings := func(s *nodev1.DeviceSettings) *nodev1.Attachment {
+		return withAttachment(func(a *nodev1.Attachment) { a.Settings = s })
+	}
+	squash := func(uid, gid uint32) *nodev1.Attachment {
+		return withAttachment(func(a *nodev1.Attachment) {
+			a.Ids = &nodev1.IdPolicy{Policy: &nodev1.IdPolicy_Squash{Squash: &nodev1.IdSquash{Uid: uid, Gid: gid}}}
+		})
+	}
+	mapped := func(source, pool string, ranges ...*nodev1.IdRange) *nodev1.Attachment {
+		return withAttachment(func(a *nodev1.Attachment) {
+			a.Connection = &nodev1.Connection{BackendKind: "local", Source: source, Options: map[string]string{"pool": pool}}
+			a.Ids = &nodev1.IdPolicy{Policy: &nodev1.IdPolicy_Map{Map: &nodev1.IdMap{Uids: ranges, Gids: ranges}}}
+		})
+	}
+	node, err := n.nodes.Get(ctx, &nodev1.GetNodeRequest{})
+	n.must(err)
+	// Each flavour of virtiofsd lacks something.
+	unable := squash(1000, 1000)
+	if node.GetVirtiofsd().GetFlavour() == "rust" {
+		unable = settings(&nodev1.DeviceSettings{Locks: nodev1.Locks_LOCKS_SHARED})
+	}
+	calls = append(calls, []badCall{
+		{"unknown cache", settings(&nodev1.DeviceSettings{Cache: 99}), invalid("field_malformed"), "no value"},
+		{"odd queue size", settings(&nodev1.DeviceSettings{QueueSize: 1000}), invalid("bad_device_settings"), "power of two"},
+		{"many threads", settings(&nodev1.DeviceSettings{Threads: 100000}), invalid("bad_device_settings"), "give 1 to 256"},
+		{"little memory", settings(&nodev1.DeviceSettings{Memory: 1}), invalid("bad_device_settings"), "give at least"},
+		{"few files", settings(&nodev1.DeviceSettings{OpenFiles: 1}), invalid("bad_device_settings"), "give at least"},
+		{"lists without xattr", settings(&nodev1.DeviceSettings{Xattr: proto.Bool(false), PosixAcl: proto.Bool(true)}), invalid("bad_device_settings"), "turn xattr on"},
+		{"squash to root", squash(0, 1000), invalid("bad_id_policy"), "other than 0"},
+		{"squash to root's group", squash(1000, 0), invalid("bad_id_policy"), "other than 0"},
+		{"map to root", mapped("docs", "default", &nodev1.IdRange{Count: 65536}), invalid("bad_id_policy"), "above 0"},
+		{"empty map", mapped("docs", "default"), invalid("bad_id_policy"), "give 1 to 340"},
+		{"map that overlaps", mapped("docs", "default", &nodev1.IdRange{Host: 1, Count: 9}, &nodev1.IdRange{Guest: 20, Host: 5, Count: 9}), invalid("bad_id_policy"), "alone"},
+		{"map on a file system without", mapped("share", "ram", &nodev1.IdRange{Host: 1, Count: 9}), precondition("id_map_unsupported"), "no idmapped mounts"},
+		{"more than virtiofsd can", unable, precondition("virtiofsd_unable"), "ask for something else"},
+		{"second writer", &nodev1.AttachRequest{Attachment: attached("bad", "docs")}, precondition("locks_not_shared"), "attach with force"},
+		{"other cache", again(func(a *nodev1.Attachment) { a.Settings = &nodev1.DeviceSettings{Cache: nodev1.Cache_CACHE_NEVER} }), other, "delete it first"},
+		{"other ids", again(func(a *nodev1.Attachment) {
+			a.Ids = mapped("docs", "default", &nodev1.IdRange{Host: 1, Count: 9}).GetIds()
+		}), other, "delete it first"},
+	}...)
 	for source, want := range w.badSources(t) {
 		a := withAttachment(func(a *nodev1.Attachment) { a.Connection = local(source) })
 		calls = append(calls, badCall{"source " + short(source), a, want, sourceAdvice[want.reason]})

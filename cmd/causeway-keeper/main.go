@@ -15,10 +15,11 @@ func main() {
 	flag.StringVar(&o.Dir, "dir", "", "run `directory`, for the report")
 	flag.StringVar(&o.Socket, "socket", "", "`path` of the socket for QEMU")
 	flag.BoolVar(&o.Inflight, "inflight", false, "virtiofsd notes its requests in flight when told to")
+	flag.BoolVar(&o.OwnUsers, "own-users", false, "virtiofsd gets a user namespace of its own")
 	flag.Parse()
 	o.Program = flag.Args()
 	if o.Dir == "" || o.Socket == "" || len(o.Program) == 0 {
-		fmt.Fprintln(os.Stderr, "usage: causeway-keeper -dir DIRECTORY -socket PATH [-inflight] -- VIRTIOFSD [ARGUMENT...]")
+		fmt.Fprintln(os.Stderr, "usage: causeway-keeper -dir DIRECTORY -socket PATH [-inflight] [-own-users] -- VIRTIOFSD [ARGUMENT...]")
 		os.Exit(2)
 	}
 	if err := keeper.Run(o); err != nil {

@@ -32,6 +32,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -51,6 +52,12 @@ type Options struct {
 	Socket   string   // required: where QEMU connects, once
 	Program  []string // required: virtiofsd and its arguments, without those of the socket
 	Inflight bool     // it notes its requests in flight when told to, as QEMU's does; else it must answer them in order
+
+	// OwnUsers gives virtiofsd a user namespace of its own, with all ids as they
+	// are: its capabilities then count nothing on the host. Those of the host let
+	// it take, by chown, what lies in the share and has an id that an idmapped
+	// mount does not map (chown_ok in the kernel's fs/attr.c).
+	OwnUsers bool
 }
 
 // childFD is the listening socket in virtiofsd.
@@ -127,7 +134,7 @@ func (k *keeper) start() error {
 	proc, err := os.StartProcess(k.Program[0], append(k.Program, fmt.Sprintf("--fd=%d", childFD)), &os.ProcAttr{
 		Env:   os.Environ(),
 		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, os.NewFile(uintptr(listener), "listener")},
-		Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, PidFD: &k.pidfd},
+		Sys:   k.attributes(),
 	})
 	if err != nil {
 		return err
@@ -142,6 +149,16 @@ func (k *keeper) start() error {
 		}
 	}()
 	return nil
+}
+
+// attributes of virtiofsd's process.
+func (k *keeper) attributes() *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, PidFD: &k.pidfd}
+	if k.OwnUsers {
+		all := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: math.MaxUint32}}
+		a.Cloneflags, a.UidMappings, a.GidMappings, a.GidMappingsEnableSetgroups = syscall.CLONE_NEWUSER, all, all, true
+	}
+	return a
 }
 
 func listen(path string) (int, error) {

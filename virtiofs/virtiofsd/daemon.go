@@ -153,7 +153,7 @@ func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error)
 		Path:   d.Keeper,
 		Args:   p.kept(v, args),
 		Env:    []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"},
-		Caps:   v.IDs.capabilities(),
+		Caps:   capabilities,
 		IDMap:  v.IDs.mount(v.Source),
 		Limits: limits,
 		Name:   v.name(),

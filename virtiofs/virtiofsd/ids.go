@@ -2,8 +2,6 @@ package virtiofsd
 
 import (
 	"math"
-	"slices"
-	"strings"
 
 	"github.com/causeway-project/causeway/agent/process"
 )
@@ -17,6 +15,8 @@ import (
 // enforces. For a squash it maps the one owner to itself: the daemon turns every
 // guest id into that, and the mount keeps it from touching what is anybody
 // else's, as a set-uid program of the host's root that lies in the share.
+//
+// The daemon has a user namespace of its own then: see keeper.Options.
 type IDs struct {
 	Squash     bool // all that the guest makes is UID's and GID's
 	UID, GID   uint32
@@ -39,22 +39,12 @@ func (i IDs) mount(source string) *process.IDMap {
 	return &process.IDMap{Dir: source, UIDs: i.UIDs, GIDs: i.GIDs}
 }
 
-// dropped are capabilities that a daemon with other ids does without: a device
-// node or a program with capabilities that a guest makes would work on the host
-// for whoever reaches the share there.
-var dropped = []string{"mknod", "setfcap"}
-
-func (i IDs) capabilities() []string {
-	if i.passthrough() {
-		return capabilities
-	}
-	return slices.DeleteFunc(slices.Clone(capabilities), func(c string) bool { return slices.Contains(dropped, c) })
-}
-
-// drops is what the daemon is told of them, who else would want them and end.
+// drops is what a daemon with other ids is told to do without: a device node or
+// a program with capabilities that a guest makes would work on the host for
+// whoever reaches the share there.
 func (i IDs) drops() string {
 	if i.passthrough() {
 		return ""
 	}
-	return "-" + strings.Join(dropped, ":-")
+	return "-mknod:-setfcap"
 }

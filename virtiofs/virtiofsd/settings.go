@@ -50,6 +50,9 @@ func (p Program) kept(v Daemon, args []string) []string {
 		// (QEMU 7.2, tools/virtiofsd/fuse_virtio.c, fv_queue_thread).
 		own = append(own, "-inflight")
 	}
+	if !v.IDs.passthrough() {
+		own = append(own, "-own-users")
+	}
 	return append(append(own, "--", p.Path), args...)
 }
 
