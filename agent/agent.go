@@ -128,6 +128,12 @@ func New(o Options) (*Agent, error) {
 			return nil, fmt.Errorf("make directory: %w", err)
 		}
 	}
+	// QEMU, which is not root, finds its sockets there; each is one QEMU's.
+	for _, dir := range []string{o.RunDir, a.at.Daemon("")} {
+		if err := searchable(dir); err != nil {
+			return nil, err
+		}
+	}
 	l, records, damaged, err := ledger.Open(a.at.Ledger(), model.KindAttachment, model.KindNetwork, model.KindExport)
 	if err != nil {
 		return nil, err
@@ -149,6 +155,16 @@ func New(o Options) (*Agent, error) {
 		a.log.Error("ledger file is damaged, and what it owns is left alone", "kind", d.Kind, "id", d.ID, "file", d.Path, "err", d.Err)
 	}
 	return a, nil
+}
+
+// searchable lets everybody reach by name what lies in a directory and is
+// theirs.
+func searchable(dir string) error {
+	st, err := os.Stat(dir)
+	if err != nil || st.Mode()&0o111 == 0o111 {
+		return err
+	}
+	return os.Chmod(dir, st.Mode().Perm()|0o111)
 }
 
 // Run reconciles until ctx ends, and returns when every worker has stopped.

@@ -51,13 +51,14 @@ var mayImport = map[string][]string{
 	// These know nothing of each other, nor of the agent; the two leaves
 	// serve them all.
 	"ganesha":  {"agent/crashpoint", "agent/process", "ganesha/handles", "ganesha/nfs3"},
-	"virtiofs": {"agent/crashpoint"},
+	"virtiofs": {"agent/crashpoint", "virtiofs/peer"},
 	"netns":    {"agent/crashpoint", "netns/arp", "netns/firewall", "netns/kernel", "netns/namespace", "netns/ovs", "netns/plug", "netns/sysctl"},
 	"drivers":  {},
 
 	"ganesha/nfs3":       {"agent/process"},
 	"virtiofs/hook":      {},
-	"virtiofs/keeper":    {"virtiofs/vhostuser"},
+	"virtiofs/keeper":    {"virtiofs/peer", "virtiofs/vhostuser"},
+	"virtiofs/peer":      {},
 	"virtiofs/vhostuser": {},
 	"virtiofs/virtiofsd": {"agent/process", "virtiofs/keeper"},
 

@@ -101,7 +101,7 @@ func (h *Host) attach(ctx context.Context, d Device) error {
 		// The lock is for the time that libvirt takes, not for the time that ctx
 		// gives it: a second attach that looked at the tags while the first is
 		// still under way would not see its tag.
-		verdict, err := callThen(ctx, h, h.calls, func(v hypervisor) (plugged, error) { return plug(v, d, xml) }, unlock)
+		verdict, err := callThen(ctx, h, h.calls, func(v hypervisor) (plugged, error) { return h.plug(v, d, xml) }, unlock)
 		if err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ const (
 )
 
 // plug checks the instance and attaches the device, under the instance's lock.
-func plug(v hypervisor, d Device, xml string) (plugged, error) {
+func (h *Host) plug(v hypervisor, d Device, xml string) (plugged, error) {
 	i, err := find(v, d.Instance)
 	if err != nil {
 		return 0, err
@@ -149,6 +149,9 @@ func plug(v hypervisor, d Device, xml string) (plugged, error) {
 	}
 	if i.FreePorts == 0 {
 		return 0, ErrNoPort
+	}
+	if err := h.admit(i, d.Socket); err != nil {
+		return 0, err
 	}
 	if err := v.attach(i.UUID, xml); err != nil {
 		// It may have stopped since.

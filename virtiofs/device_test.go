@@ -130,7 +130,8 @@ func TestParseInstance(t *testing.T) {
 	}
 	want := Instance{
 		UUID: "6b3c8bb4-0a34-4b8b-9d3e-3b1b5c1e8f10", Name: "instance-0000002a",
-		Running: true, SharedMemory: true, FreePorts: 2, GuestAgent: true,
+		Running: true, SharedMemory: true, FreePorts: 2, Express: true, GuestAgent: true, Channel: true,
+		Machine: "pc-q35-8.2", CPUs: 2, Memory: 4194304, User: "+64055",
 		Filesystems: []Device{{
 			Instance: "6b3c8bb4-0a34-4b8b-9d3e-3b1b5c1e8f10",
 			Alias:    "ua-cw-docs", Tag: "docs", Socket: "/run/causeway/virtiofs/docs/sock",
@@ -141,5 +142,14 @@ func TestParseInstance(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestUIDOf(t *testing.T) {
+	for label, want := range map[string]int64{"": 0, "+64055": 64055, "+0": 0, "root": 0, "107": 107, "+": -1, "+-1": -1, "nobody-is-called-so": -1, "+4294967296": -1} {
+		got, err := uidOf(label)
+		if (err != nil) != (want < 0) || err == nil && int64(got) != want {
+			t.Errorf("uidOf(%q) = %d, %v, want %d", label, got, err, want)
+		}
 	}
 }

@@ -55,6 +55,7 @@ func startFake(t *testing.T) (*fakeVirt, *Host, *events) {
 	seen := &events{}
 	h := New(Options{Changed: seen.add, Logger: nil})
 	h.dial = f.dial
+	h.admit = func(Instance, string) error { return nil }
 	runHost(t, h)
 	if err := wait(waiting, func() bool { return h.Connected() == nil }); err != nil {
 		t.Fatal(err)

@@ -48,6 +48,7 @@ const (
 type Host struct {
 	o     Options
 	dial  func(notify func(Event), lost func()) (*link, error)
+	admit func(i Instance, socket string) error
 	calls chan struct{}
 	asks  chan struct{} // of guest agents
 
@@ -70,7 +71,7 @@ func New(o Options) *Host {
 	if o.Changed == nil {
 		o.Changed = func(Event) {}
 	}
-	return &Host{
+	h := &Host{
 		o:       o,
 		dial:    func(notify func(Event), lost func()) (*link, error) { return dial(o.URI, notify, lost) },
 		calls:   make(chan struct{}, maxCalls),
@@ -80,6 +81,8 @@ func New(o Options) *Host {
 		silent:  map[string]silence{},
 		watches: map[*watch]struct{}{},
 	}
+	h.admit = h.admitQEMU
+	return h
 }
 
 // Run keeps the connection, with back-off, and reports events until ctx ends.

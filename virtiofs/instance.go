@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"libvirt.org/go/libvirtxml"
 )
@@ -27,6 +28,11 @@ func parseInstance(doc string) (_ Instance, err error) {
 	}
 	if i.Memory, err = kibibytes(d.Memory); err != nil {
 		return Instance{}, err
+	}
+	for _, l := range d.SecLabel {
+		if l.Model == "dac" {
+			i.User, _, _ = strings.Cut(l.Label, ":")
+		}
 	}
 	if d.OS != nil && d.OS.Type != nil {
 		i.Machine = d.OS.Type.Machine

@@ -60,6 +60,7 @@ type Instance struct {
 	Cells   int    // of NUMA
 	CPUs    int    // at most
 	Memory  uint64 // KiB, at most
+	User    string // of its QEMU, as libvirt labels it: "+64055", or a name; empty where libvirt does not say
 }
 
 // A Device is a virtiofs device in a running domain or in a definition.

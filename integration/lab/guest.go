@@ -47,7 +47,7 @@ const bootLimit = 2 * time.Minute
 // Define makes the domain, and does not start it.
 func (l *Libvirt) Define(ctx context.Context, o GuestOptions) (*Guest, error) {
 	g := &Guest{Name: o.Name, libvirt: l, console: l.path(o.Name + ".console"), agent: !o.NoAgent}
-	xml, err := o.xml(g.console)
+	xml, err := o.xml(l, g.console)
 	if err != nil {
 		return nil, err
 	}
@@ -213,13 +213,9 @@ func kvm() bool {
 	return err == nil && regexp.MustCompile(`(?m)^flags\s*:.*\b(vmx|svm)\b`).Match(info)
 }
 
-func (o GuestOptions) xml(console string) (string, error) {
+func (o GuestOptions) xml(l *Libvirt, console string) (string, error) {
 	if !safeName.MatchString(o.Name) || (o.Bridge != "" && !safeName.MatchString(o.Bridge)) {
 		return "", fmt.Errorf("guest name %q or bridge %q has unusual characters", o.Name, o.Bridge)
-	}
-	kernel, initramfs, err := GuestImage()
-	if err != nil {
-		return "", err
 	}
 	if o.Memory == 0 {
 		o.Memory = 256
@@ -275,6 +271,6 @@ func (o GuestOptions) xml(console string) (string, error) {
     %s<serial type='unix'><source mode='bind' path='%s.sock'/><log file='%s' append='off'/><target port='0'/></serial>
     <memballoon model='none'/>
   </devices>
-</domain>`, kind, o.Name, o.Memory, memory, kernel, initramfs, strings.Join(parameters, " "),
+</domain>`, kind, o.Name, o.Memory, memory, l.path("vmlinuz"), l.path("initramfs"), strings.Join(parameters, " "),
 		strings.Repeat("<controller type='pci' model='pcie-root-port'/>", ports), devices, console, console), nil
 }

@@ -30,8 +30,9 @@ const libvirtLimit = 90 * time.Second
 // Below libvirt's cache, where it keeps what it learned of QEMU.
 const capabilities = "qemu/capabilities"
 
-const qemuConf = `user = "root"
-group = "root"
+// QEMU runs as on Debian and Ubuntu: as a user who is not root.
+const qemuConf = `user = "` + account + `"
+group = "` + account + `"
 # Without control groups, which the tests' machines may not have; in libvirt
 # 9.0 a virtiofsd of libvirt's own must then not be used.
 cgroup_controllers = []
@@ -70,6 +71,9 @@ func (l *Libvirt) boot(ctx context.Context) error {
 	if err := restoreCapabilities(l.own.cache); err != nil {
 		return err
 	}
+	if err := l.images(); err != nil {
+		return err
+	}
 	var err error
 	if l.logd, err = startDaemon(l.path("virtlogd.log"), nil, l.own.argv("virtlogd", "-f", l.path("virtlogd.conf"))...); err != nil {
 		return err
@@ -80,6 +84,16 @@ func (l *Libvirt) boot(ctx context.Context) error {
 		return err
 	}
 	return l.Start(ctx)
+}
+
+// images copies those of the guests: libvirt gives them to QEMU's user while a
+// guest runs. The directory is that user's to search.
+func (l *Libvirt) images() error {
+	kernel, initramfs, err := GuestImage()
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Chmod(l.dir, 0o711), copyFile(kernel, l.path("vmlinuz")), copyFile(initramfs, l.path("initramfs")))
 }
 
 func (l *Libvirt) path(name string) string { return filepath.Join(l.dir, name) }

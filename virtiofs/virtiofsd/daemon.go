@@ -140,7 +140,11 @@ func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error)
 	if err := remove(v.Socket(), filepath.Join(v.Dir, keeper.ReportFile)); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(v.Dir, 0o700); err != nil {
+	if err := os.MkdirAll(v.Dir, 0o711); err != nil {
+		return nil, err
+	}
+	// QEMU, which is not root, has to find its socket; the rest is root's.
+	if err := os.Chmod(v.Dir, 0o711); err != nil {
 		return nil, err
 	}
 	limits := process.Limits{
