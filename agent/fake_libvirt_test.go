@@ -174,6 +174,8 @@ func (h libvirt) Hypervisor(context.Context) (parts.Hypervisor, error) {
 	return parts.Hypervisor{Libvirt: 9_000_000, QEMU: 7_002_022}, nil
 }
 
+func (h libvirt) Admit(context.Context, parts.Start) error { return nil }
+
 func (h libvirt) GuestAgent(context.Context, string) (parts.GuestAgent, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

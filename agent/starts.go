@@ -19,9 +19,11 @@ import (
 // to say.
 func (a *Agent) PrepareStart(ctx context.Context, s model.Start) error {
 	var ids []string
+	start := parts.Start{Instance: s.Instance, UUID: s.UUID, User: s.User}
 	for _, socket := range s.Sockets {
 		if id, ours := a.at.OfSocket(socket); ours {
 			ids = append(ids, id)
+			start.Sockets = append(start.Sockets, socket)
 		}
 	}
 	if len(ids) == 0 {
@@ -55,6 +57,9 @@ func (a *Agent) PrepareStart(ctx context.Context, s model.Start) error {
 		if err := a.awaitPrepared(ctx, objectKey{model.KindAttachment, id}); err != nil {
 			return err
 		}
+	}
+	if err := a.o.Instances.Admit(ctx, start); err != nil {
+		return parts.Classify(err)
 	}
 	return nil
 }

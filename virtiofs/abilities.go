@@ -3,6 +3,9 @@ package virtiofs
 import (
 	"context"
 	"fmt"
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
 )
 
 // A Hypervisor is what instances run on. Versions are 1,000,000 * major +
@@ -19,6 +22,39 @@ func (h *Host) Hypervisor(ctx context.Context) (Hypervisor, error) {
 		return Hypervisor{}, fmt.Errorf("ask for versions: %w", err)
 	}
 	return v, nil
+}
+
+// A Confinement is what libvirt keeps QEMU in.
+type Confinement struct {
+	User     string // that QEMU runs as, as labels have it: "+64055"
+	AppArmor bool
+	SELinux  bool
+}
+
+// Confinement asks libvirt for its default: ErrUnavailable.
+func (h *Host) Confinement(ctx context.Context) (Confinement, error) {
+	doc, err := call(ctx, h, h.calls, hypervisor.capabilities)
+	if err != nil {
+		return Confinement{}, fmt.Errorf("ask for capabilities: %w", err)
+	}
+	var caps libvirtxml.Caps
+	if err := caps.Unmarshal(doc); err != nil {
+		return Confinement{}, fmt.Errorf("parse capabilities: %w", err)
+	}
+	var c Confinement
+	for _, m := range caps.Host.SecModel {
+		switch m.Name {
+		case "apparmor":
+			c.AppArmor = true
+		case "selinux":
+			c.SELinux = true
+		case "dac":
+			for _, l := range m.Labels {
+				c.User, _, _ = strings.Cut(l.Value, ":") // one for each accelerator, all alike
+			}
+		}
+	}
+	return c, nil
 }
 
 // maxCommands is how many commands of a guest agent are looked at; it has some

@@ -2,6 +2,7 @@ package virtiofs
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,17 +16,46 @@ import (
 	"github.com/causeway-project/causeway/virtiofs/peer"
 )
 
+// Admit lets the QEMU of an instance that libvirt is about to start connect to a
+// socket: ErrNoListener, ErrUnavailable. Of i it takes the name and the UUID,
+// and the user where the definition has one. Attach does it for instances that
+// run.
+func (h *Host) Admit(ctx context.Context, i Instance, socket string) error {
+	if i.User == "" {
+		c, err := h.Confinement(ctx)
+		if err != nil {
+			return err
+		}
+		i.User = c.User
+	}
+	p, err := h.peerOf(i)
+	if err == nil {
+		err = p.Admit(socket)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrNoListener, err)
+	}
+	return err
+}
+
+func (h *Host) peerOf(i Instance) (peer.Peer, error) {
+	uid, err := uidOf(i.User)
+	if err != nil {
+		return peer.Peer{}, fmt.Errorf("QEMU of instance %s: %w", i.UUID, err)
+	}
+	return peer.Peer{UID: uid, PIDFile: filepath.Join(pidFiles(h.o.URI), i.Name+".pid")}, nil
+}
+
 // admitQEMU lets the instance's QEMU connect to a socket. It is done as late as
 // can be: until then the socket is root's alone.
 func (h *Host) admitQEMU(i Instance, socket string) error {
 	if _, err := os.Lstat(socket); errors.Is(err, fs.ErrNotExist) {
 		return ErrNoListener
 	}
-	uid, err := uidOf(i.User)
+	p, err := h.peerOf(i)
 	if err != nil {
-		return fmt.Errorf("QEMU of instance %s: %w", i.UUID, err)
+		return err
 	}
-	p := peer.Peer{UID: uid, PIDFile: filepath.Join(pidFiles(h.o.URI), i.Name+".pid")}
 	if pid, err := peer.PID(p.PIDFile); err != nil || !isQEMU(pid, i) {
 		h.o.Logger.Warn("libvirt does not tell the pid of an instance, so that any QEMU of its user could take its share for itself", "instance", i.UUID, "err", err)
 		p.PIDFile = ""

@@ -139,6 +139,10 @@ func (f *fakeVirt) domain(ref string) (string, passage, error) {
 	return "", stays, noDomain(ref)
 }
 
+func (f *fakeVirt) capabilities() (string, error) {
+	return "<capabilities><host><secmodel><model>dac</model><doi>0</doi><baselabel type='qemu'>+64055:+64055</baselabel></secmodel></host></capabilities>", nil
+}
+
 func (f *fakeVirt) versions() (Hypervisor, error) {
 	return Hypervisor{Libvirt: 9_000_000, QEMU: 7_002_022}, nil
 }

@@ -23,6 +23,8 @@ type hypervisor interface {
 	running() ([]string, error)
 	// versions are libvirt's and QEMU's, as libvirt counts.
 	versions() (Hypervisor, error)
+	// capabilities returns the XML of what the host can.
+	capabilities() (string, error)
 	// attach plugs a device into a running domain.
 	attach(uuid, xml string) error
 	// detach asks a running domain's guest to let go of a device, and does not
@@ -229,6 +231,8 @@ func (n *connection) versions() (v Hypervisor, err error) {
 	v.QEMU, err = n.c.GetVersion()
 	return v, err
 }
+
+func (n *connection) capabilities() (string, error) { return n.c.GetCapabilities() }
 
 func (n *connection) attach(uuid, xml string) error {
 	return n.with(uuid, func(d *libvirt.Domain) error {

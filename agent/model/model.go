@@ -107,6 +107,7 @@ type Start struct {
 	Instance string // name
 	UUID     string
 	Sockets  []string // that its virtiofs devices connect to
+	User     string   // that its QEMU is to run as, as libvirt labels it; empty is libvirt's default
 }
 
 // A Network is a tenant network on this host.

@@ -133,6 +133,14 @@ func (i Instance) WhyLiveOnly(alias string) string {
 	return "libvirt's hook is not installed: see causeway node preflight"
 }
 
+// A Start is an instance of which libvirt is about to start the QEMU.
+type Start struct {
+	Instance string // name
+	UUID     string
+	User     string // of QEMU, as libvirt labels it; empty is libvirt's default
+	Sockets  []string
+}
+
 // A GuestMount is a mount in a guest.
 type GuestMount struct {
 	Instance string // UUID
@@ -163,6 +171,9 @@ type Instances interface {
 	// GuestAgent asks a running instance's agent what it allows. That it does
 	// not answer is part of the answer.
 	GuestAgent(ctx context.Context, uuid string) (GuestAgent, error)
+	// Admit lets the QEMU that is about to start connect to its sockets, which
+	// Attach does for one that runs.
+	Admit(ctx context.Context, s Start) error
 	// Attach plugs d in and waits for it. There already is success.
 	Attach(ctx context.Context, d Device) error
 	// Detach unplugs d and waits until it is gone: GuestBusy. Not there is

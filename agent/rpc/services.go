@@ -92,7 +92,7 @@ func (s attachments) PrepareStart(ctx context.Context, r *nodev1.PrepareStartReq
 	if who, known := caller(ctx); !known || who.UID != 0 && who.UID != ownUID() {
 		return nil, &fault.Error{Kind: fault.Denied, Reason: CallerNotAllowed, Message: "this call is for libvirt's hook: only root may make it"}
 	}
-	err := s.agent.PrepareStart(ctx, model.Start{Instance: r.GetInstance(), UUID: r.GetInstanceUuid(), Sockets: r.GetSockets()})
+	err := s.agent.PrepareStart(ctx, model.Start{Instance: r.GetInstance(), UUID: r.GetInstanceUuid(), Sockets: r.GetSockets(), User: r.GetUser()})
 	if err != nil {
 		return nil, err
 	}

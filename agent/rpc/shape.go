@@ -150,6 +150,8 @@ func secretsOf(req proto.Message) []string {
 	switch r := req.(type) {
 	case *nodev1.AttachRequest:
 		c = r.GetAttachment().GetConnection()
+	case *nodev1.PreflightAttachmentRequest:
+		c = r.GetAttachment().GetConnection()
 	case *nodev1.PutExportRequest:
 		c = r.GetExport().GetConnection()
 	}

@@ -160,6 +160,15 @@ func (i instances) Hypervisor(ctx context.Context) (parts.Hypervisor, error) {
 	return parts.Hypervisor(v), libvirtError(err)
 }
 
+func (i instances) Admit(ctx context.Context, s parts.Start) error {
+	for _, socket := range s.Sockets {
+		if err := i.h.Admit(ctx, virtiofs.Instance{Name: s.Instance, UUID: s.UUID, User: s.User}, socket); err != nil {
+			return libvirtError(err)
+		}
+	}
+	return nil
+}
+
 func (i instances) GuestAgent(ctx context.Context, uuid string) (parts.GuestAgent, error) {
 	v, err := i.h.Instance(ctx, uuid)
 	if err != nil {
@@ -263,6 +272,7 @@ func (noLibvirt) Instance(context.Context, string) (parts.Instance, error) {
 func (noLibvirt) Hypervisor(context.Context) (parts.Hypervisor, error) {
 	return parts.Hypervisor{}, errNoLibvirt
 }
+func (noLibvirt) Admit(context.Context, parts.Start) error { return errNoLibvirt }
 func (noLibvirt) GuestAgent(context.Context, string) (parts.GuestAgent, error) {
 	return parts.GuestAgent{}, errNoLibvirt
 }

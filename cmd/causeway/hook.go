@@ -47,7 +47,7 @@ func (c *cli) prepareStart(ctx context.Context, s hook.Start) error {
 	}
 	defer func() { _ = agent.Close() }()
 	t := task{doing: "get the shares of instance " + s.Instance + " ready"}
-	_, err = agent.Attachments.PrepareStart(ctx, &nodev1.PrepareStartRequest{Instance: s.Instance, InstanceUuid: s.UUID, Sockets: s.Sockets})
+	_, err = agent.Attachments.PrepareStart(ctx, &nodev1.PrepareStartRequest{Instance: s.Instance, InstanceUuid: s.UUID, Sockets: s.Sockets, User: s.User})
 	var u *client.Unreached
 	switch {
 	case err == nil:

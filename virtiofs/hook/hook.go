@@ -93,6 +93,7 @@ type Start struct {
 	Instance string // name
 	UUID     string
 	Sockets  []string // that our devices connect to
+	User     string   // that QEMU is to run as, where the definition says so
 }
 
 // aliasPrefix is virtiofs.AliasPrefix, whose package needs a C library.
@@ -109,7 +110,11 @@ func ParseStart(args []string, input io.Reader) (Start, bool, error) {
 		return Start{}, false, nil
 	}
 	var domain struct {
-		Name    string `xml:"name"`
+		Name   string `xml:"name"`
+		Labels []struct {
+			Model string `xml:"model,attr"`
+			Label string `xml:"label"`
+		} `xml:"seclabel"`
 		UUID    string `xml:"uuid"`
 		Devices struct {
 			Filesystems []struct {
@@ -129,6 +134,11 @@ func ParseStart(args []string, input io.Reader) (Start, bool, error) {
 		return Start{}, false, fmt.Errorf("parse domain XML: %w", err)
 	}
 	s := Start{Instance: domain.Name, UUID: domain.UUID}
+	for _, l := range domain.Labels {
+		if l.Model == "dac" {
+			s.User, _, _ = strings.Cut(l.Label, ":")
+		}
+	}
 	for _, f := range domain.Devices.Filesystems {
 		if f.Driver.Type == "virtiofs" && strings.HasPrefix(f.Alias.Name, aliasPrefix) {
 			s.Sockets = append(s.Sockets, f.Source.Socket)

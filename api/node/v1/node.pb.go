@@ -2671,7 +2671,9 @@ type PrepareStartRequest struct {
 	Instance     string `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
 	InstanceUuid string `protobuf:"bytes,2,opt,name=instance_uuid,json=instanceUuid,proto3" json:"instance_uuid,omitempty"`
 	// That its virtiofs devices connect to. Those of others are passed over.
-	Sockets       []string `protobuf:"bytes,3,rep,name=sockets,proto3" json:"sockets,omitempty"`
+	Sockets []string `protobuf:"bytes,3,rep,name=sockets,proto3" json:"sockets,omitempty"`
+	// That QEMU is to run as, as libvirt labels it; empty is libvirt's default.
+	User          string `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2725,6 +2727,13 @@ func (x *PrepareStartRequest) GetSockets() []string {
 		return x.Sockets
 	}
 	return nil
+}
+
+func (x *PrepareStartRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
 }
 
 type PrepareStartResponse struct {
@@ -5506,11 +5515,12 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x16ListAttachmentsRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\"Y\n" +
 	"\x17ListAttachmentsResponse\x12>\n" +
-	"\vattachments\x18\x01 \x03(\v2\x1c.causeway.node.v1.AttachmentR\vattachments\"p\n" +
+	"\vattachments\x18\x01 \x03(\v2\x1c.causeway.node.v1.AttachmentR\vattachments\"\x84\x01\n" +
 	"\x13PrepareStartRequest\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\x12#\n" +
 	"\rinstance_uuid\x18\x02 \x01(\tR\finstanceUuid\x12\x18\n" +
-	"\asockets\x18\x03 \x03(\tR\asockets\"\x16\n" +
+	"\asockets\x18\x03 \x03(\tR\asockets\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\"\x16\n" +
 	"\x14PrepareStartResponse\")\n" +
 	"\x17RepairAttachmentRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"X\n" +

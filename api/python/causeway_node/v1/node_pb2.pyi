@@ -54,12 +54,10 @@ class AttachResponse(_message.Message):
     def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
 
 class Attachment(_message.Message):
-    __slots__ = ["connection", "forced", "guest", "guest_note", "holders", "id", "ids", "instance", "instance_uuid", "live_only", "lock_scope", "mount_at", "move", "persistence", "read_only", "removal_forced", "settings", "status", "tag", "unlocked_users"]
+    __slots__ = ["connection", "forced", "guest", "id", "ids", "instance", "instance_uuid", "live_only", "lock_scope", "mount_at", "persistence", "read_only", "settings", "status", "tag", "unlocked_users"]
     CONNECTION_FIELD_NUMBER: _ClassVar[int]
     FORCED_FIELD_NUMBER: _ClassVar[int]
     GUEST_FIELD_NUMBER: _ClassVar[int]
-    GUEST_NOTE_FIELD_NUMBER: _ClassVar[int]
-    HOLDERS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -67,10 +65,8 @@ class Attachment(_message.Message):
     LIVE_ONLY_FIELD_NUMBER: _ClassVar[int]
     LOCK_SCOPE_FIELD_NUMBER: _ClassVar[int]
     MOUNT_AT_FIELD_NUMBER: _ClassVar[int]
-    MOVE_FIELD_NUMBER: _ClassVar[int]
     PERSISTENCE_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
-    REMOVAL_FORCED_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
@@ -78,8 +74,6 @@ class Attachment(_message.Message):
     connection: Connection
     forced: bool
     guest: GuestState
-    guest_note: str
-    holders: _containers.RepeatedCompositeFieldContainer[Holder]
     id: str
     ids: IdPolicy
     instance: str
@@ -87,15 +81,13 @@ class Attachment(_message.Message):
     live_only: str
     lock_scope: LockScope
     mount_at: str
-    move: Move
     persistence: Persistence
     read_only: bool
-    removal_forced: bool
     settings: DeviceSettings
     status: Status
     tag: str
     unlocked_users: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., instance: _Optional[str] = ..., connection: _Optional[_Union[Connection, _Mapping]] = ..., tag: _Optional[str] = ..., read_only: bool = ..., mount_at: _Optional[str] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., instance_uuid: _Optional[str] = ..., guest: _Optional[_Union[GuestState, str]] = ..., settings: _Optional[_Union[DeviceSettings, _Mapping]] = ..., ids: _Optional[_Union[IdPolicy, _Mapping]] = ..., lock_scope: _Optional[_Union[LockScope, str]] = ..., unlocked_users: _Optional[_Iterable[str]] = ..., forced: bool = ..., holders: _Optional[_Iterable[_Union[Holder, _Mapping]]] = ..., guest_note: _Optional[str] = ..., removal_forced: bool = ..., persistence: _Optional[_Union[Persistence, str]] = ..., live_only: _Optional[str] = ..., move: _Optional[_Union[Move, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., instance: _Optional[str] = ..., connection: _Optional[_Union[Connection, _Mapping]] = ..., tag: _Optional[str] = ..., read_only: bool = ..., mount_at: _Optional[str] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., instance_uuid: _Optional[str] = ..., guest: _Optional[_Union[GuestState, str]] = ..., settings: _Optional[_Union[DeviceSettings, _Mapping]] = ..., ids: _Optional[_Union[IdPolicy, _Mapping]] = ..., lock_scope: _Optional[_Union[LockScope, str]] = ..., unlocked_users: _Optional[_Iterable[str]] = ..., forced: bool = ..., persistence: _Optional[_Union[Persistence, str]] = ..., live_only: _Optional[str] = ...) -> None: ...
 
 class BridgePlug(_message.Message):
     __slots__ = ["bridge", "vlan"]
@@ -171,12 +163,10 @@ class DeleteRuleResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class DetachRequest(_message.Message):
-    __slots__ = ["force", "id"]
-    FORCE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ["id"]
     ID_FIELD_NUMBER: _ClassVar[int]
-    force: bool
     id: str
-    def __init__(self, id: _Optional[str] = ..., force: bool = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class DetachResponse(_message.Message):
     __slots__ = []
@@ -247,18 +237,6 @@ class Export(_message.Message):
     rules: _containers.RepeatedCompositeFieldContainer[_rules_pb2.AccessRule]
     status: Status
     def __init__(self, id: _Optional[str] = ..., network: _Optional[str] = ..., connection: _Optional[_Union[Connection, _Mapping]] = ..., rules: _Optional[_Iterable[_Union[_rules_pb2.AccessRule, _Mapping]]] = ..., pseudo: _Optional[str] = ..., read_only: bool = ..., status: _Optional[_Union[Status, _Mapping]] = ..., locations: _Optional[_Iterable[str]] = ..., export_id: _Optional[int] = ...) -> None: ...
-
-class FinishAttachmentRequest(_message.Message):
-    __slots__ = ["id"]
-    ID_FIELD_NUMBER: _ClassVar[int]
-    id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
-
-class FinishAttachmentResponse(_message.Message):
-    __slots__ = ["attachment"]
-    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
-    attachment: Attachment
-    def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
 
 class Gateway(_message.Message):
     __slots__ = ["exports", "pid", "restarts", "running", "started_at", "version"]
@@ -351,14 +329,6 @@ class GetRuleResponse(_message.Message):
     RULE_FIELD_NUMBER: _ClassVar[int]
     rule: _rules_pb2.AccessRule
     def __init__(self, rule: _Optional[_Union[_rules_pb2.AccessRule, _Mapping]] = ...) -> None: ...
-
-class Holder(_message.Message):
-    __slots__ = ["command", "pid"]
-    COMMAND_FIELD_NUMBER: _ClassVar[int]
-    PID_FIELD_NUMBER: _ClassVar[int]
-    command: str
-    pid: int
-    def __init__(self, pid: _Optional[int] = ..., command: _Optional[str] = ...) -> None: ...
 
 class IdMap(_message.Message):
     __slots__ = ["gids", "uids"]
@@ -464,19 +434,6 @@ class Mount(_message.Message):
     users: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, name: _Optional[str] = ..., backend_kind: _Optional[str] = ..., source: _Optional[str] = ..., path: _Optional[str] = ..., read_only: bool = ..., users: _Optional[_Iterable[str]] = ..., status: _Optional[_Union[Status, _Mapping]] = ...) -> None: ...
 
-class Move(_message.Message):
-    __slots__ = ["expires_at", "side"]
-    class Side(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-        __slots__ = []
-    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
-    SIDE_DESTINATION: Move.Side
-    SIDE_FIELD_NUMBER: _ClassVar[int]
-    SIDE_SOURCE: Move.Side
-    SIDE_UNSPECIFIED: Move.Side
-    expires_at: _timestamp_pb2.Timestamp
-    side: Move.Side
-    def __init__(self, side: _Optional[_Union[Move.Side, str]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
-
 class Network(_message.Message):
     __slots__ = ["addresses", "bridge", "drift", "gateway", "id", "mac", "macvlan", "mtu", "nfs_versions", "none", "ovs", "routes", "status", "vlan", "vxlan"]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
@@ -551,31 +508,17 @@ class PreflightResponse(_message.Message):
     checks: _containers.RepeatedCompositeFieldContainer[Check]
     def __init__(self, checks: _Optional[_Iterable[_Union[Check, _Mapping]]] = ...) -> None: ...
 
-class PrepareAttachmentRequest(_message.Message):
-    __slots__ = ["attachment", "expires_at", "force"]
-    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
-    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
-    FORCE_FIELD_NUMBER: _ClassVar[int]
-    attachment: Attachment
-    expires_at: _timestamp_pb2.Timestamp
-    force: bool
-    def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., force: bool = ...) -> None: ...
-
-class PrepareAttachmentResponse(_message.Message):
-    __slots__ = ["attachment"]
-    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
-    attachment: Attachment
-    def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
-
 class PrepareStartRequest(_message.Message):
-    __slots__ = ["instance", "instance_uuid", "sockets"]
+    __slots__ = ["instance", "instance_uuid", "sockets", "user"]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_UUID_FIELD_NUMBER: _ClassVar[int]
     SOCKETS_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
     instance: str
     instance_uuid: str
     sockets: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, instance: _Optional[str] = ..., instance_uuid: _Optional[str] = ..., sockets: _Optional[_Iterable[str]] = ...) -> None: ...
+    user: str
+    def __init__(self, instance: _Optional[str] = ..., instance_uuid: _Optional[str] = ..., sockets: _Optional[_Iterable[str]] = ..., user: _Optional[str] = ...) -> None: ...
 
 class PrepareStartResponse(_message.Message):
     __slots__ = []
@@ -631,20 +574,6 @@ class RecoverRulesResponse(_message.Message):
     export: Export
     def __init__(self, export: _Optional[_Union[Export, _Mapping]] = ...) -> None: ...
 
-class ReleaseAttachmentRequest(_message.Message):
-    __slots__ = ["expires_at", "id"]
-    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
-    ID_FIELD_NUMBER: _ClassVar[int]
-    expires_at: _timestamp_pb2.Timestamp
-    id: str
-    def __init__(self, id: _Optional[str] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
-
-class ReleaseAttachmentResponse(_message.Message):
-    __slots__ = ["attachment"]
-    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
-    attachment: Attachment
-    def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
-
 class RepairAttachmentRequest(_message.Message):
     __slots__ = ["id"]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -652,18 +581,6 @@ class RepairAttachmentRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class RepairAttachmentResponse(_message.Message):
-    __slots__ = ["attachment"]
-    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
-    attachment: Attachment
-    def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
-
-class RollbackAttachmentRequest(_message.Message):
-    __slots__ = ["id"]
-    ID_FIELD_NUMBER: _ClassVar[int]
-    id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
-
-class RollbackAttachmentResponse(_message.Message):
     __slots__ = ["attachment"]
     ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
     attachment: Attachment
