@@ -43,6 +43,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/virtiofs/peer"
 	"github.com/causeway-project/causeway/virtiofs/vhostuser"
 )
 
@@ -197,14 +198,18 @@ func (k *keeper) greet() error {
 	return nil
 }
 
-// accept waits for QEMU's one connection.
+// mostStrangers is how many are told of: the log is on a tmpfs.
+const mostStrangers = 10
+
+// accept waits for QEMU's one connection. Whoever else comes gets nothing, not
+// even an answer: see package peer.
 func (k *keeper) accept() error {
 	listener, err := listen(k.Socket)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(listener)
-	for {
+	for strangers := 0; ; {
 		ready, err := poll(listener, k.daemon.FD, k.pidfd)
 		if err != nil {
 			return err
@@ -219,6 +224,13 @@ func (k *keeper) accept() error {
 		}
 		if err != nil {
 			return os.NewSyscallError("accept", err)
+		}
+		if err := peer.Check(k.Socket, fd); err != nil {
+			if strangers++; strangers <= mostStrangers {
+				fmt.Fprintln(os.Stderr, "causeway-keeper:", err)
+			}
+			unix.Close(fd)
+			continue
 		}
 		k.qemu = &vhostuser.Conn{FD: fd}
 		return nil
