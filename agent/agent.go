@@ -47,6 +47,7 @@ type Options struct {
 	Resync        time.Duration                       // between full looks at each group; 60 s by default
 	Probe         time.Duration                       // between questions to each gateway whether it serves; 2 s by default
 	ForceGrace    time.Duration                       // of a guest that a share is taken from with force; 10 s by default
+	Sample        time.Duration                       // between looks at what each virtiofsd takes; 10 s by default
 	CallTimeout   time.Duration                       // of a call without a deadline; 60 s by default
 	Hostname      string                              // required
 	Version       string
@@ -108,6 +109,9 @@ func New(o Options) (*Agent, error) {
 	}
 	if o.ForceGrace == 0 {
 		o.ForceGrace = 10 * time.Second
+	}
+	if o.Sample == 0 {
+		o.Sample = 10 * time.Second
 	}
 	if o.CallTimeout == 0 {
 		o.CallTimeout = 60 * time.Second
@@ -174,6 +178,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.run = ctx
 	a.mu.Unlock()
 	defer a.workers.Wait()
+	a.workers.Go(a.watchStrain)
 
 	// Networks first, so that the shares' first look meets adopted gateways.
 	// One that takes longer, or cannot be had, does not hold up the others.

@@ -229,6 +229,7 @@ func (a *Agent) attachmentLocked(o *object) model.Attachment {
 		InstanceUUID: at.InstanceUUID, Guest: o.guestState(), LockScope: a.lockScope(o.rec), UnlockedUsers: a.unlockedUsersLocked(o), Status: o.status,
 		Persistence: o.persists, LiveOnly: o.liveOnly, Move: at.Move,
 		Holders: o.guest.holders, GuestNote: o.guest.note, RemovalForced: o.rec.RemovalForced,
+		Usage: o.strain.Usage,
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/strain"
 )
 
 // Libvirt: agent.Instances.
@@ -223,6 +224,12 @@ func (h daemons) Stop(_ context.Context, dir string) error {
 	}
 	h.endDaemon(dir)
 	return nil
+}
+
+func (h daemons) Usage(dir string) (strain.Usage, bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.usage, h.daemons[dir] != nil, nil
 }
 
 func (h daemons) Done(dir string) (<-chan struct{}, error) {

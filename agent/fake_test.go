@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/strain"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
@@ -48,6 +49,7 @@ type host struct {
 	daemons     map[string]chan struct{}
 	instances   map[string]*parts.Instance // by name
 	libvirtOff  bool
+	usage       strain.Usage // of each virtiofsd
 	noVirtiofsd bool
 	guestBusy   bool
 	guestKeeps  bool                     // its devices

@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/statistics"
+	"github.com/causeway-project/causeway/agent/strain"
 )
 
 // metrics are read by Prometheus; docs/troubleshooting.md lists them. Counts of objects
@@ -26,6 +27,7 @@ type metrics struct {
 	ruleDrift prometheus.Counter
 	moves     *prometheus.CounterVec
 	exports   statistics.Metrics
+	strain    strain.Metrics
 
 	objects, synced, damaged, pulse, gateways *prometheus.Desc
 }
@@ -66,6 +68,7 @@ func newMetrics(a *Agent) *metrics {
 			Name: "causeway_attachment_moves_total", Help: "Moves of instances that ended for an attachment without a call, by how.",
 		}, []string{"end"}),
 		exports:  statistics.NewMetrics(),
+		strain:   strain.NewMetrics(),
 		objects:  prometheus.NewDesc("causeway_objects", "Objects by kind and phase.", []string{"kind", "phase"}, nil),
 		synced:   prometheus.NewDesc("causeway_in_sync", "1 when the ledger was read and the host seen once.", nil, nil),
 		damaged:  prometheus.NewDesc("causeway_ledger_damaged_files", "Ledger files that could not be read.", nil, nil),
@@ -90,6 +93,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.ruleDrift.Describe(ch)
 	m.moves.Describe(ch)
 	m.exports.Describe(ch)
+	m.strain.Describe(ch)
 	for _, d := range []*prometheus.Desc{m.objects, m.synced, m.damaged, m.pulse, m.gateways} {
 		ch <- d
 	}
@@ -108,6 +112,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.ruleDrift.Collect(ch)
 	m.moves.Collect(ch)
 	m.exports.Collect(ch, m.a.sources(""))
+	m.strain.Collect(ch, m.a.strained())
 
 	m.a.mu.Lock()
 	defer m.a.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/statistics"
+	"github.com/causeway-project/causeway/agent/strain"
 )
 
 // An objectKey names one object of the ledger.
@@ -31,6 +32,7 @@ type object struct {
 	died      time.Time         // when its virtiofsd last died under its device
 	down      bool              // and has not been replaced yet
 	wedged    bool              // the device of a dead virtiofsd does not come out: the guest's hot-plug stands still
+	strain    strain.Watch      // of the attachment's virtiofsd
 	gateway   model.Gateway
 	serving   serving             // of the gateway
 	quickEnds int                 // of the gateway, in a row

@@ -134,6 +134,10 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		s.Phase = model.Degraded // it serves just now
 		return s.Because(e, a.objects[m.key].quickEnds), nil
 	}
+	if e := a.objects[m.key].strain.Warning(); e != nil {
+		s.Phase = model.Degraded // it serves, and soon it may not
+		return s.Because(e, 0), nil
+	}
 	if e := a.objects[m.key].rules.failure(); e != nil {
 		s.Phase = model.Degraded
 		return s.Because(e, 0), nil

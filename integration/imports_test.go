@@ -23,16 +23,16 @@ var mayImport = map[string][]string{
 	"api/node/client/example": {"api/node/client", "api/node/v1"},
 	"api/node/v1":             {},
 
-	"agent":            {"agent/access", "agent/crashpoint", "agent/device", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/move", "agent/parts", "agent/preflight", "agent/reconcile", "agent/starts", "agent/statistics", "agent/tree", "agent/word", "drivers", "ganesha", "netns"},
+	"agent":            {"agent/access", "agent/crashpoint", "agent/device", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/move", "agent/parts", "agent/preflight", "agent/reconcile", "agent/starts", "agent/statistics", "agent/strain", "agent/tree", "agent/word", "drivers", "ganesha", "netns"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
 	"agent/crashpoint": {},
 	"agent/device":     {"agent/fault", "agent/word"},
 	"agent/fault":      {},
 	"agent/intent":     {"agent/access", "agent/device", "agent/fault", "agent/ledger", "agent/model", "agent/move", "agent/reconcile", "agent/word", "drivers", "ganesha", "netns", "netns/plug"},
 	"agent/ledger":     {"agent/crashpoint"},
-	"agent/model":      {"agent/access", "agent/device", "agent/fault", "agent/move", "agent/word", "drivers"},
+	"agent/model":      {"agent/access", "agent/device", "agent/fault", "agent/move", "agent/strain", "agent/word", "drivers"},
 	"agent/move":       {"agent/fault", "agent/word"},
-	"agent/parts":      {"agent/device", "agent/fault", "agent/model", "drivers", "drivers/mounts", "ganesha", "netns", "netns/plug"},
+	"agent/parts":      {"agent/device", "agent/fault", "agent/model", "agent/strain", "drivers", "drivers/mounts", "ganesha", "netns", "netns/plug"},
 	"agent/preflight":  {"agent/device", "agent/fault", "agent/model", "agent/parts", "agent/word"},
 	"agent/process":    {"agent/crashpoint"},
 
@@ -42,9 +42,10 @@ var mayImport = map[string][]string{
 	"agent/process/usage":  {},
 
 	"agent/reconcile":  {},
-	"agent/rpc":        {"agent", "agent/access", "agent/device", "agent/fault", "agent/model", "agent/move", "agent/statistics", "api/node/v1", "drivers"},
+	"agent/rpc":        {"agent", "agent/access", "agent/device", "agent/fault", "agent/model", "agent/move", "agent/statistics", "agent/strain", "api/node/v1", "drivers"},
 	"agent/starts":     {},
 	"agent/statistics": {"ganesha"},
+	"agent/strain":     {"agent/fault"},
 	"agent/tree":       {"agent/fault", "agent/intent", "agent/parts", "drivers", "drivers/mounts"},
 	"agent/word":       {"agent/fault"},
 
@@ -98,7 +99,7 @@ var onlyIn = map[string][]string{
 	"github.com/coreos/go-systemd":          {"cmd/causeway-agent", "agent/process/unit"},
 	"google.golang.org/grpc":                {"agent/rpc", "api...", "cmd...", "integration..."},
 	"google.golang.org/protobuf":            {"agent/rpc", "api...", "cmd...", "integration..."},
-	"github.com/prometheus":                 {"agent", "agent/statistics", "cmd/causeway-agent"},
+	"github.com/prometheus":                 {"agent", "agent/statistics", "agent/strain", "cmd/causeway-agent"},
 	"github.com/spf13":                      {"cmd..."},
 	"os/exec":                               {"agent/process", "netns/ovs", "netns/plug", "virtiofs/virtiofsd", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
 }

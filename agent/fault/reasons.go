@@ -73,6 +73,8 @@ const (
 	NoFreePort         Reason = "no_free_port"
 	NoVirtiofsd        Reason = "no_virtiofsd"
 	DaemonEnded        Reason = "virtiofsd_ended"
+	FilesNearLimit     Reason = "open_files_near_limit"
+	MemoryNearLimit    Reason = "memory_near_limit"
 	DaemonUnable       Reason = "virtiofsd_unable"
 	DaemonBlocked      Reason = "virtiofsd_blocked"
 	LocksNotShared     Reason = "locks_not_shared"

@@ -11,6 +11,7 @@ import (
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/move"
+	"github.com/causeway-project/causeway/agent/strain"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -73,7 +74,8 @@ type Attachment struct {
 	Holders       []Holder // of the mount in the guest, while it holds a removal up
 	RemovalForced bool     // a removal with force is under way
 	Status        Status
-	Move          *move.Move // while the instance is on its way; nil otherwise
+	Usage         strain.Usage // of its virtiofsd, when it was last looked at
+	Move          *move.Move   // while the instance is on its way; nil otherwise
 }
 
 // A Holder is a process in a guest that uses a mount.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/strain"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/netns"
@@ -228,6 +229,9 @@ type Daemons interface {
 	Start(ctx context.Context, d Daemon) error
 	// Stop ends it and removes dir. Not there is success.
 	Stop(ctx context.Context, dir string) error
+	// Usage tells what the daemon of dir takes of what it may; false where none
+	// runs.
+	Usage(dir string) (strain.Usage, bool, error)
 	// Done is closed when the daemon of dir ends; nil where none runs.
 	Done(dir string) (<-chan struct{}, error)
 	// Death tells how the daemon of dir died while QEMU had its device; nil where

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/strain"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -64,6 +65,7 @@ func attachmentTo(a model.Attachment) *nodev1.Attachment {
 		ReadOnly:     a.ReadOnly,
 		MountAt:      text(a.MountAt),
 		Status:       statusTo(a.Status),
+		Usage:        usageTo(a.Usage),
 		InstanceUuid: a.InstanceUUID,
 		Guest:        guestTo(a.Guest),
 
@@ -82,6 +84,14 @@ func attachmentTo(a model.Attachment) *nodev1.Attachment {
 		to.Holders = append(to.Holders, &nodev1.Holder{Pid: h.PID, Command: text(h.Command)})
 	}
 	return to
+}
+
+// usageTo leaves out what nobody has looked at: there is always a limit of files.
+func usageTo(u strain.Usage) *nodev1.Usage {
+	if u == (strain.Usage{}) {
+		return nil
+	}
+	return &nodev1.Usage{OpenFiles: int64(u.Files), OpenFilesLimit: int64(u.FilesLimit), Memory: int64(u.Memory), MemoryLimit: int64(u.MemoryLimit)}
 }
 
 func networkFrom(n *nodev1.Network) (model.Network, error) {

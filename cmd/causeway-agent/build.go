@@ -76,7 +76,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 			n.Agent.InstanceChanged(parts.InstanceEvent{UUID: e.Instance, Rebooted: e.Rebooted})
 		}})
 		o.Instances = instances{h: n.libvirt}
-		o.Checks = append(o.Checks, n.checkLibvirt, checkHook)
+		o.Checks = append(o.Checks, n.checkLibvirt, checkHook, confinement{host: n.libvirt, runDir: cfg.RunDir, root: "/"}.check)
 	}
 	if n.Agent, err = agent.New(o); err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/agent/process/usage"
+	"github.com/causeway-project/causeway/agent/strain"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/virtiofs"
 	"github.com/causeway-project/causeway/virtiofs/hook"
@@ -117,6 +118,22 @@ func (v virtiofsDaemons) Replace(ctx context.Context, dir string) error {
 func (v virtiofsDaemons) Connected(dir string) (bool, error) {
 	s, err := v.d.State(virtiofsd.Daemon{Dir: dir})
 	return s == virtiofsd.Connected, err
+}
+
+func (v virtiofsDaemons) Usage(dir string) (strain.Usage, bool, error) {
+	pid, err := v.d.PID(virtiofsd.Daemon{Dir: dir})
+	if err != nil || pid == 0 {
+		return strain.Usage{}, false, err
+	}
+	p, err := usage.Of(pid)
+	if errors.Is(err, usage.ErrEnded) {
+		return strain.Usage{}, false, nil
+	}
+	u := strain.Usage{Files: p.Files, FilesLimit: p.MaxFiles, Memory: p.Memory}
+	if g := p.Group; g.MaxMemory > 0 {
+		u.Memory, u.MemoryLimit = g.Memory, g.MaxMemory
+	}
+	return u, true, err
 }
 
 func (v virtiofsDaemons) Done(dir string) (<-chan struct{}, error) {

@@ -60,6 +60,7 @@ func (c *cli) attachments(instance string) noun[*nodev1.Attachment] {
 				{"Persistence", one(func(a T) string { return word(a.GetPersistence(), "PERSISTENCE_") })},
 				{"Live only", one(T.GetLiveOnly)},
 				{"Moves", one(moves)},
+				{"Usage", func(a T) []string { return taken(a.GetUsage()) }},
 			}, statusDetail(T.GetStatus)...),
 		},
 	}

@@ -182,6 +182,18 @@ func settings(s *nodev1.DeviceSettings) []string {
 	return all
 }
 
+// taken is what a virtiofsd takes of what it may.
+func taken(u *nodev1.Usage) []string {
+	if u == nil {
+		return nil
+	}
+	memory := fmt.Sprintf("memory %.1f MiB", float64(u.GetMemory())/(1<<20))
+	if u.GetMemoryLimit() > 0 {
+		memory += fmt.Sprintf(" of %.1f MiB", float64(u.GetMemoryLimit())/(1<<20))
+	}
+	return []string{fmt.Sprintf("open files %d of %d", u.GetOpenFiles(), u.GetOpenFilesLimit()), memory}
+}
+
 // ids in the words of --ids.
 func ids(p *nodev1.IdPolicy) []string {
 	var all []string

@@ -212,3 +212,16 @@ func states(pid int) (string, error) {
 	}
 	return all.String(), nil
 }
+
+// PID is that of v's virtiofsd, not of its keeper; 0 where none serves.
+func (d *Daemons) PID(v Daemon) (int, error) {
+	p, err := d.Find(v)
+	if err != nil || p == nil {
+		return 0, err
+	}
+	k, err := d.keptBy(p, v)
+	if err != nil || k.runs == nil {
+		return 0, err
+	}
+	return k.runs.Identity().PID, nil
+}

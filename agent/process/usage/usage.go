@@ -19,52 +19,78 @@ import (
 // ErrEnded says that there is no such process.
 var ErrEnded = errors.New("process has ended")
 
-// A Process is what one takes.
+// A Process is what one takes, with its children: a virtiofsd in a sandbox is
+// two processes, and the inner has the files.
 type Process struct {
-	Files    uint64 // open now
+	Files    uint64 // open in the one with most
 	MaxFiles uint64 // that it may have open
-	Memory   uint64 // bytes of its own: anonymous, resident
+	Memory   uint64 // bytes of their own: anonymous, resident
 	Group    Group
 }
 
 // A Group is the memory of the control group that a process is in.
 type Group struct {
-	Memory    uint64 // bytes, with what the kernel holds of files for it; 0 where nobody counts
+	Memory    uint64 // bytes, without those that the kernel gives up first; 0 where nobody counts
 	MaxMemory uint64 // 0 is no limit
 }
 
-// Of looks at one process: ErrEnded. Its control group is looked at where it
-// has one of its own version 2 or of the memory controller of version 1.
+// Of looks at one process and its children: ErrEnded.
 func Of(pid int) (Process, error) {
-	var p Process
-	if err := p.look(pid); err != nil {
+	p := Process{MaxFiles: 1}
+	if err := p.add(pid, 0); err != nil {
 		return Process{}, fmt.Errorf("look at process %d: %w", pid, err)
 	}
+	groups, err := os.ReadFile(proc(pid, "cgroup"))
+	if err != nil {
+		return Process{}, fmt.Errorf("look at process %d: %w", pid, ended(err))
+	}
+	p.Group = groupOf(string(groups))
 	return p, nil
 }
 
-func (p *Process) look(pid int) error {
-	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	files, err := countFiles(filepath.Join(dir, "fd"))
+func proc(pid int, name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }
+
+// maxDepth of children. A keeper's virtiofsd is in the third place.
+const maxDepth = 4
+
+func (p *Process) add(pid, depth int) error {
+	files, err := countFiles(proc(pid, "fd"))
 	if err != nil {
 		return err
 	}
-	p.Files = files
 	var limit unix.Rlimit
 	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
 		return ended(os.NewSyscallError("prlimit", err))
 	}
-	p.MaxFiles = limit.Cur
-	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	if most := max(limit.Cur, 1); float64(files)/float64(most) >= float64(p.Files)/float64(p.MaxFiles) {
+		p.Files, p.MaxFiles = files, most
+	}
+	status, err := os.ReadFile(proc(pid, "status"))
 	if err != nil {
 		return ended(err)
 	}
-	p.Memory = field(status, "RssAnon:") << 10
-	groups, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+	p.Memory += field(status, "RssAnon:") << 10
+	if depth == maxDepth {
+		return nil
+	}
+	// Those that any of its threads has started.
+	threads, err := os.ReadDir(proc(pid, "task"))
 	if err != nil {
 		return ended(err)
 	}
-	p.Group = groupOf(string(groups))
+	for _, t := range threads {
+		children, err := os.ReadFile(proc(pid, filepath.Join("task", t.Name(), "children")))
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, child := range strings.Fields(string(children)) {
+			if n, err := strconv.Atoi(child); err == nil {
+				if err := p.add(n, depth+1); err != nil && !errors.Is(err, ErrEnded) {
+					return err
+				}
+			}
+		}
+	}
 	return nil
 }
 
@@ -78,6 +104,10 @@ func countFiles(dir string) (uint64, error) {
 	if st.Size > 0 {
 		return uint64(st.Size), nil
 	}
+	return list(dir)
+}
+
+func list(dir string) (uint64, error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return 0, ended(err)
@@ -136,11 +166,11 @@ func groupOf(lines string) Group {
 		}
 		switch {
 		case parts[0] == "0" && parts[1] == "":
-			if g, ok := readGroup(filepath.Join(groupRoot, parts[2]), "memory.current", "memory.max"); ok {
+			if g, ok := readGroup(filepath.Join(groupRoot, parts[2]), version2); ok {
 				return g
 			}
 		case strings.Contains(","+parts[1]+",", ",memory,"):
-			if g, ok := readGroup(filepath.Join(groupRoot, "memory", parts[2]), "memory.usage_in_bytes", "memory.limit_in_bytes"); ok {
+			if g, ok := readGroup(filepath.Join(groupRoot, "memory", parts[2]), version1); ok {
 				return g
 			}
 		}
@@ -148,18 +178,36 @@ func groupOf(lines string) Group {
 	return Group{}
 }
 
+// A version of control groups has names of its own.
+type version struct {
+	now, most string
+	freed     []string // of memory.stat: what the kernel gives up before it kills
+}
+
+var (
+	version1 = version{"memory.usage_in_bytes", "memory.limit_in_bytes", []string{"total_active_file ", "total_inactive_file "}}
+	version2 = version{"memory.current", "memory.max", []string{"active_file ", "inactive_file ", "slab_reclaimable "}}
+)
+
 // noLimit is what version 1 shows where there is none, or more: the largest
 // multiple of a page.
 const noLimit = 1 << 60
 
-func readGroup(dir, now, most string) (Group, bool) {
-	used, err := number(filepath.Join(dir, now))
+func readGroup(dir string, v version) (Group, bool) {
+	used, err := number(filepath.Join(dir, v.now))
 	if err != nil {
 		return Group{}, false
 	}
-	limit, err := number(filepath.Join(dir, most)) // "max" is no number
+	limit, err := number(filepath.Join(dir, v.most)) // "max" is no number
 	if err != nil || limit >= noLimit {
 		limit = 0
+	}
+	stat, err := os.ReadFile(filepath.Join(dir, "memory.stat"))
+	if err != nil {
+		return Group{Memory: used, MaxMemory: limit}, true
+	}
+	for _, name := range v.freed {
+		used -= min(used, field(stat, name))
 	}
 	return Group{Memory: used, MaxMemory: limit}, true
 }

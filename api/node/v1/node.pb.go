@@ -534,7 +534,7 @@ func (x WatchResponse_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Type.Descriptor instead.
 func (WatchResponse_Type) EnumDescriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{81, 0}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{82, 0}
 }
 
 // Status is what the agent knows of an object.
@@ -748,6 +748,9 @@ type Attachment struct {
 	GuestNote string `protobuf:"bytes,16,opt,name=guest_note,json=guestNote,proto3" json:"guest_note,omitempty"`
 	// A removal with force is under way.
 	RemovalForced bool `protobuf:"varint,17,opt,name=removal_forced,json=removalForced,proto3" json:"removal_forced,omitempty"`
+	// From the agent: what its virtiofsd takes of what it may, some seconds ago.
+	// Left out until that was looked at.
+	Usage *Usage `protobuf:"bytes,21,opt,name=usage,proto3" json:"usage,omitempty"`
 	// From the agent: what becomes of the device when the instance is stopped.
 	Persistence Persistence `protobuf:"varint,18,opt,name=persistence,proto3,enum=causeway.node.v1.Persistence" json:"persistence,omitempty"`
 	// Why the device is live only, and what to do; empty where it is not.
@@ -905,6 +908,13 @@ func (x *Attachment) GetRemovalForced() bool {
 		return x.RemovalForced
 	}
 	return false
+}
+
+func (x *Attachment) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
 }
 
 func (x *Attachment) GetPersistence() Persistence {
@@ -1397,6 +1407,78 @@ func (x *Move) GetExpiresAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// Usage is what an attachment's virtiofsd takes of what it may.
+type Usage struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	OpenFiles      int64                  `protobuf:"varint,1,opt,name=open_files,json=openFiles,proto3" json:"open_files,omitempty"`
+	OpenFilesLimit int64                  `protobuf:"varint,2,opt,name=open_files_limit,json=openFilesLimit,proto3" json:"open_files_limit,omitempty"`
+	// Bytes, of its control group without what the kernel frees first; where
+	// nobody counts that, the process's own.
+	Memory int64 `protobuf:"varint,3,opt,name=memory,proto3" json:"memory,omitempty"`
+	// Bytes; 0 is none.
+	MemoryLimit   int64 `protobuf:"varint,4,opt,name=memory_limit,json=memoryLimit,proto3" json:"memory_limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Usage) Reset() {
+	*x = Usage{}
+	mi := &file_node_v1_node_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Usage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Usage) ProtoMessage() {}
+
+func (x *Usage) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Usage.ProtoReflect.Descriptor instead.
+func (*Usage) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Usage) GetOpenFiles() int64 {
+	if x != nil {
+		return x.OpenFiles
+	}
+	return 0
+}
+
+func (x *Usage) GetOpenFilesLimit() int64 {
+	if x != nil {
+		return x.OpenFilesLimit
+	}
+	return 0
+}
+
+func (x *Usage) GetMemory() int64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *Usage) GetMemoryLimit() int64 {
+	if x != nil {
+		return x.MemoryLimit
+	}
+	return 0
+}
+
 type Network struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1431,7 +1513,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1525,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1538,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Network) GetId() string {
@@ -1638,7 +1720,7 @@ type Drift struct {
 
 func (x *Drift) Reset() {
 	*x = Drift{}
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1650,7 +1732,7 @@ func (x *Drift) String() string {
 func (*Drift) ProtoMessage() {}
 
 func (x *Drift) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1663,7 +1745,7 @@ func (x *Drift) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drift.ProtoReflect.Descriptor instead.
 func (*Drift) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Drift) GetCount() int64 {
@@ -1700,7 +1782,7 @@ type BridgePlug struct {
 
 func (x *BridgePlug) Reset() {
 	*x = BridgePlug{}
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +1794,7 @@ func (x *BridgePlug) String() string {
 func (*BridgePlug) ProtoMessage() {}
 
 func (x *BridgePlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +1807,7 @@ func (x *BridgePlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BridgePlug.ProtoReflect.Descriptor instead.
 func (*BridgePlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BridgePlug) GetBridge() string {
@@ -1754,7 +1836,7 @@ type VlanPlug struct {
 
 func (x *VlanPlug) Reset() {
 	*x = VlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +1848,7 @@ func (x *VlanPlug) String() string {
 func (*VlanPlug) ProtoMessage() {}
 
 func (x *VlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +1861,7 @@ func (x *VlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VlanPlug.ProtoReflect.Descriptor instead.
 func (*VlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *VlanPlug) GetDevice() string {
@@ -1815,7 +1897,7 @@ type VxlanPlug struct {
 
 func (x *VxlanPlug) Reset() {
 	*x = VxlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1827,7 +1909,7 @@ func (x *VxlanPlug) String() string {
 func (*VxlanPlug) ProtoMessage() {}
 
 func (x *VxlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1840,7 +1922,7 @@ func (x *VxlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VxlanPlug.ProtoReflect.Descriptor instead.
 func (*VxlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *VxlanPlug) GetId() int32 {
@@ -1888,7 +1970,7 @@ type MacvlanPlug struct {
 
 func (x *MacvlanPlug) Reset() {
 	*x = MacvlanPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +1982,7 @@ func (x *MacvlanPlug) String() string {
 func (*MacvlanPlug) ProtoMessage() {}
 
 func (x *MacvlanPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +1995,7 @@ func (x *MacvlanPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MacvlanPlug.ProtoReflect.Descriptor instead.
 func (*MacvlanPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MacvlanPlug) GetDevice() string {
@@ -1937,7 +2019,7 @@ type OvsPlug struct {
 
 func (x *OvsPlug) Reset() {
 	*x = OvsPlug{}
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1949,7 +2031,7 @@ func (x *OvsPlug) String() string {
 func (*OvsPlug) ProtoMessage() {}
 
 func (x *OvsPlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1962,7 +2044,7 @@ func (x *OvsPlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OvsPlug.ProtoReflect.Descriptor instead.
 func (*OvsPlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *OvsPlug) GetBridge() string {
@@ -2000,7 +2082,7 @@ type NonePlug struct {
 
 func (x *NonePlug) Reset() {
 	*x = NonePlug{}
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2094,7 @@ func (x *NonePlug) String() string {
 func (*NonePlug) ProtoMessage() {}
 
 func (x *NonePlug) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2107,7 @@ func (x *NonePlug) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NonePlug.ProtoReflect.Descriptor instead.
 func (*NonePlug) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NonePlug) GetNamespace() string {
@@ -2053,7 +2135,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2147,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2160,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Route) GetDestination() string {
@@ -2112,7 +2194,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2124,7 +2206,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2137,7 +2219,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Gateway) GetRunning() bool {
@@ -2205,7 +2287,7 @@ type Export struct {
 
 func (x *Export) Reset() {
 	*x = Export{}
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2217,7 +2299,7 @@ func (x *Export) String() string {
 func (*Export) ProtoMessage() {}
 
 func (x *Export) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2230,7 +2312,7 @@ func (x *Export) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Export.ProtoReflect.Descriptor instead.
 func (*Export) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Export) GetId() string {
@@ -2309,7 +2391,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2321,7 +2403,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2334,7 +2416,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AttachRequest) GetAttachment() *Attachment {
@@ -2360,7 +2442,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2372,7 +2454,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2385,7 +2467,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AttachResponse) GetAttachment() *Attachment {
@@ -2410,7 +2492,7 @@ type DetachRequest struct {
 
 func (x *DetachRequest) Reset() {
 	*x = DetachRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2504,7 @@ func (x *DetachRequest) String() string {
 func (*DetachRequest) ProtoMessage() {}
 
 func (x *DetachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[23]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2517,7 @@ func (x *DetachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachRequest.ProtoReflect.Descriptor instead.
 func (*DetachRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DetachRequest) GetId() string {
@@ -2460,7 +2542,7 @@ type DetachResponse struct {
 
 func (x *DetachResponse) Reset() {
 	*x = DetachResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2472,7 +2554,7 @@ func (x *DetachResponse) String() string {
 func (*DetachResponse) ProtoMessage() {}
 
 func (x *DetachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[24]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2485,7 +2567,7 @@ func (x *DetachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DetachResponse.ProtoReflect.Descriptor instead.
 func (*DetachResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 type GetAttachmentRequest struct {
@@ -2497,7 +2579,7 @@ type GetAttachmentRequest struct {
 
 func (x *GetAttachmentRequest) Reset() {
 	*x = GetAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2509,7 +2591,7 @@ func (x *GetAttachmentRequest) String() string {
 func (*GetAttachmentRequest) ProtoMessage() {}
 
 func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[25]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2522,7 +2604,7 @@ func (x *GetAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*GetAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetAttachmentRequest) GetId() string {
@@ -2541,7 +2623,7 @@ type GetAttachmentResponse struct {
 
 func (x *GetAttachmentResponse) Reset() {
 	*x = GetAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2553,7 +2635,7 @@ func (x *GetAttachmentResponse) String() string {
 func (*GetAttachmentResponse) ProtoMessage() {}
 
 func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[26]
+	mi := &file_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2566,7 +2648,7 @@ func (x *GetAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*GetAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetAttachmentResponse) GetAttachment() *Attachment {
@@ -2586,7 +2668,7 @@ type ListAttachmentsRequest struct {
 
 func (x *ListAttachmentsRequest) Reset() {
 	*x = ListAttachmentsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2598,7 +2680,7 @@ func (x *ListAttachmentsRequest) String() string {
 func (*ListAttachmentsRequest) ProtoMessage() {}
 
 func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[27]
+	mi := &file_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2611,7 +2693,7 @@ func (x *ListAttachmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListAttachmentsRequest) GetInstance() string {
@@ -2630,7 +2712,7 @@ type ListAttachmentsResponse struct {
 
 func (x *ListAttachmentsResponse) Reset() {
 	*x = ListAttachmentsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2642,7 +2724,7 @@ func (x *ListAttachmentsResponse) String() string {
 func (*ListAttachmentsResponse) ProtoMessage() {}
 
 func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[28]
+	mi := &file_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2655,7 +2737,7 @@ func (x *ListAttachmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttachmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttachmentsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListAttachmentsResponse) GetAttachments() []*Attachment {
@@ -2680,7 +2762,7 @@ type PrepareStartRequest struct {
 
 func (x *PrepareStartRequest) Reset() {
 	*x = PrepareStartRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2692,7 +2774,7 @@ func (x *PrepareStartRequest) String() string {
 func (*PrepareStartRequest) ProtoMessage() {}
 
 func (x *PrepareStartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[29]
+	mi := &file_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2705,7 +2787,7 @@ func (x *PrepareStartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareStartRequest.ProtoReflect.Descriptor instead.
 func (*PrepareStartRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PrepareStartRequest) GetInstance() string {
@@ -2744,7 +2826,7 @@ type PrepareStartResponse struct {
 
 func (x *PrepareStartResponse) Reset() {
 	*x = PrepareStartResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2838,7 @@ func (x *PrepareStartResponse) String() string {
 func (*PrepareStartResponse) ProtoMessage() {}
 
 func (x *PrepareStartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[30]
+	mi := &file_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2851,7 @@ func (x *PrepareStartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareStartResponse.ProtoReflect.Descriptor instead.
 func (*PrepareStartResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 type RepairAttachmentRequest struct {
@@ -2781,7 +2863,7 @@ type RepairAttachmentRequest struct {
 
 func (x *RepairAttachmentRequest) Reset() {
 	*x = RepairAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +2875,7 @@ func (x *RepairAttachmentRequest) String() string {
 func (*RepairAttachmentRequest) ProtoMessage() {}
 
 func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[31]
+	mi := &file_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +2888,7 @@ func (x *RepairAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RepairAttachmentRequest) GetId() string {
@@ -2825,7 +2907,7 @@ type RepairAttachmentResponse struct {
 
 func (x *RepairAttachmentResponse) Reset() {
 	*x = RepairAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2837,7 +2919,7 @@ func (x *RepairAttachmentResponse) String() string {
 func (*RepairAttachmentResponse) ProtoMessage() {}
 
 func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[32]
+	mi := &file_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2850,7 +2932,7 @@ func (x *RepairAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*RepairAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RepairAttachmentResponse) GetAttachment() *Attachment {
@@ -2870,7 +2952,7 @@ type PreflightAttachmentRequest struct {
 
 func (x *PreflightAttachmentRequest) Reset() {
 	*x = PreflightAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +2964,7 @@ func (x *PreflightAttachmentRequest) String() string {
 func (*PreflightAttachmentRequest) ProtoMessage() {}
 
 func (x *PreflightAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[33]
+	mi := &file_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +2977,7 @@ func (x *PreflightAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*PreflightAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PreflightAttachmentRequest) GetAttachment() *Attachment {
@@ -2915,7 +2997,7 @@ type PreflightAttachmentResponse struct {
 
 func (x *PreflightAttachmentResponse) Reset() {
 	*x = PreflightAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2927,7 +3009,7 @@ func (x *PreflightAttachmentResponse) String() string {
 func (*PreflightAttachmentResponse) ProtoMessage() {}
 
 func (x *PreflightAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[34]
+	mi := &file_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2940,7 +3022,7 @@ func (x *PreflightAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*PreflightAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PreflightAttachmentResponse) GetChecks() []*Check {
@@ -2964,7 +3046,7 @@ type PrepareAttachmentRequest struct {
 
 func (x *PrepareAttachmentRequest) Reset() {
 	*x = PrepareAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2976,7 +3058,7 @@ func (x *PrepareAttachmentRequest) String() string {
 func (*PrepareAttachmentRequest) ProtoMessage() {}
 
 func (x *PrepareAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[35]
+	mi := &file_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2989,7 +3071,7 @@ func (x *PrepareAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*PrepareAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PrepareAttachmentRequest) GetAttachment() *Attachment {
@@ -3022,7 +3104,7 @@ type PrepareAttachmentResponse struct {
 
 func (x *PrepareAttachmentResponse) Reset() {
 	*x = PrepareAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3116,7 @@ func (x *PrepareAttachmentResponse) String() string {
 func (*PrepareAttachmentResponse) ProtoMessage() {}
 
 func (x *PrepareAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[36]
+	mi := &file_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3047,7 +3129,7 @@ func (x *PrepareAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*PrepareAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PrepareAttachmentResponse) GetAttachment() *Attachment {
@@ -3066,7 +3148,7 @@ type FinishAttachmentRequest struct {
 
 func (x *FinishAttachmentRequest) Reset() {
 	*x = FinishAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3078,7 +3160,7 @@ func (x *FinishAttachmentRequest) String() string {
 func (*FinishAttachmentRequest) ProtoMessage() {}
 
 func (x *FinishAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[37]
+	mi := &file_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3091,7 +3173,7 @@ func (x *FinishAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*FinishAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *FinishAttachmentRequest) GetId() string {
@@ -3110,7 +3192,7 @@ type FinishAttachmentResponse struct {
 
 func (x *FinishAttachmentResponse) Reset() {
 	*x = FinishAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3122,7 +3204,7 @@ func (x *FinishAttachmentResponse) String() string {
 func (*FinishAttachmentResponse) ProtoMessage() {}
 
 func (x *FinishAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[38]
+	mi := &file_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3135,7 +3217,7 @@ func (x *FinishAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FinishAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*FinishAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FinishAttachmentResponse) GetAttachment() *Attachment {
@@ -3156,7 +3238,7 @@ type ReleaseAttachmentRequest struct {
 
 func (x *ReleaseAttachmentRequest) Reset() {
 	*x = ReleaseAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3168,7 +3250,7 @@ func (x *ReleaseAttachmentRequest) String() string {
 func (*ReleaseAttachmentRequest) ProtoMessage() {}
 
 func (x *ReleaseAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[39]
+	mi := &file_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3181,7 +3263,7 @@ func (x *ReleaseAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReleaseAttachmentRequest) GetId() string {
@@ -3207,7 +3289,7 @@ type ReleaseAttachmentResponse struct {
 
 func (x *ReleaseAttachmentResponse) Reset() {
 	*x = ReleaseAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3301,7 @@ func (x *ReleaseAttachmentResponse) String() string {
 func (*ReleaseAttachmentResponse) ProtoMessage() {}
 
 func (x *ReleaseAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[40]
+	mi := &file_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3314,7 @@ func (x *ReleaseAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReleaseAttachmentResponse) GetAttachment() *Attachment {
@@ -3251,7 +3333,7 @@ type RollbackAttachmentRequest struct {
 
 func (x *RollbackAttachmentRequest) Reset() {
 	*x = RollbackAttachmentRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3263,7 +3345,7 @@ func (x *RollbackAttachmentRequest) String() string {
 func (*RollbackAttachmentRequest) ProtoMessage() {}
 
 func (x *RollbackAttachmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[41]
+	mi := &file_node_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3276,7 +3358,7 @@ func (x *RollbackAttachmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackAttachmentRequest.ProtoReflect.Descriptor instead.
 func (*RollbackAttachmentRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RollbackAttachmentRequest) GetId() string {
@@ -3295,7 +3377,7 @@ type RollbackAttachmentResponse struct {
 
 func (x *RollbackAttachmentResponse) Reset() {
 	*x = RollbackAttachmentResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3307,7 +3389,7 @@ func (x *RollbackAttachmentResponse) String() string {
 func (*RollbackAttachmentResponse) ProtoMessage() {}
 
 func (x *RollbackAttachmentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[42]
+	mi := &file_node_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3320,7 +3402,7 @@ func (x *RollbackAttachmentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackAttachmentResponse.ProtoReflect.Descriptor instead.
 func (*RollbackAttachmentResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RollbackAttachmentResponse) GetAttachment() *Attachment {
@@ -3339,7 +3421,7 @@ type PutNetworkRequest struct {
 
 func (x *PutNetworkRequest) Reset() {
 	*x = PutNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +3433,7 @@ func (x *PutNetworkRequest) String() string {
 func (*PutNetworkRequest) ProtoMessage() {}
 
 func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[43]
+	mi := &file_node_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +3446,7 @@ func (x *PutNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkRequest.ProtoReflect.Descriptor instead.
 func (*PutNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PutNetworkRequest) GetNetwork() *Network {
@@ -3383,7 +3465,7 @@ type PutNetworkResponse struct {
 
 func (x *PutNetworkResponse) Reset() {
 	*x = PutNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3477,7 @@ func (x *PutNetworkResponse) String() string {
 func (*PutNetworkResponse) ProtoMessage() {}
 
 func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[44]
+	mi := &file_node_v1_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +3490,7 @@ func (x *PutNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutNetworkResponse.ProtoReflect.Descriptor instead.
 func (*PutNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PutNetworkResponse) GetNetwork() *Network {
@@ -3431,7 +3513,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3525,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[45]
+	mi := &file_node_v1_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3538,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{45}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -3482,7 +3564,7 @@ type UpdateNetworkResponse struct {
 
 func (x *UpdateNetworkResponse) Reset() {
 	*x = UpdateNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3494,7 +3576,7 @@ func (x *UpdateNetworkResponse) String() string {
 func (*UpdateNetworkResponse) ProtoMessage() {}
 
 func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[46]
+	mi := &file_node_v1_node_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3507,7 +3589,7 @@ func (x *UpdateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{46}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *UpdateNetworkResponse) GetNetwork() *Network {
@@ -3526,7 +3608,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3538,7 +3620,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[47]
+	mi := &file_node_v1_node_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3551,7 +3633,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{47}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DeleteNetworkRequest) GetId() string {
@@ -3569,7 +3651,7 @@ type DeleteNetworkResponse struct {
 
 func (x *DeleteNetworkResponse) Reset() {
 	*x = DeleteNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3581,7 +3663,7 @@ func (x *DeleteNetworkResponse) String() string {
 func (*DeleteNetworkResponse) ProtoMessage() {}
 
 func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[48]
+	mi := &file_node_v1_node_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3594,7 +3676,7 @@ func (x *DeleteNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkResponse.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{48}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
 }
 
 type GetNetworkRequest struct {
@@ -3606,7 +3688,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3618,7 +3700,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[49]
+	mi := &file_node_v1_node_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3631,7 +3713,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{49}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetNetworkRequest) GetId() string {
@@ -3650,7 +3732,7 @@ type GetNetworkResponse struct {
 
 func (x *GetNetworkResponse) Reset() {
 	*x = GetNetworkResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3662,7 +3744,7 @@ func (x *GetNetworkResponse) String() string {
 func (*GetNetworkResponse) ProtoMessage() {}
 
 func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[50]
+	mi := &file_node_v1_node_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3675,7 +3757,7 @@ func (x *GetNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkResponse.ProtoReflect.Descriptor instead.
 func (*GetNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{50}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetNetworkResponse) GetNetwork() *Network {
@@ -3693,7 +3775,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3705,7 +3787,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[51]
+	mi := &file_node_v1_node_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3718,7 +3800,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{51}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
 }
 
 type ListNetworksResponse struct {
@@ -3730,7 +3812,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3742,7 +3824,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[52]
+	mi := &file_node_v1_node_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3755,7 +3837,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{52}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -3774,7 +3856,7 @@ type PutExportRequest struct {
 
 func (x *PutExportRequest) Reset() {
 	*x = PutExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3786,7 +3868,7 @@ func (x *PutExportRequest) String() string {
 func (*PutExportRequest) ProtoMessage() {}
 
 func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[53]
+	mi := &file_node_v1_node_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3799,7 +3881,7 @@ func (x *PutExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportRequest.ProtoReflect.Descriptor instead.
 func (*PutExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{53}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PutExportRequest) GetExport() *Export {
@@ -3818,7 +3900,7 @@ type PutExportResponse struct {
 
 func (x *PutExportResponse) Reset() {
 	*x = PutExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3830,7 +3912,7 @@ func (x *PutExportResponse) String() string {
 func (*PutExportResponse) ProtoMessage() {}
 
 func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[54]
+	mi := &file_node_v1_node_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3843,7 +3925,7 @@ func (x *PutExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutExportResponse.ProtoReflect.Descriptor instead.
 func (*PutExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{54}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *PutExportResponse) GetExport() *Export {
@@ -3862,7 +3944,7 @@ type DeleteExportRequest struct {
 
 func (x *DeleteExportRequest) Reset() {
 	*x = DeleteExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3874,7 +3956,7 @@ func (x *DeleteExportRequest) String() string {
 func (*DeleteExportRequest) ProtoMessage() {}
 
 func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[55]
+	mi := &file_node_v1_node_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3887,7 +3969,7 @@ func (x *DeleteExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportRequest.ProtoReflect.Descriptor instead.
 func (*DeleteExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{55}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DeleteExportRequest) GetId() string {
@@ -3905,7 +3987,7 @@ type DeleteExportResponse struct {
 
 func (x *DeleteExportResponse) Reset() {
 	*x = DeleteExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3917,7 +3999,7 @@ func (x *DeleteExportResponse) String() string {
 func (*DeleteExportResponse) ProtoMessage() {}
 
 func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[56]
+	mi := &file_node_v1_node_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3930,7 +4012,7 @@ func (x *DeleteExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExportResponse.ProtoReflect.Descriptor instead.
 func (*DeleteExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{56}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
 }
 
 type GetExportRequest struct {
@@ -3942,7 +4024,7 @@ type GetExportRequest struct {
 
 func (x *GetExportRequest) Reset() {
 	*x = GetExportRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3954,7 +4036,7 @@ func (x *GetExportRequest) String() string {
 func (*GetExportRequest) ProtoMessage() {}
 
 func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[57]
+	mi := &file_node_v1_node_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3967,7 +4049,7 @@ func (x *GetExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportRequest.ProtoReflect.Descriptor instead.
 func (*GetExportRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{57}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetExportRequest) GetId() string {
@@ -3986,7 +4068,7 @@ type GetExportResponse struct {
 
 func (x *GetExportResponse) Reset() {
 	*x = GetExportResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3998,7 +4080,7 @@ func (x *GetExportResponse) String() string {
 func (*GetExportResponse) ProtoMessage() {}
 
 func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[58]
+	mi := &file_node_v1_node_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4011,7 +4093,7 @@ func (x *GetExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetExportResponse.ProtoReflect.Descriptor instead.
 func (*GetExportResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{58}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetExportResponse) GetExport() *Export {
@@ -4031,7 +4113,7 @@ type ListExportsRequest struct {
 
 func (x *ListExportsRequest) Reset() {
 	*x = ListExportsRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4043,7 +4125,7 @@ func (x *ListExportsRequest) String() string {
 func (*ListExportsRequest) ProtoMessage() {}
 
 func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[59]
+	mi := &file_node_v1_node_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4056,7 +4138,7 @@ func (x *ListExportsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsRequest.ProtoReflect.Descriptor instead.
 func (*ListExportsRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{59}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListExportsRequest) GetNetwork() string {
@@ -4075,7 +4157,7 @@ type ListExportsResponse struct {
 
 func (x *ListExportsResponse) Reset() {
 	*x = ListExportsResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4087,7 +4169,7 @@ func (x *ListExportsResponse) String() string {
 func (*ListExportsResponse) ProtoMessage() {}
 
 func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[60]
+	mi := &file_node_v1_node_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4100,7 +4182,7 @@ func (x *ListExportsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListExportsResponse.ProtoReflect.Descriptor instead.
 func (*ListExportsResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{60}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListExportsResponse) GetExports() []*Export {
@@ -4121,7 +4203,7 @@ type PutRuleRequest struct {
 
 func (x *PutRuleRequest) Reset() {
 	*x = PutRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4133,7 +4215,7 @@ func (x *PutRuleRequest) String() string {
 func (*PutRuleRequest) ProtoMessage() {}
 
 func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[61]
+	mi := &file_node_v1_node_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4146,7 +4228,7 @@ func (x *PutRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleRequest.ProtoReflect.Descriptor instead.
 func (*PutRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{61}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *PutRuleRequest) GetExport() string {
@@ -4172,7 +4254,7 @@ type PutRuleResponse struct {
 
 func (x *PutRuleResponse) Reset() {
 	*x = PutRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[62]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4184,7 +4266,7 @@ func (x *PutRuleResponse) String() string {
 func (*PutRuleResponse) ProtoMessage() {}
 
 func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[62]
+	mi := &file_node_v1_node_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4197,7 +4279,7 @@ func (x *PutRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRuleResponse.ProtoReflect.Descriptor instead.
 func (*PutRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{62}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *PutRuleResponse) GetRule() *AccessRule {
@@ -4218,7 +4300,7 @@ type DeleteRuleRequest struct {
 
 func (x *DeleteRuleRequest) Reset() {
 	*x = DeleteRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[63]
+	mi := &file_node_v1_node_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4230,7 +4312,7 @@ func (x *DeleteRuleRequest) String() string {
 func (*DeleteRuleRequest) ProtoMessage() {}
 
 func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[63]
+	mi := &file_node_v1_node_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4243,7 +4325,7 @@ func (x *DeleteRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{63}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *DeleteRuleRequest) GetExport() string {
@@ -4268,7 +4350,7 @@ type DeleteRuleResponse struct {
 
 func (x *DeleteRuleResponse) Reset() {
 	*x = DeleteRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[64]
+	mi := &file_node_v1_node_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4280,7 +4362,7 @@ func (x *DeleteRuleResponse) String() string {
 func (*DeleteRuleResponse) ProtoMessage() {}
 
 func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[64]
+	mi := &file_node_v1_node_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4293,7 +4375,7 @@ func (x *DeleteRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRuleResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{64}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{65}
 }
 
 type GetRuleRequest struct {
@@ -4307,7 +4389,7 @@ type GetRuleRequest struct {
 
 func (x *GetRuleRequest) Reset() {
 	*x = GetRuleRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[65]
+	mi := &file_node_v1_node_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4319,7 +4401,7 @@ func (x *GetRuleRequest) String() string {
 func (*GetRuleRequest) ProtoMessage() {}
 
 func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[65]
+	mi := &file_node_v1_node_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4332,7 +4414,7 @@ func (x *GetRuleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleRequest.ProtoReflect.Descriptor instead.
 func (*GetRuleRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{65}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GetRuleRequest) GetExport() string {
@@ -4358,7 +4440,7 @@ type GetRuleResponse struct {
 
 func (x *GetRuleResponse) Reset() {
 	*x = GetRuleResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[66]
+	mi := &file_node_v1_node_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4370,7 +4452,7 @@ func (x *GetRuleResponse) String() string {
 func (*GetRuleResponse) ProtoMessage() {}
 
 func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[66]
+	mi := &file_node_v1_node_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4383,7 +4465,7 @@ func (x *GetRuleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRuleResponse.ProtoReflect.Descriptor instead.
 func (*GetRuleResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{66}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *GetRuleResponse) GetRule() *AccessRule {
@@ -4403,7 +4485,7 @@ type ListRulesRequest struct {
 
 func (x *ListRulesRequest) Reset() {
 	*x = ListRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[67]
+	mi := &file_node_v1_node_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4415,7 +4497,7 @@ func (x *ListRulesRequest) String() string {
 func (*ListRulesRequest) ProtoMessage() {}
 
 func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[67]
+	mi := &file_node_v1_node_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4428,7 +4510,7 @@ func (x *ListRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{67}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListRulesRequest) GetExport() string {
@@ -4447,7 +4529,7 @@ type ListRulesResponse struct {
 
 func (x *ListRulesResponse) Reset() {
 	*x = ListRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[68]
+	mi := &file_node_v1_node_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4459,7 +4541,7 @@ func (x *ListRulesResponse) String() string {
 func (*ListRulesResponse) ProtoMessage() {}
 
 func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[68]
+	mi := &file_node_v1_node_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4472,7 +4554,7 @@ func (x *ListRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{68}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ListRulesResponse) GetRules() []*AccessRule {
@@ -4492,7 +4574,7 @@ type RecoverRulesRequest struct {
 
 func (x *RecoverRulesRequest) Reset() {
 	*x = RecoverRulesRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[69]
+	mi := &file_node_v1_node_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4504,7 +4586,7 @@ func (x *RecoverRulesRequest) String() string {
 func (*RecoverRulesRequest) ProtoMessage() {}
 
 func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[69]
+	mi := &file_node_v1_node_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4517,7 +4599,7 @@ func (x *RecoverRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRulesRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{69}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RecoverRulesRequest) GetExport() string {
@@ -4536,7 +4618,7 @@ type RecoverRulesResponse struct {
 
 func (x *RecoverRulesResponse) Reset() {
 	*x = RecoverRulesResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[70]
+	mi := &file_node_v1_node_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4548,7 +4630,7 @@ func (x *RecoverRulesResponse) String() string {
 func (*RecoverRulesResponse) ProtoMessage() {}
 
 func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[70]
+	mi := &file_node_v1_node_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4561,7 +4643,7 @@ func (x *RecoverRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRulesResponse.ProtoReflect.Descriptor instead.
 func (*RecoverRulesResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{70}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RecoverRulesResponse) GetExport() *Export {
@@ -4579,7 +4661,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[71]
+	mi := &file_node_v1_node_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4591,7 +4673,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[71]
+	mi := &file_node_v1_node_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4604,7 +4686,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{71}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{72}
 }
 
 type GetNodeResponse struct {
@@ -4629,7 +4711,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[72]
+	mi := &file_node_v1_node_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4641,7 +4723,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[72]
+	mi := &file_node_v1_node_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4654,7 +4736,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{72}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *GetNodeResponse) GetHostname() string {
@@ -4737,7 +4819,7 @@ type Virtiofsd struct {
 
 func (x *Virtiofsd) Reset() {
 	*x = Virtiofsd{}
-	mi := &file_node_v1_node_proto_msgTypes[73]
+	mi := &file_node_v1_node_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4749,7 +4831,7 @@ func (x *Virtiofsd) String() string {
 func (*Virtiofsd) ProtoMessage() {}
 
 func (x *Virtiofsd) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[73]
+	mi := &file_node_v1_node_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4762,7 +4844,7 @@ func (x *Virtiofsd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Virtiofsd.ProtoReflect.Descriptor instead.
 func (*Virtiofsd) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{73}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *Virtiofsd) GetPath() string {
@@ -4815,7 +4897,7 @@ type Driver struct {
 
 func (x *Driver) Reset() {
 	*x = Driver{}
-	mi := &file_node_v1_node_proto_msgTypes[74]
+	mi := &file_node_v1_node_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4827,7 +4909,7 @@ func (x *Driver) String() string {
 func (*Driver) ProtoMessage() {}
 
 func (x *Driver) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[74]
+	mi := &file_node_v1_node_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4840,7 +4922,7 @@ func (x *Driver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Driver.ProtoReflect.Descriptor instead.
 func (*Driver) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{74}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *Driver) GetKind() string {
@@ -4895,7 +4977,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_node_v1_node_proto_msgTypes[75]
+	mi := &file_node_v1_node_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4907,7 +4989,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[75]
+	mi := &file_node_v1_node_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4920,7 +5002,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{75}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Mount) GetName() string {
@@ -4983,7 +5065,7 @@ type Subsystem struct {
 
 func (x *Subsystem) Reset() {
 	*x = Subsystem{}
-	mi := &file_node_v1_node_proto_msgTypes[76]
+	mi := &file_node_v1_node_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4995,7 +5077,7 @@ func (x *Subsystem) String() string {
 func (*Subsystem) ProtoMessage() {}
 
 func (x *Subsystem) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[76]
+	mi := &file_node_v1_node_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5008,7 +5090,7 @@ func (x *Subsystem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Subsystem.ProtoReflect.Descriptor instead.
 func (*Subsystem) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{76}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Subsystem) GetName() string {
@@ -5040,7 +5122,7 @@ type PreflightRequest struct {
 
 func (x *PreflightRequest) Reset() {
 	*x = PreflightRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[77]
+	mi := &file_node_v1_node_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5052,7 +5134,7 @@ func (x *PreflightRequest) String() string {
 func (*PreflightRequest) ProtoMessage() {}
 
 func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[77]
+	mi := &file_node_v1_node_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5065,7 +5147,7 @@ func (x *PreflightRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightRequest.ProtoReflect.Descriptor instead.
 func (*PreflightRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{77}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{78}
 }
 
 type PreflightResponse struct {
@@ -5077,7 +5159,7 @@ type PreflightResponse struct {
 
 func (x *PreflightResponse) Reset() {
 	*x = PreflightResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[78]
+	mi := &file_node_v1_node_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5089,7 +5171,7 @@ func (x *PreflightResponse) String() string {
 func (*PreflightResponse) ProtoMessage() {}
 
 func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[78]
+	mi := &file_node_v1_node_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5102,7 +5184,7 @@ func (x *PreflightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreflightResponse.ProtoReflect.Descriptor instead.
 func (*PreflightResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{78}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *PreflightResponse) GetChecks() []*Check {
@@ -5127,7 +5209,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_node_v1_node_proto_msgTypes[79]
+	mi := &file_node_v1_node_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5139,7 +5221,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[79]
+	mi := &file_node_v1_node_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5152,7 +5234,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{79}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Check) GetName() string {
@@ -5198,7 +5280,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[80]
+	mi := &file_node_v1_node_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5210,7 +5292,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[80]
+	mi := &file_node_v1_node_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5223,7 +5305,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{80}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{81}
 }
 
 type WatchResponse struct {
@@ -5243,7 +5325,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[81]
+	mi := &file_node_v1_node_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5255,7 +5337,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[81]
+	mi := &file_node_v1_node_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5268,7 +5350,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{81}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *WatchResponse) GetType() WatchResponse_Type {
@@ -5357,7 +5439,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x06secret\x18\x04 \x01(\fR\x06secret\x1a:\n" +
 	"\fOptionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb6\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe5\x06\n" +
 	"\n" +
 	"Attachment\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
@@ -5381,7 +5463,8 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\aholders\x18\x0f \x03(\v2\x18.causeway.node.v1.HolderR\aholders\x12\x1d\n" +
 	"\n" +
 	"guest_note\x18\x10 \x01(\tR\tguestNote\x12%\n" +
-	"\x0eremoval_forced\x18\x11 \x01(\bR\rremovalForced\x12?\n" +
+	"\x0eremoval_forced\x18\x11 \x01(\bR\rremovalForced\x12-\n" +
+	"\x05usage\x18\x15 \x01(\v2\x17.causeway.node.v1.UsageR\x05usage\x12?\n" +
 	"\vpersistence\x18\x12 \x01(\x0e2\x1d.causeway.node.v1.PersistenceR\vpersistence\x12\x1b\n" +
 	"\tlive_only\x18\x13 \x01(\tR\bliveOnly\x12*\n" +
 	"\x04move\x18\x1b \x01(\v2\x16.causeway.node.v1.MoveR\x04move\"4\n" +
@@ -5423,7 +5506,13 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x04Side\x12\x14\n" +
 	"\x10SIDE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10SIDE_DESTINATION\x10\x01\x12\x0f\n" +
-	"\vSIDE_SOURCE\x10\x02\"\x88\x05\n" +
+	"\vSIDE_SOURCE\x10\x02\"\x8b\x01\n" +
+	"\x05Usage\x12\x1d\n" +
+	"\n" +
+	"open_files\x18\x01 \x01(\x03R\topenFiles\x12(\n" +
+	"\x10open_files_limit\x18\x02 \x01(\x03R\x0eopenFilesLimit\x12\x16\n" +
+	"\x06memory\x18\x03 \x01(\x03R\x06memory\x12!\n" +
+	"\fmemory_limit\x18\x04 \x01(\x03R\vmemoryLimit\"\x88\x05\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\x06bridge\x18\x02 \x01(\v2\x1c.causeway.node.v1.BridgePlugH\x00R\x06bridge\x120\n" +
@@ -5771,7 +5860,7 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_node_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 83)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
 var file_node_v1_node_proto_goTypes = []any{
 	(Phase)(0),                          // 0: causeway.node.v1.Phase
 	(Cache)(0),                          // 1: causeway.node.v1.Cache
@@ -5792,86 +5881,87 @@ var file_node_v1_node_proto_goTypes = []any{
 	(*IdMap)(nil),                       // 16: causeway.node.v1.IdMap
 	(*IdRange)(nil),                     // 17: causeway.node.v1.IdRange
 	(*Move)(nil),                        // 18: causeway.node.v1.Move
-	(*Network)(nil),                     // 19: causeway.node.v1.Network
-	(*Drift)(nil),                       // 20: causeway.node.v1.Drift
-	(*BridgePlug)(nil),                  // 21: causeway.node.v1.BridgePlug
-	(*VlanPlug)(nil),                    // 22: causeway.node.v1.VlanPlug
-	(*VxlanPlug)(nil),                   // 23: causeway.node.v1.VxlanPlug
-	(*MacvlanPlug)(nil),                 // 24: causeway.node.v1.MacvlanPlug
-	(*OvsPlug)(nil),                     // 25: causeway.node.v1.OvsPlug
-	(*NonePlug)(nil),                    // 26: causeway.node.v1.NonePlug
-	(*Route)(nil),                       // 27: causeway.node.v1.Route
-	(*Gateway)(nil),                     // 28: causeway.node.v1.Gateway
-	(*Export)(nil),                      // 29: causeway.node.v1.Export
-	(*AttachRequest)(nil),               // 30: causeway.node.v1.AttachRequest
-	(*AttachResponse)(nil),              // 31: causeway.node.v1.AttachResponse
-	(*DetachRequest)(nil),               // 32: causeway.node.v1.DetachRequest
-	(*DetachResponse)(nil),              // 33: causeway.node.v1.DetachResponse
-	(*GetAttachmentRequest)(nil),        // 34: causeway.node.v1.GetAttachmentRequest
-	(*GetAttachmentResponse)(nil),       // 35: causeway.node.v1.GetAttachmentResponse
-	(*ListAttachmentsRequest)(nil),      // 36: causeway.node.v1.ListAttachmentsRequest
-	(*ListAttachmentsResponse)(nil),     // 37: causeway.node.v1.ListAttachmentsResponse
-	(*PrepareStartRequest)(nil),         // 38: causeway.node.v1.PrepareStartRequest
-	(*PrepareStartResponse)(nil),        // 39: causeway.node.v1.PrepareStartResponse
-	(*RepairAttachmentRequest)(nil),     // 40: causeway.node.v1.RepairAttachmentRequest
-	(*RepairAttachmentResponse)(nil),    // 41: causeway.node.v1.RepairAttachmentResponse
-	(*PreflightAttachmentRequest)(nil),  // 42: causeway.node.v1.PreflightAttachmentRequest
-	(*PreflightAttachmentResponse)(nil), // 43: causeway.node.v1.PreflightAttachmentResponse
-	(*PrepareAttachmentRequest)(nil),    // 44: causeway.node.v1.PrepareAttachmentRequest
-	(*PrepareAttachmentResponse)(nil),   // 45: causeway.node.v1.PrepareAttachmentResponse
-	(*FinishAttachmentRequest)(nil),     // 46: causeway.node.v1.FinishAttachmentRequest
-	(*FinishAttachmentResponse)(nil),    // 47: causeway.node.v1.FinishAttachmentResponse
-	(*ReleaseAttachmentRequest)(nil),    // 48: causeway.node.v1.ReleaseAttachmentRequest
-	(*ReleaseAttachmentResponse)(nil),   // 49: causeway.node.v1.ReleaseAttachmentResponse
-	(*RollbackAttachmentRequest)(nil),   // 50: causeway.node.v1.RollbackAttachmentRequest
-	(*RollbackAttachmentResponse)(nil),  // 51: causeway.node.v1.RollbackAttachmentResponse
-	(*PutNetworkRequest)(nil),           // 52: causeway.node.v1.PutNetworkRequest
-	(*PutNetworkResponse)(nil),          // 53: causeway.node.v1.PutNetworkResponse
-	(*UpdateNetworkRequest)(nil),        // 54: causeway.node.v1.UpdateNetworkRequest
-	(*UpdateNetworkResponse)(nil),       // 55: causeway.node.v1.UpdateNetworkResponse
-	(*DeleteNetworkRequest)(nil),        // 56: causeway.node.v1.DeleteNetworkRequest
-	(*DeleteNetworkResponse)(nil),       // 57: causeway.node.v1.DeleteNetworkResponse
-	(*GetNetworkRequest)(nil),           // 58: causeway.node.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),          // 59: causeway.node.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),         // 60: causeway.node.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),        // 61: causeway.node.v1.ListNetworksResponse
-	(*PutExportRequest)(nil),            // 62: causeway.node.v1.PutExportRequest
-	(*PutExportResponse)(nil),           // 63: causeway.node.v1.PutExportResponse
-	(*DeleteExportRequest)(nil),         // 64: causeway.node.v1.DeleteExportRequest
-	(*DeleteExportResponse)(nil),        // 65: causeway.node.v1.DeleteExportResponse
-	(*GetExportRequest)(nil),            // 66: causeway.node.v1.GetExportRequest
-	(*GetExportResponse)(nil),           // 67: causeway.node.v1.GetExportResponse
-	(*ListExportsRequest)(nil),          // 68: causeway.node.v1.ListExportsRequest
-	(*ListExportsResponse)(nil),         // 69: causeway.node.v1.ListExportsResponse
-	(*PutRuleRequest)(nil),              // 70: causeway.node.v1.PutRuleRequest
-	(*PutRuleResponse)(nil),             // 71: causeway.node.v1.PutRuleResponse
-	(*DeleteRuleRequest)(nil),           // 72: causeway.node.v1.DeleteRuleRequest
-	(*DeleteRuleResponse)(nil),          // 73: causeway.node.v1.DeleteRuleResponse
-	(*GetRuleRequest)(nil),              // 74: causeway.node.v1.GetRuleRequest
-	(*GetRuleResponse)(nil),             // 75: causeway.node.v1.GetRuleResponse
-	(*ListRulesRequest)(nil),            // 76: causeway.node.v1.ListRulesRequest
-	(*ListRulesResponse)(nil),           // 77: causeway.node.v1.ListRulesResponse
-	(*RecoverRulesRequest)(nil),         // 78: causeway.node.v1.RecoverRulesRequest
-	(*RecoverRulesResponse)(nil),        // 79: causeway.node.v1.RecoverRulesResponse
-	(*GetNodeRequest)(nil),              // 80: causeway.node.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),             // 81: causeway.node.v1.GetNodeResponse
-	(*Virtiofsd)(nil),                   // 82: causeway.node.v1.Virtiofsd
-	(*Driver)(nil),                      // 83: causeway.node.v1.Driver
-	(*Mount)(nil),                       // 84: causeway.node.v1.Mount
-	(*Subsystem)(nil),                   // 85: causeway.node.v1.Subsystem
-	(*PreflightRequest)(nil),            // 86: causeway.node.v1.PreflightRequest
-	(*PreflightResponse)(nil),           // 87: causeway.node.v1.PreflightResponse
-	(*Check)(nil),                       // 88: causeway.node.v1.Check
-	(*WatchRequest)(nil),                // 89: causeway.node.v1.WatchRequest
-	(*WatchResponse)(nil),               // 90: causeway.node.v1.WatchResponse
-	nil,                                 // 91: causeway.node.v1.Connection.OptionsEntry
-	(*timestamppb.Timestamp)(nil),       // 92: google.protobuf.Timestamp
-	(*AccessRule)(nil),                  // 93: causeway.node.v1.AccessRule
+	(*Usage)(nil),                       // 19: causeway.node.v1.Usage
+	(*Network)(nil),                     // 20: causeway.node.v1.Network
+	(*Drift)(nil),                       // 21: causeway.node.v1.Drift
+	(*BridgePlug)(nil),                  // 22: causeway.node.v1.BridgePlug
+	(*VlanPlug)(nil),                    // 23: causeway.node.v1.VlanPlug
+	(*VxlanPlug)(nil),                   // 24: causeway.node.v1.VxlanPlug
+	(*MacvlanPlug)(nil),                 // 25: causeway.node.v1.MacvlanPlug
+	(*OvsPlug)(nil),                     // 26: causeway.node.v1.OvsPlug
+	(*NonePlug)(nil),                    // 27: causeway.node.v1.NonePlug
+	(*Route)(nil),                       // 28: causeway.node.v1.Route
+	(*Gateway)(nil),                     // 29: causeway.node.v1.Gateway
+	(*Export)(nil),                      // 30: causeway.node.v1.Export
+	(*AttachRequest)(nil),               // 31: causeway.node.v1.AttachRequest
+	(*AttachResponse)(nil),              // 32: causeway.node.v1.AttachResponse
+	(*DetachRequest)(nil),               // 33: causeway.node.v1.DetachRequest
+	(*DetachResponse)(nil),              // 34: causeway.node.v1.DetachResponse
+	(*GetAttachmentRequest)(nil),        // 35: causeway.node.v1.GetAttachmentRequest
+	(*GetAttachmentResponse)(nil),       // 36: causeway.node.v1.GetAttachmentResponse
+	(*ListAttachmentsRequest)(nil),      // 37: causeway.node.v1.ListAttachmentsRequest
+	(*ListAttachmentsResponse)(nil),     // 38: causeway.node.v1.ListAttachmentsResponse
+	(*PrepareStartRequest)(nil),         // 39: causeway.node.v1.PrepareStartRequest
+	(*PrepareStartResponse)(nil),        // 40: causeway.node.v1.PrepareStartResponse
+	(*RepairAttachmentRequest)(nil),     // 41: causeway.node.v1.RepairAttachmentRequest
+	(*RepairAttachmentResponse)(nil),    // 42: causeway.node.v1.RepairAttachmentResponse
+	(*PreflightAttachmentRequest)(nil),  // 43: causeway.node.v1.PreflightAttachmentRequest
+	(*PreflightAttachmentResponse)(nil), // 44: causeway.node.v1.PreflightAttachmentResponse
+	(*PrepareAttachmentRequest)(nil),    // 45: causeway.node.v1.PrepareAttachmentRequest
+	(*PrepareAttachmentResponse)(nil),   // 46: causeway.node.v1.PrepareAttachmentResponse
+	(*FinishAttachmentRequest)(nil),     // 47: causeway.node.v1.FinishAttachmentRequest
+	(*FinishAttachmentResponse)(nil),    // 48: causeway.node.v1.FinishAttachmentResponse
+	(*ReleaseAttachmentRequest)(nil),    // 49: causeway.node.v1.ReleaseAttachmentRequest
+	(*ReleaseAttachmentResponse)(nil),   // 50: causeway.node.v1.ReleaseAttachmentResponse
+	(*RollbackAttachmentRequest)(nil),   // 51: causeway.node.v1.RollbackAttachmentRequest
+	(*RollbackAttachmentResponse)(nil),  // 52: causeway.node.v1.RollbackAttachmentResponse
+	(*PutNetworkRequest)(nil),           // 53: causeway.node.v1.PutNetworkRequest
+	(*PutNetworkResponse)(nil),          // 54: causeway.node.v1.PutNetworkResponse
+	(*UpdateNetworkRequest)(nil),        // 55: causeway.node.v1.UpdateNetworkRequest
+	(*UpdateNetworkResponse)(nil),       // 56: causeway.node.v1.UpdateNetworkResponse
+	(*DeleteNetworkRequest)(nil),        // 57: causeway.node.v1.DeleteNetworkRequest
+	(*DeleteNetworkResponse)(nil),       // 58: causeway.node.v1.DeleteNetworkResponse
+	(*GetNetworkRequest)(nil),           // 59: causeway.node.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),          // 60: causeway.node.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),         // 61: causeway.node.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),        // 62: causeway.node.v1.ListNetworksResponse
+	(*PutExportRequest)(nil),            // 63: causeway.node.v1.PutExportRequest
+	(*PutExportResponse)(nil),           // 64: causeway.node.v1.PutExportResponse
+	(*DeleteExportRequest)(nil),         // 65: causeway.node.v1.DeleteExportRequest
+	(*DeleteExportResponse)(nil),        // 66: causeway.node.v1.DeleteExportResponse
+	(*GetExportRequest)(nil),            // 67: causeway.node.v1.GetExportRequest
+	(*GetExportResponse)(nil),           // 68: causeway.node.v1.GetExportResponse
+	(*ListExportsRequest)(nil),          // 69: causeway.node.v1.ListExportsRequest
+	(*ListExportsResponse)(nil),         // 70: causeway.node.v1.ListExportsResponse
+	(*PutRuleRequest)(nil),              // 71: causeway.node.v1.PutRuleRequest
+	(*PutRuleResponse)(nil),             // 72: causeway.node.v1.PutRuleResponse
+	(*DeleteRuleRequest)(nil),           // 73: causeway.node.v1.DeleteRuleRequest
+	(*DeleteRuleResponse)(nil),          // 74: causeway.node.v1.DeleteRuleResponse
+	(*GetRuleRequest)(nil),              // 75: causeway.node.v1.GetRuleRequest
+	(*GetRuleResponse)(nil),             // 76: causeway.node.v1.GetRuleResponse
+	(*ListRulesRequest)(nil),            // 77: causeway.node.v1.ListRulesRequest
+	(*ListRulesResponse)(nil),           // 78: causeway.node.v1.ListRulesResponse
+	(*RecoverRulesRequest)(nil),         // 79: causeway.node.v1.RecoverRulesRequest
+	(*RecoverRulesResponse)(nil),        // 80: causeway.node.v1.RecoverRulesResponse
+	(*GetNodeRequest)(nil),              // 81: causeway.node.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),             // 82: causeway.node.v1.GetNodeResponse
+	(*Virtiofsd)(nil),                   // 83: causeway.node.v1.Virtiofsd
+	(*Driver)(nil),                      // 84: causeway.node.v1.Driver
+	(*Mount)(nil),                       // 85: causeway.node.v1.Mount
+	(*Subsystem)(nil),                   // 86: causeway.node.v1.Subsystem
+	(*PreflightRequest)(nil),            // 87: causeway.node.v1.PreflightRequest
+	(*PreflightResponse)(nil),           // 88: causeway.node.v1.PreflightResponse
+	(*Check)(nil),                       // 89: causeway.node.v1.Check
+	(*WatchRequest)(nil),                // 90: causeway.node.v1.WatchRequest
+	(*WatchResponse)(nil),               // 91: causeway.node.v1.WatchResponse
+	nil,                                 // 92: causeway.node.v1.Connection.OptionsEntry
+	(*timestamppb.Timestamp)(nil),       // 93: google.protobuf.Timestamp
+	(*AccessRule)(nil),                  // 94: causeway.node.v1.AccessRule
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	0,   // 0: causeway.node.v1.Status.phase:type_name -> causeway.node.v1.Phase
-	92,  // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
-	91,  // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
+	93,  // 1: causeway.node.v1.Status.since:type_name -> google.protobuf.Timestamp
+	92,  // 2: causeway.node.v1.Connection.options:type_name -> causeway.node.v1.Connection.OptionsEntry
 	10,  // 3: causeway.node.v1.Attachment.connection:type_name -> causeway.node.v1.Connection
 	9,   // 4: causeway.node.v1.Attachment.status:type_name -> causeway.node.v1.Status
 	5,   // 5: causeway.node.v1.Attachment.guest:type_name -> causeway.node.v1.GuestState
@@ -5879,134 +5969,135 @@ var file_node_v1_node_proto_depIdxs = []int32{
 	14,  // 7: causeway.node.v1.Attachment.ids:type_name -> causeway.node.v1.IdPolicy
 	3,   // 8: causeway.node.v1.Attachment.lock_scope:type_name -> causeway.node.v1.LockScope
 	12,  // 9: causeway.node.v1.Attachment.holders:type_name -> causeway.node.v1.Holder
-	4,   // 10: causeway.node.v1.Attachment.persistence:type_name -> causeway.node.v1.Persistence
-	18,  // 11: causeway.node.v1.Attachment.move:type_name -> causeway.node.v1.Move
-	1,   // 12: causeway.node.v1.DeviceSettings.cache:type_name -> causeway.node.v1.Cache
-	2,   // 13: causeway.node.v1.DeviceSettings.locks:type_name -> causeway.node.v1.Locks
-	15,  // 14: causeway.node.v1.IdPolicy.squash:type_name -> causeway.node.v1.IdSquash
-	16,  // 15: causeway.node.v1.IdPolicy.map:type_name -> causeway.node.v1.IdMap
-	17,  // 16: causeway.node.v1.IdMap.uids:type_name -> causeway.node.v1.IdRange
-	17,  // 17: causeway.node.v1.IdMap.gids:type_name -> causeway.node.v1.IdRange
-	7,   // 18: causeway.node.v1.Move.side:type_name -> causeway.node.v1.Move.Side
-	92,  // 19: causeway.node.v1.Move.expires_at:type_name -> google.protobuf.Timestamp
-	21,  // 20: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
-	22,  // 21: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
-	23,  // 22: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
-	24,  // 23: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
-	25,  // 24: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
-	26,  // 25: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
-	27,  // 26: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
-	9,   // 27: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
-	28,  // 28: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
-	20,  // 29: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
-	92,  // 30: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
-	92,  // 31: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
-	10,  // 32: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
-	93,  // 33: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
-	9,   // 34: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
-	11,  // 35: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 36: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 37: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 38: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
-	11,  // 39: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 40: causeway.node.v1.PreflightAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
-	88,  // 41: causeway.node.v1.PreflightAttachmentResponse.checks:type_name -> causeway.node.v1.Check
-	11,  // 42: causeway.node.v1.PrepareAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
-	92,  // 43: causeway.node.v1.PrepareAttachmentRequest.expires_at:type_name -> google.protobuf.Timestamp
-	11,  // 44: causeway.node.v1.PrepareAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 45: causeway.node.v1.FinishAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	92,  // 46: causeway.node.v1.ReleaseAttachmentRequest.expires_at:type_name -> google.protobuf.Timestamp
-	11,  // 47: causeway.node.v1.ReleaseAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	11,  // 48: causeway.node.v1.RollbackAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
-	19,  // 49: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
-	19,  // 50: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
-	19,  // 51: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
-	19,  // 52: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
-	19,  // 53: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
-	19,  // 54: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
-	29,  // 55: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
-	29,  // 56: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
-	29,  // 57: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
-	29,  // 58: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
-	93,  // 59: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
-	93,  // 60: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	93,  // 61: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
-	93,  // 62: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
-	29,  // 63: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
-	92,  // 64: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
-	83,  // 65: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
-	84,  // 66: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
-	85,  // 67: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
-	82,  // 68: causeway.node.v1.GetNodeResponse.virtiofsd:type_name -> causeway.node.v1.Virtiofsd
-	9,   // 69: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
-	6,   // 70: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
-	88,  // 71: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
-	6,   // 72: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
-	8,   // 73: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
-	11,  // 74: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
-	19,  // 75: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
-	29,  // 76: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
-	30,  // 77: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
-	32,  // 78: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
-	34,  // 79: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
-	36,  // 80: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
-	40,  // 81: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
-	42,  // 82: causeway.node.v1.Attachments.Preflight:input_type -> causeway.node.v1.PreflightAttachmentRequest
-	38,  // 83: causeway.node.v1.Attachments.PrepareStart:input_type -> causeway.node.v1.PrepareStartRequest
-	44,  // 84: causeway.node.v1.Attachments.Prepare:input_type -> causeway.node.v1.PrepareAttachmentRequest
-	46,  // 85: causeway.node.v1.Attachments.Finish:input_type -> causeway.node.v1.FinishAttachmentRequest
-	48,  // 86: causeway.node.v1.Attachments.Release:input_type -> causeway.node.v1.ReleaseAttachmentRequest
-	50,  // 87: causeway.node.v1.Attachments.Rollback:input_type -> causeway.node.v1.RollbackAttachmentRequest
-	52,  // 88: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
-	54,  // 89: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
-	56,  // 90: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
-	58,  // 91: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
-	60,  // 92: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
-	62,  // 93: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
-	64,  // 94: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
-	66,  // 95: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
-	68,  // 96: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
-	70,  // 97: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
-	72,  // 98: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
-	74,  // 99: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
-	76,  // 100: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
-	78,  // 101: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
-	80,  // 102: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
-	86,  // 103: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
-	89,  // 104: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
-	31,  // 105: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
-	33,  // 106: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
-	35,  // 107: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
-	37,  // 108: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
-	41,  // 109: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
-	43,  // 110: causeway.node.v1.Attachments.Preflight:output_type -> causeway.node.v1.PreflightAttachmentResponse
-	39,  // 111: causeway.node.v1.Attachments.PrepareStart:output_type -> causeway.node.v1.PrepareStartResponse
-	45,  // 112: causeway.node.v1.Attachments.Prepare:output_type -> causeway.node.v1.PrepareAttachmentResponse
-	47,  // 113: causeway.node.v1.Attachments.Finish:output_type -> causeway.node.v1.FinishAttachmentResponse
-	49,  // 114: causeway.node.v1.Attachments.Release:output_type -> causeway.node.v1.ReleaseAttachmentResponse
-	51,  // 115: causeway.node.v1.Attachments.Rollback:output_type -> causeway.node.v1.RollbackAttachmentResponse
-	53,  // 116: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
-	55,  // 117: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
-	57,  // 118: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
-	59,  // 119: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
-	61,  // 120: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
-	63,  // 121: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
-	65,  // 122: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
-	67,  // 123: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
-	69,  // 124: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
-	71,  // 125: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
-	73,  // 126: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
-	75,  // 127: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
-	77,  // 128: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
-	79,  // 129: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
-	81,  // 130: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
-	87,  // 131: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
-	90,  // 132: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
-	105, // [105:133] is the sub-list for method output_type
-	77,  // [77:105] is the sub-list for method input_type
-	77,  // [77:77] is the sub-list for extension type_name
-	77,  // [77:77] is the sub-list for extension extendee
-	0,   // [0:77] is the sub-list for field type_name
+	19,  // 10: causeway.node.v1.Attachment.usage:type_name -> causeway.node.v1.Usage
+	4,   // 11: causeway.node.v1.Attachment.persistence:type_name -> causeway.node.v1.Persistence
+	18,  // 12: causeway.node.v1.Attachment.move:type_name -> causeway.node.v1.Move
+	1,   // 13: causeway.node.v1.DeviceSettings.cache:type_name -> causeway.node.v1.Cache
+	2,   // 14: causeway.node.v1.DeviceSettings.locks:type_name -> causeway.node.v1.Locks
+	15,  // 15: causeway.node.v1.IdPolicy.squash:type_name -> causeway.node.v1.IdSquash
+	16,  // 16: causeway.node.v1.IdPolicy.map:type_name -> causeway.node.v1.IdMap
+	17,  // 17: causeway.node.v1.IdMap.uids:type_name -> causeway.node.v1.IdRange
+	17,  // 18: causeway.node.v1.IdMap.gids:type_name -> causeway.node.v1.IdRange
+	7,   // 19: causeway.node.v1.Move.side:type_name -> causeway.node.v1.Move.Side
+	93,  // 20: causeway.node.v1.Move.expires_at:type_name -> google.protobuf.Timestamp
+	22,  // 21: causeway.node.v1.Network.bridge:type_name -> causeway.node.v1.BridgePlug
+	23,  // 22: causeway.node.v1.Network.vlan:type_name -> causeway.node.v1.VlanPlug
+	24,  // 23: causeway.node.v1.Network.vxlan:type_name -> causeway.node.v1.VxlanPlug
+	25,  // 24: causeway.node.v1.Network.macvlan:type_name -> causeway.node.v1.MacvlanPlug
+	26,  // 25: causeway.node.v1.Network.ovs:type_name -> causeway.node.v1.OvsPlug
+	27,  // 26: causeway.node.v1.Network.none:type_name -> causeway.node.v1.NonePlug
+	28,  // 27: causeway.node.v1.Network.routes:type_name -> causeway.node.v1.Route
+	9,   // 28: causeway.node.v1.Network.status:type_name -> causeway.node.v1.Status
+	29,  // 29: causeway.node.v1.Network.gateway:type_name -> causeway.node.v1.Gateway
+	21,  // 30: causeway.node.v1.Network.drift:type_name -> causeway.node.v1.Drift
+	93,  // 31: causeway.node.v1.Drift.at:type_name -> google.protobuf.Timestamp
+	93,  // 32: causeway.node.v1.Gateway.started_at:type_name -> google.protobuf.Timestamp
+	10,  // 33: causeway.node.v1.Export.connection:type_name -> causeway.node.v1.Connection
+	94,  // 34: causeway.node.v1.Export.rules:type_name -> causeway.node.v1.AccessRule
+	9,   // 35: causeway.node.v1.Export.status:type_name -> causeway.node.v1.Status
+	11,  // 36: causeway.node.v1.AttachRequest.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 37: causeway.node.v1.AttachResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 38: causeway.node.v1.GetAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 39: causeway.node.v1.ListAttachmentsResponse.attachments:type_name -> causeway.node.v1.Attachment
+	11,  // 40: causeway.node.v1.RepairAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 41: causeway.node.v1.PreflightAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
+	89,  // 42: causeway.node.v1.PreflightAttachmentResponse.checks:type_name -> causeway.node.v1.Check
+	11,  // 43: causeway.node.v1.PrepareAttachmentRequest.attachment:type_name -> causeway.node.v1.Attachment
+	93,  // 44: causeway.node.v1.PrepareAttachmentRequest.expires_at:type_name -> google.protobuf.Timestamp
+	11,  // 45: causeway.node.v1.PrepareAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 46: causeway.node.v1.FinishAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	93,  // 47: causeway.node.v1.ReleaseAttachmentRequest.expires_at:type_name -> google.protobuf.Timestamp
+	11,  // 48: causeway.node.v1.ReleaseAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	11,  // 49: causeway.node.v1.RollbackAttachmentResponse.attachment:type_name -> causeway.node.v1.Attachment
+	20,  // 50: causeway.node.v1.PutNetworkRequest.network:type_name -> causeway.node.v1.Network
+	20,  // 51: causeway.node.v1.PutNetworkResponse.network:type_name -> causeway.node.v1.Network
+	20,  // 52: causeway.node.v1.UpdateNetworkRequest.network:type_name -> causeway.node.v1.Network
+	20,  // 53: causeway.node.v1.UpdateNetworkResponse.network:type_name -> causeway.node.v1.Network
+	20,  // 54: causeway.node.v1.GetNetworkResponse.network:type_name -> causeway.node.v1.Network
+	20,  // 55: causeway.node.v1.ListNetworksResponse.networks:type_name -> causeway.node.v1.Network
+	30,  // 56: causeway.node.v1.PutExportRequest.export:type_name -> causeway.node.v1.Export
+	30,  // 57: causeway.node.v1.PutExportResponse.export:type_name -> causeway.node.v1.Export
+	30,  // 58: causeway.node.v1.GetExportResponse.export:type_name -> causeway.node.v1.Export
+	30,  // 59: causeway.node.v1.ListExportsResponse.exports:type_name -> causeway.node.v1.Export
+	94,  // 60: causeway.node.v1.PutRuleRequest.rule:type_name -> causeway.node.v1.AccessRule
+	94,  // 61: causeway.node.v1.PutRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	94,  // 62: causeway.node.v1.GetRuleResponse.rule:type_name -> causeway.node.v1.AccessRule
+	94,  // 63: causeway.node.v1.ListRulesResponse.rules:type_name -> causeway.node.v1.AccessRule
+	30,  // 64: causeway.node.v1.RecoverRulesResponse.export:type_name -> causeway.node.v1.Export
+	93,  // 65: causeway.node.v1.GetNodeResponse.started_at:type_name -> google.protobuf.Timestamp
+	84,  // 66: causeway.node.v1.GetNodeResponse.drivers:type_name -> causeway.node.v1.Driver
+	85,  // 67: causeway.node.v1.GetNodeResponse.mounts:type_name -> causeway.node.v1.Mount
+	86,  // 68: causeway.node.v1.GetNodeResponse.subsystems:type_name -> causeway.node.v1.Subsystem
+	83,  // 69: causeway.node.v1.GetNodeResponse.virtiofsd:type_name -> causeway.node.v1.Virtiofsd
+	9,   // 70: causeway.node.v1.Mount.status:type_name -> causeway.node.v1.Status
+	6,   // 71: causeway.node.v1.Subsystem.verdict:type_name -> causeway.node.v1.Verdict
+	89,  // 72: causeway.node.v1.PreflightResponse.checks:type_name -> causeway.node.v1.Check
+	6,   // 73: causeway.node.v1.Check.verdict:type_name -> causeway.node.v1.Verdict
+	8,   // 74: causeway.node.v1.WatchResponse.type:type_name -> causeway.node.v1.WatchResponse.Type
+	11,  // 75: causeway.node.v1.WatchResponse.attachment:type_name -> causeway.node.v1.Attachment
+	20,  // 76: causeway.node.v1.WatchResponse.network:type_name -> causeway.node.v1.Network
+	30,  // 77: causeway.node.v1.WatchResponse.export:type_name -> causeway.node.v1.Export
+	31,  // 78: causeway.node.v1.Attachments.Attach:input_type -> causeway.node.v1.AttachRequest
+	33,  // 79: causeway.node.v1.Attachments.Detach:input_type -> causeway.node.v1.DetachRequest
+	35,  // 80: causeway.node.v1.Attachments.Get:input_type -> causeway.node.v1.GetAttachmentRequest
+	37,  // 81: causeway.node.v1.Attachments.List:input_type -> causeway.node.v1.ListAttachmentsRequest
+	41,  // 82: causeway.node.v1.Attachments.Repair:input_type -> causeway.node.v1.RepairAttachmentRequest
+	43,  // 83: causeway.node.v1.Attachments.Preflight:input_type -> causeway.node.v1.PreflightAttachmentRequest
+	39,  // 84: causeway.node.v1.Attachments.PrepareStart:input_type -> causeway.node.v1.PrepareStartRequest
+	45,  // 85: causeway.node.v1.Attachments.Prepare:input_type -> causeway.node.v1.PrepareAttachmentRequest
+	47,  // 86: causeway.node.v1.Attachments.Finish:input_type -> causeway.node.v1.FinishAttachmentRequest
+	49,  // 87: causeway.node.v1.Attachments.Release:input_type -> causeway.node.v1.ReleaseAttachmentRequest
+	51,  // 88: causeway.node.v1.Attachments.Rollback:input_type -> causeway.node.v1.RollbackAttachmentRequest
+	53,  // 89: causeway.node.v1.Networks.Put:input_type -> causeway.node.v1.PutNetworkRequest
+	55,  // 90: causeway.node.v1.Networks.Update:input_type -> causeway.node.v1.UpdateNetworkRequest
+	57,  // 91: causeway.node.v1.Networks.Delete:input_type -> causeway.node.v1.DeleteNetworkRequest
+	59,  // 92: causeway.node.v1.Networks.Get:input_type -> causeway.node.v1.GetNetworkRequest
+	61,  // 93: causeway.node.v1.Networks.List:input_type -> causeway.node.v1.ListNetworksRequest
+	63,  // 94: causeway.node.v1.Exports.Put:input_type -> causeway.node.v1.PutExportRequest
+	65,  // 95: causeway.node.v1.Exports.Delete:input_type -> causeway.node.v1.DeleteExportRequest
+	67,  // 96: causeway.node.v1.Exports.Get:input_type -> causeway.node.v1.GetExportRequest
+	69,  // 97: causeway.node.v1.Exports.List:input_type -> causeway.node.v1.ListExportsRequest
+	71,  // 98: causeway.node.v1.Exports.PutRule:input_type -> causeway.node.v1.PutRuleRequest
+	73,  // 99: causeway.node.v1.Exports.DeleteRule:input_type -> causeway.node.v1.DeleteRuleRequest
+	75,  // 100: causeway.node.v1.Exports.GetRule:input_type -> causeway.node.v1.GetRuleRequest
+	77,  // 101: causeway.node.v1.Exports.ListRules:input_type -> causeway.node.v1.ListRulesRequest
+	79,  // 102: causeway.node.v1.Exports.RecoverRules:input_type -> causeway.node.v1.RecoverRulesRequest
+	81,  // 103: causeway.node.v1.Node.Get:input_type -> causeway.node.v1.GetNodeRequest
+	87,  // 104: causeway.node.v1.Node.Preflight:input_type -> causeway.node.v1.PreflightRequest
+	90,  // 105: causeway.node.v1.Node.Watch:input_type -> causeway.node.v1.WatchRequest
+	32,  // 106: causeway.node.v1.Attachments.Attach:output_type -> causeway.node.v1.AttachResponse
+	34,  // 107: causeway.node.v1.Attachments.Detach:output_type -> causeway.node.v1.DetachResponse
+	36,  // 108: causeway.node.v1.Attachments.Get:output_type -> causeway.node.v1.GetAttachmentResponse
+	38,  // 109: causeway.node.v1.Attachments.List:output_type -> causeway.node.v1.ListAttachmentsResponse
+	42,  // 110: causeway.node.v1.Attachments.Repair:output_type -> causeway.node.v1.RepairAttachmentResponse
+	44,  // 111: causeway.node.v1.Attachments.Preflight:output_type -> causeway.node.v1.PreflightAttachmentResponse
+	40,  // 112: causeway.node.v1.Attachments.PrepareStart:output_type -> causeway.node.v1.PrepareStartResponse
+	46,  // 113: causeway.node.v1.Attachments.Prepare:output_type -> causeway.node.v1.PrepareAttachmentResponse
+	48,  // 114: causeway.node.v1.Attachments.Finish:output_type -> causeway.node.v1.FinishAttachmentResponse
+	50,  // 115: causeway.node.v1.Attachments.Release:output_type -> causeway.node.v1.ReleaseAttachmentResponse
+	52,  // 116: causeway.node.v1.Attachments.Rollback:output_type -> causeway.node.v1.RollbackAttachmentResponse
+	54,  // 117: causeway.node.v1.Networks.Put:output_type -> causeway.node.v1.PutNetworkResponse
+	56,  // 118: causeway.node.v1.Networks.Update:output_type -> causeway.node.v1.UpdateNetworkResponse
+	58,  // 119: causeway.node.v1.Networks.Delete:output_type -> causeway.node.v1.DeleteNetworkResponse
+	60,  // 120: causeway.node.v1.Networks.Get:output_type -> causeway.node.v1.GetNetworkResponse
+	62,  // 121: causeway.node.v1.Networks.List:output_type -> causeway.node.v1.ListNetworksResponse
+	64,  // 122: causeway.node.v1.Exports.Put:output_type -> causeway.node.v1.PutExportResponse
+	66,  // 123: causeway.node.v1.Exports.Delete:output_type -> causeway.node.v1.DeleteExportResponse
+	68,  // 124: causeway.node.v1.Exports.Get:output_type -> causeway.node.v1.GetExportResponse
+	70,  // 125: causeway.node.v1.Exports.List:output_type -> causeway.node.v1.ListExportsResponse
+	72,  // 126: causeway.node.v1.Exports.PutRule:output_type -> causeway.node.v1.PutRuleResponse
+	74,  // 127: causeway.node.v1.Exports.DeleteRule:output_type -> causeway.node.v1.DeleteRuleResponse
+	76,  // 128: causeway.node.v1.Exports.GetRule:output_type -> causeway.node.v1.GetRuleResponse
+	78,  // 129: causeway.node.v1.Exports.ListRules:output_type -> causeway.node.v1.ListRulesResponse
+	80,  // 130: causeway.node.v1.Exports.RecoverRules:output_type -> causeway.node.v1.RecoverRulesResponse
+	82,  // 131: causeway.node.v1.Node.Get:output_type -> causeway.node.v1.GetNodeResponse
+	88,  // 132: causeway.node.v1.Node.Preflight:output_type -> causeway.node.v1.PreflightResponse
+	91,  // 133: causeway.node.v1.Node.Watch:output_type -> causeway.node.v1.WatchResponse
+	106, // [106:134] is the sub-list for method output_type
+	78,  // [78:106] is the sub-list for method input_type
+	78,  // [78:78] is the sub-list for extension type_name
+	78,  // [78:78] is the sub-list for extension extendee
+	0,   // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -6020,7 +6111,7 @@ func file_node_v1_node_proto_init() {
 		(*IdPolicy_Squash)(nil),
 		(*IdPolicy_Map)(nil),
 	}
-	file_node_v1_node_proto_msgTypes[10].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[11].OneofWrappers = []any{
 		(*Network_Bridge)(nil),
 		(*Network_Vlan)(nil),
 		(*Network_Vxlan)(nil),
@@ -6028,9 +6119,9 @@ func file_node_v1_node_proto_init() {
 		(*Network_Ovs)(nil),
 		(*Network_None)(nil),
 	}
-	file_node_v1_node_proto_msgTypes[12].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[16].OneofWrappers = []any{}
-	file_node_v1_node_proto_msgTypes[81].OneofWrappers = []any{
+	file_node_v1_node_proto_msgTypes[13].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[17].OneofWrappers = []any{}
+	file_node_v1_node_proto_msgTypes[82].OneofWrappers = []any{
 		(*WatchResponse_Attachment)(nil),
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Export)(nil),
@@ -6041,7 +6132,7 @@ func file_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   83,
+			NumMessages:   84,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

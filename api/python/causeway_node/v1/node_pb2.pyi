@@ -54,10 +54,12 @@ class AttachResponse(_message.Message):
     def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
 
 class Attachment(_message.Message):
-    __slots__ = ["connection", "forced", "guest", "id", "ids", "instance", "instance_uuid", "live_only", "lock_scope", "mount_at", "persistence", "read_only", "settings", "status", "tag", "unlocked_users"]
+    __slots__ = ["connection", "forced", "guest", "guest_note", "holders", "id", "ids", "instance", "instance_uuid", "live_only", "lock_scope", "mount_at", "move", "persistence", "read_only", "removal_forced", "settings", "status", "tag", "unlocked_users", "usage"]
     CONNECTION_FIELD_NUMBER: _ClassVar[int]
     FORCED_FIELD_NUMBER: _ClassVar[int]
     GUEST_FIELD_NUMBER: _ClassVar[int]
+    GUEST_NOTE_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
     IDS_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -65,15 +67,20 @@ class Attachment(_message.Message):
     LIVE_ONLY_FIELD_NUMBER: _ClassVar[int]
     LOCK_SCOPE_FIELD_NUMBER: _ClassVar[int]
     MOUNT_AT_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
     PERSISTENCE_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REMOVAL_FORCED_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     TAG_FIELD_NUMBER: _ClassVar[int]
     UNLOCKED_USERS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     connection: Connection
     forced: bool
     guest: GuestState
+    guest_note: str
+    holders: _containers.RepeatedCompositeFieldContainer[Holder]
     id: str
     ids: IdPolicy
     instance: str
@@ -81,13 +88,16 @@ class Attachment(_message.Message):
     live_only: str
     lock_scope: LockScope
     mount_at: str
+    move: Move
     persistence: Persistence
     read_only: bool
+    removal_forced: bool
     settings: DeviceSettings
     status: Status
     tag: str
     unlocked_users: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., instance: _Optional[str] = ..., connection: _Optional[_Union[Connection, _Mapping]] = ..., tag: _Optional[str] = ..., read_only: bool = ..., mount_at: _Optional[str] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., instance_uuid: _Optional[str] = ..., guest: _Optional[_Union[GuestState, str]] = ..., settings: _Optional[_Union[DeviceSettings, _Mapping]] = ..., ids: _Optional[_Union[IdPolicy, _Mapping]] = ..., lock_scope: _Optional[_Union[LockScope, str]] = ..., unlocked_users: _Optional[_Iterable[str]] = ..., forced: bool = ..., persistence: _Optional[_Union[Persistence, str]] = ..., live_only: _Optional[str] = ...) -> None: ...
+    usage: Usage
+    def __init__(self, id: _Optional[str] = ..., instance: _Optional[str] = ..., connection: _Optional[_Union[Connection, _Mapping]] = ..., tag: _Optional[str] = ..., read_only: bool = ..., mount_at: _Optional[str] = ..., status: _Optional[_Union[Status, _Mapping]] = ..., instance_uuid: _Optional[str] = ..., guest: _Optional[_Union[GuestState, str]] = ..., settings: _Optional[_Union[DeviceSettings, _Mapping]] = ..., ids: _Optional[_Union[IdPolicy, _Mapping]] = ..., lock_scope: _Optional[_Union[LockScope, str]] = ..., unlocked_users: _Optional[_Iterable[str]] = ..., forced: bool = ..., holders: _Optional[_Iterable[_Union[Holder, _Mapping]]] = ..., guest_note: _Optional[str] = ..., removal_forced: bool = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., persistence: _Optional[_Union[Persistence, str]] = ..., live_only: _Optional[str] = ..., move: _Optional[_Union[Move, _Mapping]] = ...) -> None: ...
 
 class BridgePlug(_message.Message):
     __slots__ = ["bridge", "vlan"]
@@ -163,10 +173,12 @@ class DeleteRuleResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class DetachRequest(_message.Message):
-    __slots__ = ["id"]
+    __slots__ = ["force", "id"]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    force: bool
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., force: bool = ...) -> None: ...
 
 class DetachResponse(_message.Message):
     __slots__ = []
@@ -237,6 +249,18 @@ class Export(_message.Message):
     rules: _containers.RepeatedCompositeFieldContainer[_rules_pb2.AccessRule]
     status: Status
     def __init__(self, id: _Optional[str] = ..., network: _Optional[str] = ..., connection: _Optional[_Union[Connection, _Mapping]] = ..., rules: _Optional[_Iterable[_Union[_rules_pb2.AccessRule, _Mapping]]] = ..., pseudo: _Optional[str] = ..., read_only: bool = ..., status: _Optional[_Union[Status, _Mapping]] = ..., locations: _Optional[_Iterable[str]] = ..., export_id: _Optional[int] = ...) -> None: ...
+
+class FinishAttachmentRequest(_message.Message):
+    __slots__ = ["id"]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class FinishAttachmentResponse(_message.Message):
+    __slots__ = ["attachment"]
+    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
+    attachment: Attachment
+    def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
 
 class Gateway(_message.Message):
     __slots__ = ["exports", "pid", "restarts", "running", "started_at", "version"]
@@ -329,6 +353,14 @@ class GetRuleResponse(_message.Message):
     RULE_FIELD_NUMBER: _ClassVar[int]
     rule: _rules_pb2.AccessRule
     def __init__(self, rule: _Optional[_Union[_rules_pb2.AccessRule, _Mapping]] = ...) -> None: ...
+
+class Holder(_message.Message):
+    __slots__ = ["command", "pid"]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    command: str
+    pid: int
+    def __init__(self, pid: _Optional[int] = ..., command: _Optional[str] = ...) -> None: ...
 
 class IdMap(_message.Message):
     __slots__ = ["gids", "uids"]
@@ -434,6 +466,19 @@ class Mount(_message.Message):
     users: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, name: _Optional[str] = ..., backend_kind: _Optional[str] = ..., source: _Optional[str] = ..., path: _Optional[str] = ..., read_only: bool = ..., users: _Optional[_Iterable[str]] = ..., status: _Optional[_Union[Status, _Mapping]] = ...) -> None: ...
 
+class Move(_message.Message):
+    __slots__ = ["expires_at", "side"]
+    class Side(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = []
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    SIDE_DESTINATION: Move.Side
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    SIDE_SOURCE: Move.Side
+    SIDE_UNSPECIFIED: Move.Side
+    expires_at: _timestamp_pb2.Timestamp
+    side: Move.Side
+    def __init__(self, side: _Optional[_Union[Move.Side, str]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class Network(_message.Message):
     __slots__ = ["addresses", "bridge", "drift", "gateway", "id", "mac", "macvlan", "mtu", "nfs_versions", "none", "ovs", "routes", "status", "vlan", "vxlan"]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
@@ -508,6 +553,22 @@ class PreflightResponse(_message.Message):
     checks: _containers.RepeatedCompositeFieldContainer[Check]
     def __init__(self, checks: _Optional[_Iterable[_Union[Check, _Mapping]]] = ...) -> None: ...
 
+class PrepareAttachmentRequest(_message.Message):
+    __slots__ = ["attachment", "expires_at", "force"]
+    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    attachment: Attachment
+    expires_at: _timestamp_pb2.Timestamp
+    force: bool
+    def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., force: bool = ...) -> None: ...
+
+class PrepareAttachmentResponse(_message.Message):
+    __slots__ = ["attachment"]
+    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
+    attachment: Attachment
+    def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
+
 class PrepareStartRequest(_message.Message):
     __slots__ = ["instance", "instance_uuid", "sockets", "user"]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
@@ -574,6 +635,20 @@ class RecoverRulesResponse(_message.Message):
     export: Export
     def __init__(self, export: _Optional[_Union[Export, _Mapping]] = ...) -> None: ...
 
+class ReleaseAttachmentRequest(_message.Message):
+    __slots__ = ["expires_at", "id"]
+    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    expires_at: _timestamp_pb2.Timestamp
+    id: str
+    def __init__(self, id: _Optional[str] = ..., expires_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ReleaseAttachmentResponse(_message.Message):
+    __slots__ = ["attachment"]
+    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
+    attachment: Attachment
+    def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
+
 class RepairAttachmentRequest(_message.Message):
     __slots__ = ["id"]
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -581,6 +656,18 @@ class RepairAttachmentRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class RepairAttachmentResponse(_message.Message):
+    __slots__ = ["attachment"]
+    ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
+    attachment: Attachment
+    def __init__(self, attachment: _Optional[_Union[Attachment, _Mapping]] = ...) -> None: ...
+
+class RollbackAttachmentRequest(_message.Message):
+    __slots__ = ["id"]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class RollbackAttachmentResponse(_message.Message):
     __slots__ = ["attachment"]
     ATTACHMENT_FIELD_NUMBER: _ClassVar[int]
     attachment: Attachment
@@ -635,6 +722,18 @@ class UpdateNetworkResponse(_message.Message):
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     network: Network
     def __init__(self, network: _Optional[_Union[Network, _Mapping]] = ...) -> None: ...
+
+class Usage(_message.Message):
+    __slots__ = ["memory", "memory_limit", "open_files", "open_files_limit"]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FILES_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FILES_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    memory: int
+    memory_limit: int
+    open_files: int
+    open_files_limit: int
+    def __init__(self, open_files: _Optional[int] = ..., open_files_limit: _Optional[int] = ..., memory: _Optional[int] = ..., memory_limit: _Optional[int] = ...) -> None: ...
 
 class Virtiofsd(_message.Message):
     __slots__ = ["abilities", "flavour", "message", "path", "version"]

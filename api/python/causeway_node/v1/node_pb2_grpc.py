@@ -50,6 +50,26 @@ class AttachmentsStub(object):
                 request_serializer=node_dot_v1_dot_node__pb2.PrepareStartRequest.SerializeToString,
                 response_deserializer=node_dot_v1_dot_node__pb2.PrepareStartResponse.FromString,
                 )
+        self.Prepare = channel.unary_unary(
+                '/causeway.node.v1.Attachments/Prepare',
+                request_serializer=node_dot_v1_dot_node__pb2.PrepareAttachmentRequest.SerializeToString,
+                response_deserializer=node_dot_v1_dot_node__pb2.PrepareAttachmentResponse.FromString,
+                )
+        self.Finish = channel.unary_unary(
+                '/causeway.node.v1.Attachments/Finish',
+                request_serializer=node_dot_v1_dot_node__pb2.FinishAttachmentRequest.SerializeToString,
+                response_deserializer=node_dot_v1_dot_node__pb2.FinishAttachmentResponse.FromString,
+                )
+        self.Release = channel.unary_unary(
+                '/causeway.node.v1.Attachments/Release',
+                request_serializer=node_dot_v1_dot_node__pb2.ReleaseAttachmentRequest.SerializeToString,
+                response_deserializer=node_dot_v1_dot_node__pb2.ReleaseAttachmentResponse.FromString,
+                )
+        self.Rollback = channel.unary_unary(
+                '/causeway.node.v1.Attachments/Rollback',
+                request_serializer=node_dot_v1_dot_node__pb2.RollbackAttachmentRequest.SerializeToString,
+                response_deserializer=node_dot_v1_dot_node__pb2.RollbackAttachmentResponse.FromString,
+                )
 
 
 class AttachmentsServicer(object):
@@ -66,7 +86,8 @@ class AttachmentsServicer(object):
 
     def Detach(self, request, context):
         """Detach returns when nothing of the attachment is left on the host. An
-        unknown id is success.
+        unknown id is success. While the guest is busy everything goes on working,
+        and an Attach with the same settings calls the removal off.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +122,49 @@ class AttachmentsServicer(object):
     def PrepareStart(self, request, context):
         """PrepareStart is for libvirt's hook, and root alone: it returns when all is
         there that an instance connects to which libvirt is about to start.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Prepare(self, request, context):
+        """The four below are for an instance that moves to another host. Two agents
+        have a part in that, and know nothing of each other:
+
+        destination Prepare, source Release, migrate, destination Finish, source Detach
+
+        and to give up: source Rollback, destination Detach. A caller that ends
+        anywhere between leaves both to what expires_at says.
+
+        Prepare is for the destination: it mounts the share and starts its
+        virtiofsd for an instance, named by its UUID, that is not here yet. When the
+        instance runs here it is attached at once, without a call. If it does not
+        until expires_at, everything is taken away and the attachment is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Finish(self, request, context):
+        """Finish waits at the destination until the instance has arrived and has the
+        share. NOT_FOUND where the time for it was over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Release(self, request, context):
+        """Release is for the source: it takes the share from the instance as Detach
+        does, and keeps the attachment. At expires_at, an instance that is still
+        here is attached again, and the attachment of one that has left is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollback(self, request, context):
+        """Rollback ends a release at the source, and returns when the instance has
+        the share again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +207,26 @@ def add_AttachmentsServicer_to_server(servicer, server):
                     servicer.PrepareStart,
                     request_deserializer=node_dot_v1_dot_node__pb2.PrepareStartRequest.FromString,
                     response_serializer=node_dot_v1_dot_node__pb2.PrepareStartResponse.SerializeToString,
+            ),
+            'Prepare': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prepare,
+                    request_deserializer=node_dot_v1_dot_node__pb2.PrepareAttachmentRequest.FromString,
+                    response_serializer=node_dot_v1_dot_node__pb2.PrepareAttachmentResponse.SerializeToString,
+            ),
+            'Finish': grpc.unary_unary_rpc_method_handler(
+                    servicer.Finish,
+                    request_deserializer=node_dot_v1_dot_node__pb2.FinishAttachmentRequest.FromString,
+                    response_serializer=node_dot_v1_dot_node__pb2.FinishAttachmentResponse.SerializeToString,
+            ),
+            'Release': grpc.unary_unary_rpc_method_handler(
+                    servicer.Release,
+                    request_deserializer=node_dot_v1_dot_node__pb2.ReleaseAttachmentRequest.FromString,
+                    response_serializer=node_dot_v1_dot_node__pb2.ReleaseAttachmentResponse.SerializeToString,
+            ),
+            'Rollback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rollback,
+                    request_deserializer=node_dot_v1_dot_node__pb2.RollbackAttachmentRequest.FromString,
+                    response_serializer=node_dot_v1_dot_node__pb2.RollbackAttachmentResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -271,6 +355,74 @@ class Attachments(object):
         return grpc.experimental.unary_unary(request, target, '/causeway.node.v1.Attachments/PrepareStart',
             node_dot_v1_dot_node__pb2.PrepareStartRequest.SerializeToString,
             node_dot_v1_dot_node__pb2.PrepareStartResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Prepare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/causeway.node.v1.Attachments/Prepare',
+            node_dot_v1_dot_node__pb2.PrepareAttachmentRequest.SerializeToString,
+            node_dot_v1_dot_node__pb2.PrepareAttachmentResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Finish(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/causeway.node.v1.Attachments/Finish',
+            node_dot_v1_dot_node__pb2.FinishAttachmentRequest.SerializeToString,
+            node_dot_v1_dot_node__pb2.FinishAttachmentResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Release(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/causeway.node.v1.Attachments/Release',
+            node_dot_v1_dot_node__pb2.ReleaseAttachmentRequest.SerializeToString,
+            node_dot_v1_dot_node__pb2.ReleaseAttachmentResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Rollback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/causeway.node.v1.Attachments/Rollback',
+            node_dot_v1_dot_node__pb2.RollbackAttachmentRequest.SerializeToString,
+            node_dot_v1_dot_node__pb2.RollbackAttachmentResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
