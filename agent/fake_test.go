@@ -352,6 +352,14 @@ type node struct {
 // is in sync.
 func (h *host) boot(dir string) *node {
 	h.t.Helper()
+	n := h.launch(dir)
+	eventually(h.t, "in sync", n.InSync)
+	return n
+}
+
+// launch does not wait.
+func (h *host) launch(dir string) *node {
+	h.t.Helper()
 	registry, err := drivers.NewRegistry(h)
 	if err != nil {
 		h.t.Fatal(err)
@@ -375,7 +383,6 @@ func (h *host) boot(dir string) *node {
 	go func() { ended <- a.Run(ctx) }()
 	n := &node{Agent: a, stop: sync.OnceFunc(func() { cancel(); <-ended })}
 	h.t.Cleanup(n.stop)
-	eventually(h.t, "in sync", a.InSync)
 	return n
 }
 

@@ -95,7 +95,7 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		case stage == move.Ground: // which needs no instance
 		case answer.err != nil && answer.err.Reason == fault.InstanceNotFound:
 			s.Phase = model.Pending
-			return s.Because(answer.err, 0), nil
+			return s.Because(instanceGone(m.rec.Attachment, answer), 0), nil
 		case answer.err == nil && !answer.instance.Running:
 			s.Phase = model.Pending
 			e := fault.Preconditionf(fault.InstanceOff, "instance %s is not running: the share is attached when it is started", word.Quote(at.Instance))

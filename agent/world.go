@@ -388,6 +388,7 @@ type instanceCache map[string]instanceAnswer
 type instanceAnswer struct {
 	instance parts.Instance
 	err      *fault.Error
+	namesake string // UUID of another instance that has the name of one that is not there
 }
 
 func (c instanceCache) get(ctx context.Context, is parts.Instances, uuid string) (parts.Instance, *fault.Error) {

@@ -184,6 +184,8 @@ func (n *node) scrub() {
 		case "device":
 			if name == n.guest.Name {
 				_ = n.guest.Destroy()
+				alias, _, _ := strings.Cut(strings.TrimPrefix(rest, name+" "), " ")
+				_, _ = tryVirsh(ctx, "detach-device-alias", n.guest.UUID, alias, "--config")
 			}
 		case "netns":
 			_ = exec.CommandContext(ctx, "ip", "netns", "delete", name).Run()

@@ -158,6 +158,11 @@ func (h *Host) plug(v hypervisor, d Device, xml string) (plugged, error) {
 		if now, again := find(v, i.UUID); again == nil && !now.Running {
 			return 0, fmt.Errorf("%w: %w", ErrInstanceOff, err)
 		}
+		if errors.Is(explain(err), ErrNoSharedMemory) {
+			// The definition says that it has, and libvirt took it at the start: libvirt
+			// before 9.2 forgets how the memory is named that belongs to no NUMA cell.
+			return 0, fmt.Errorf("%w that libvirt knows of since it was started anew, for want of a NUMA cell", ErrNoSharedMemory)
+		}
 		return 0, err
 	}
 	// libvirt answers when QEMU has the device and the live XML shows it.

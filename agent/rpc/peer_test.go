@@ -33,8 +33,9 @@ func TestChild(t *testing.T) {
 	conn := dial(t, socket)
 	_, read := nodev1.NewNodeClient(conn).Get(t.Context(), &nodev1.GetNodeRequest{})
 	_, write := nodev1.NewExportsClient(conn).Delete(t.Context(), &nodev1.DeleteExportRequest{Id: "x"})
-	fmt.Printf("uid %d: read %s %s, write %s %s\n", os.Getuid(),
-		status.Code(read), info(read).GetReason(), status.Code(write), info(write).GetReason())
+	_, start := nodev1.NewAttachmentsClient(conn).PrepareStart(t.Context(), &nodev1.PrepareStartRequest{Instance: "vm1", InstanceUuid: "u"})
+	fmt.Printf("uid %d: read %s %s, write %s %s, start %s %s\n", os.Getuid(), status.Code(read), info(read).GetReason(),
+		status.Code(write), info(write).GetReason(), status.Code(start), info(start).GetReason())
 }
 
 func TestCallers(t *testing.T) {
@@ -46,8 +47,11 @@ func TestCallers(t *testing.T) {
 	}
 	program := sharedCopy(t)
 	const (
-		in  = "read OK , write OK "
-		out = "read PermissionDenied caller_not_allowed, write PermissionDenied caller_not_allowed"
+		denied = "PermissionDenied caller_not_allowed"
+
+		in   = "read OK , write OK , start " + denied // which is for libvirt's hook
+		root = "read OK , write OK , start OK "
+		out  = "read " + denied + ", write " + denied + ", start " + denied
 	)
 	for name, c := range map[string]struct {
 		options Options
@@ -61,7 +65,7 @@ func TestCallers(t *testing.T) {
 		"supplementary group": {Options{AllowGIDs: []uint32{group}}, syscall.Credential{Uid: nobody, Gid: nobody, Groups: []uint32{7, group}}, in},
 		"many groups":         {Options{AllowGIDs: []uint32{group}}, syscall.Credential{Uid: nobody, Gid: nobody, Groups: manyGroups()}, in},
 		"another group":       {Options{AllowGIDs: []uint32{group}}, syscall.Credential{Uid: nobody, Gid: nobody, Groups: []uint32{7}}, out},
-		"root":                {Options{}, syscall.Credential{}, in},
+		"root":                {Options{}, syscall.Credential{}, root},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &fake{}
@@ -89,7 +93,7 @@ func TestCallers(t *testing.T) {
 					t.Errorf("audit line %v, want uid %d, pid %d", l, c.who.Uid, cmd.Process.Pid)
 				}
 			}
-			if want := map[string]int{in: 1, out: 2}[c.want]; len(lines) != want {
+			if want := map[string]int{in: 2, root: 2, out: 3}[c.want]; len(lines) != want {
 				t.Errorf("%d audit lines, want %d:\n%s", len(lines), want, s.logged)
 			}
 		})

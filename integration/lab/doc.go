@@ -44,7 +44,7 @@
 //	NewBridge(ctx, "br-blue")           *Bridge     NewClient, Close
 //	bridge.NewClient(ctx, name, ips...) *Client     NetNS, Command, Close
 //	NewPool(ctx, mebibytes)             *Pool       Dir, Close
-//	StartLibvirt(ctx)                   *Libvirt    URI, Kill, Stop, Start, Boot, Define, Log, Close
+//	StartLibvirt(ctx)                   *Libvirt    URI, Kill, Stop, Start, Pause, Continue, Boot, Define, Log, Close
 //	StartOtherLibvirt(ctx)              *Libvirt    a second host's, beside it
 //	libvirt.Boot(ctx, GuestOptions)     *Guest      Exec, Shell, MountNFS, MountVirtiofs, Unmount, StartWriter,
 //	                                                Suspend, Resume, Reset, Destroy, Start, WaitAgent, XML, Log,

@@ -24,6 +24,7 @@ type GuestOptions struct {
 	Ports     int            // PCIe root ports free for devices that are plugged in; 10 by default
 
 	NoSharedMemory bool // so that no virtiofs device can be attached
+	NoCell         bool // shared memory, which libvirt 9.0 forgets when it is started anew
 	NoAgent        bool // without a guest agent; then Boot does not wait, and Exec fails
 }
 
@@ -235,6 +236,9 @@ func (o GuestOptions) xml(l *Libvirt, console string) (string, error) {
 	// memory is shared if only memoryBacking says so.
 	memory := fmt.Sprintf("<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>\n"+
 		"  <cpu mode='%s'><numa><cell id='0' cpus='0' memory='%d' unit='MiB' memAccess='shared'/></numa></cpu>", cpu, o.Memory)
+	if o.NoCell {
+		memory = fmt.Sprintf("<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>\n  <cpu mode='%s'/>", cpu)
+	}
 	if o.NoSharedMemory {
 		memory = fmt.Sprintf("<cpu mode='%s'/>", cpu)
 	}

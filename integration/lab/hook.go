@@ -22,8 +22,8 @@ func (a *Agent) InstallHook() error {
 	if err != nil {
 		return err
 	}
-	program := a.Programs.CLI + " --socket " + a.Socket
-	text := strings.Replace(string(script), "exec /usr/bin/causeway", "exec "+program, 1)
+	program := a.Programs.CLI + " --socket " + a.Socket + " --timeout 10s"
+	text := strings.Replace(string(script), "exec /usr/bin/causeway --timeout 40s", "exec "+program, 1)
 	if !strings.Contains(text, program) {
 		return errors.New("packaging/libvirt-hook does not run the command line")
 	}

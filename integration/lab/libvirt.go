@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"libvirt.org/go/libvirt"
@@ -129,6 +130,12 @@ func (l *Libvirt) Kill() error { return l.d.kill() }
 
 // Stop ends libvirtd, and guests go on.
 func (l *Libvirt) Stop() error { return l.d.stop(10 * time.Second) }
+
+// Pause makes libvirtd hang, until Continue; guests go on.
+func (l *Libvirt) Pause() error { return l.d.signal(syscall.SIGSTOP) }
+
+// Continue lets a libvirtd go on that hangs.
+func (l *Libvirt) Continue() error { return l.d.signal(syscall.SIGCONT) }
 
 // Log returns the end of libvirtd's log.
 func (l *Libvirt) Log() string { return tail(l.path("libvirtd.log")) }

@@ -3,8 +3,10 @@ package agent
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/move"
 	"github.com/causeway-project/causeway/agent/parts"
@@ -29,9 +31,6 @@ func (a *Agent) PrepareStart(ctx context.Context, s model.Start) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	if err := a.ready(); err != nil {
-		return err
-	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
 	for _, id := range ids {
@@ -44,6 +43,11 @@ func (a *Agent) PrepareStart(ctx context.Context, s model.Start) error {
 		end()
 		a.InstanceChanged(parts.InstanceEvent{UUID: s.UUID})
 	}()
+	// Only now, since an agent that has just begun may ask libvirt about this very
+	// instance.
+	if err := a.awaitSync(ctx); err != nil {
+		return err
+	}
 	a.mu.Lock()
 	for _, id := range ids {
 		if o := a.objects[objectKey{model.KindAttachment, id}]; o != nil && o.rec != nil {
@@ -63,6 +67,25 @@ func (a *Agent) PrepareStart(ctx context.Context, s model.Start) error {
 	}
 	return nil
 }
+
+// awaitSync returns when the host was looked at once.
+func (a *Agent) awaitSync(ctx context.Context) error {
+	t := time.NewTicker(lookForSync)
+	defer t.Stop()
+	for {
+		err := a.ready()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+const lookForSync = 20 * time.Millisecond
 
 // startable refuses a device of which nothing will ever listen.
 func (a *Agent) startable(id string, s model.Start) error {
@@ -125,6 +148,7 @@ func (a *Agent) wantedOfInstance(ctx context.Context, g *group, m member) (wante
 		return atStage(keys, stage)
 	}
 	if err != nil && err.Reason == fault.InstanceNotFound {
+		a.findNamesake(ctx, g, at)
 		return nil
 	}
 	if err != nil {
@@ -202,4 +226,28 @@ func (a *Agent) notePersistenceLocked(o *object, g *group, w reconcile.World) {
 		o.broadcast()
 		a.tellLocked(o, false)
 	}
+}
+
+// findNamesake looks who has the name of an instance that is not there.
+func (a *Agent) findNamesake(ctx context.Context, g *group, at *intent.Attachment) {
+	answer := g.answers[at.InstanceUUID]
+	if answer.namesake != "" || at.Instance == at.InstanceUUID {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookDeadline)
+	defer cancel()
+	if i, err := a.o.Instances.Instance(ctx, at.Instance); err == nil {
+		answer.namesake = i.UUID
+		g.answers[at.InstanceUUID] = answer
+	}
+}
+
+// instanceGone says why an attachment waits for an instance that is not there.
+func instanceGone(at *intent.Attachment, answer instanceAnswer) *fault.Error {
+	e := &fault.Error{Kind: fault.NotFound, Reason: fault.InstanceNotFound, Metadata: map[string]string{"instance_uuid": at.InstanceUUID}}
+	e.Message = fmt.Sprintf("instance %s with the UUID %s is not defined on this host: the share is attached when it is there again and runs; delete the attachment if it is gone for good", word.Quote(at.Instance), at.InstanceUUID)
+	if answer.namesake != "" {
+		e.Message = fmt.Sprintf("instance %s with the UUID %s is not defined on this host, and another has its name, with the UUID %s: delete the attachment, and attach the share to that one", word.Quote(at.Instance), at.InstanceUUID, answer.namesake)
+	}
+	return e
 }

@@ -228,3 +228,23 @@ func TestStartWithoutLibvirt(t *testing.T) {
 		t.Error("no daemon")
 	}
 }
+
+// TestAgentStartsBesideAnInstance: its first look must not wait for libvirt, which
+// waits for it.
+func TestAgentStartsBesideAnInstance(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	h.persistent("vm1")
+	a := h.boot(dir)
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	running := h.String()
+	h.powerOff(a, "vm1")
+	eventually(t, "released", func() bool { return !strings.Contains(h.String(), "mount") })
+	a.stop()
+	a = h.launch(dir)
+	if err := h.powerOn(a, "vm1"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "as before", func() bool { return h.String() == running })
+}
