@@ -261,7 +261,11 @@ func (a *Agent) InstanceChanged(e parts.InstanceEvent) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, o := range a.objects {
-		if o.rec == nil || o.rec.Attachment == nil || e.UUID != "" && o.rec.Attachment.InstanceUUID != e.UUID {
+		if o.rec == nil || o.rec.Attachment == nil {
+			continue
+		}
+		// One whose instance is not there hears of others, which may have its name.
+		if e.UUID != "" && o.rec.Attachment.InstanceUUID != e.UUID && o.status.Reason != fault.InstanceNotFound {
 			continue
 		}
 		if e.Rebooted || e.UUID == "" {

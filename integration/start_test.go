@@ -110,7 +110,7 @@ func (n *node) isOff(ctx context.Context) {
 func TestInstanceLife(t *testing.T) {
 	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
-	n := w.hooked(ctx, t, lab.AgentOptions{})
+	n := w.hooked(ctx, t, lab.AgentOptions{Resync: 10 * time.Second})
 	n.attach(ctx, docsVM1())
 	settled := n.state(ctx)
 	n.whole(ctx, settled)
