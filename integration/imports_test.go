@@ -76,15 +76,16 @@ var mayImport = map[string][]string{
 	"drivers/local":      {"drivers", "drivers/mounts"},
 	"drivers/mounts":     {"agent/crashpoint", "drivers"},
 
-	"integration/attack":           {"integration/netspace"},
-	"integration/bench":            {"..."},
-	"integration/demo":             {"..."},
-	"integration/lab":              {"api/node/v1"},
-	"integration/lab/guest/writer": {},
-	"integration/lab/run":          {"integration/lab"},
-	"integration/netspace":         {},
-	"integration/nfs41":            {"integration/netspace"},
-	"integration/nfsv3":            {"integration/netspace"},
+	"integration/attack":            {"integration/netspace"},
+	"integration/bench":             {"..."},
+	"integration/demo":              {"..."},
+	"integration/generations/probe": {},
+	"integration/lab":               {"api/node/v1"},
+	"integration/lab/guest/writer":  {},
+	"integration/lab/run":           {"integration/lab"},
+	"integration/netspace":          {},
+	"integration/nfs41":             {"integration/netspace"},
+	"integration/nfsv3":             {"integration/netspace"},
 }
 
 // onlyIn gives outside packages, and all below them, their homes. It confines

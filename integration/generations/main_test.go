@@ -18,6 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/status"
+
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
 )
@@ -39,6 +42,8 @@ type world struct {
 	guest       *lab.Guest
 	agent       *lab.Agent
 	attachments nodev1.AttachmentsClient
+	node        nodev1.NodeClient
+	tools       sync.Once // brings the guest what it lacks
 }
 
 // shared makes the world once. It goes with the namespaces.
@@ -71,7 +76,7 @@ var shared = sync.OnceValues(func() (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.attachments = nodev1.NewAttachmentsClient(conn)
+	w.attachments, w.node = nodev1.NewAttachmentsClient(conn), nodev1.NewNodeClient(conn)
 	return w, nil
 })
 
@@ -87,7 +92,9 @@ func sit(t *testing.T) seat {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return seat{t, w}
+	s := seat{t, w}
+	w.tools.Do(func() { s.must(s.probe(limited(t, time.Minute))) })
+	return s
 }
 
 func (s seat) must(err error) {
@@ -116,15 +123,32 @@ func (s seat) in(ctx context.Context, script string) string {
 // attach a share, and detach it when the test ends.
 func (s seat) attach(ctx context.Context, a *nodev1.Attachment) *nodev1.Attachment {
 	s.Helper()
-	a.Instance, a.Tag = s.guest.Name, a.GetId()
-	r, err := s.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a})
-	s.must(err)
+	s.must(s.try(ctx, a))
 	s.Cleanup(func() {
 		if _, err := s.attachments.Detach(context.WithoutCancel(ctx), &nodev1.DetachRequest{Id: a.GetId()}); err != nil {
 			s.Error(err)
 		}
 	})
+	r, err := s.attachments.Get(ctx, &nodev1.GetAttachmentRequest{Id: a.GetId()})
+	s.must(err)
 	return r.GetAttachment()
+}
+
+// try to attach a share, under a tag that is the id.
+func (s seat) try(ctx context.Context, a *nodev1.Attachment) error {
+	a.Instance, a.Tag = s.guest.Name, a.GetId()
+	_, err := s.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a})
+	return err
+}
+
+// reasonOf a refusal; empty where there is none.
+func reasonOf(err error) string {
+	for _, d := range status.Convert(err).Details() {
+		if i, ok := d.(*errdetails.ErrorInfo); ok {
+			return i.GetReason()
+		}
+	}
+	return ""
 }
 
 // share makes a directory of the pool.

@@ -124,8 +124,8 @@ func TestTable(t *testing.T) {
 // versions without what a point release changes.
 var versions = []finding{
 	{"virtiofsd", func(ctx context.Context, s seat) string {
-		if _, err := os.Stat("/usr/libexec/virtiofsd"); err == nil {
-			return "Rust, " + version(ctx, s, "/usr/libexec/virtiofsd", "--version")
+		if _, err := os.Stat(rust); err == nil {
+			return "Rust, " + version(ctx, s, rust, "--version")
 		}
 		return "C, " + version(ctx, s, "/usr/lib/qemu/virtiofsd", "--version")
 	}},

@@ -28,18 +28,21 @@ func (s seat) virsh(ctx context.Context, args ...string) (string, error) {
 
 // A hand is a virtiofsd that was started by hand, without the agent.
 type hand struct {
-	dir    string
-	socket string
-	cmd    *exec.Cmd
+	dir     string
+	socket  string
+	options []string
+	cmd     *exec.Cmd
 }
 
+func (h *hand) share() string { return filepath.Join(h.dir, "share") }
+
 // daemon starts one that shares an empty directory, and ends it with the test.
-func (s seat) daemon(ctx context.Context) *hand {
+func (s seat) daemon(ctx context.Context, options ...string) *hand {
 	s.Helper()
 	dir, err := lab.TempDir()
 	s.must(err)
-	h := &hand{dir: dir, socket: filepath.Join(dir, "sock")}
-	s.must(os.Mkdir(filepath.Join(dir, "share"), 0o755))
+	h := &hand{dir: dir, socket: filepath.Join(dir, "sock"), options: options}
+	s.must(os.Mkdir(h.share(), 0o755))
 	h.start(ctx, s)
 	s.Cleanup(func() { h.kill() })
 	return h
@@ -48,11 +51,14 @@ func (s seat) daemon(ctx context.Context) *hand {
 func (h *hand) start(ctx context.Context, s seat) {
 	s.Helper()
 	s.must(os.RemoveAll(h.socket))
-	argv := []string{"/usr/libexec/virtiofsd", "--socket-path=" + h.socket, "--shared-dir=" + h.dir + "/share"}
-	if _, err := os.Stat(argv[0]); err != nil {
-		argv = []string{"/usr/lib/qemu/virtiofsd", "-f", "--socket-path=" + h.socket, "-o", "source=" + h.dir + "/share"}
+	argv := []string{rust, "--socket-path=" + h.socket, "--shared-dir=" + h.share()}
+	if _, err := os.Stat(rust); err != nil {
+		argv = []string{"/usr/lib/qemu/virtiofsd", "-f", "--socket-path=" + h.socket, "-o", "source=" + h.share()}
 	}
+	argv = append(argv, h.options...)
 	h.cmd = exec.Command(argv[0], argv[1:]...)
+	// The one in Rust has a child that serves, and that outlives it a little.
+	h.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s.must(h.cmd.Start())
 	s.must(lab.Wait(ctx, func() (bool, error) {
 		_, err := os.Stat(h.socket)
@@ -61,11 +67,11 @@ func (h *hand) start(ctx context.Context, s seat) {
 }
 
 func (h *hand) kill() {
-	_ = h.cmd.Process.Kill()
+	_ = syscall.Kill(-h.cmd.Process.Pid, syscall.SIGKILL)
 	_ = h.cmd.Wait()
 }
 
-// connections of QEMU that a daemon holds.
+// connected tells whether a daemon holds QEMU's connection.
 func (h *hand) connected() (bool, error) {
 	table, err := os.ReadFile("/proc/net/unix")
 	for line := range strings.Lines(string(table)) {
@@ -82,19 +88,26 @@ func (h *hand) device(s seat, tag, more string) string {
 	s.Helper()
 	file := filepath.Join(h.dir, tag+".xml")
 	s.must(os.WriteFile(file, fmt.Appendf(nil, `<filesystem type='mount'><driver type='virtiofs'/><source socket='%s'/>
-<target dir='%s'/>%s<alias name='ua-%s'/></filesystem>`, h.socket, tag, more, filepath.Base(h.dir)), 0o644))
+<target dir='%s'/>%s<alias name='%s'/></filesystem>`, h.socket, tag, more, h.alias()), 0o644))
 	return file
 }
 
+func (h *hand) alias() string { return "ua-" + filepath.Base(h.dir) }
+
 func (h *hand) unplug(ctx context.Context, s seat) {
 	s.Helper()
-	alias := "ua-" + filepath.Base(h.dir)
-	if _, err := s.virsh(ctx, "detach-device-alias", s.guest.Name, alias, "--live"); err != nil {
+	if _, err := s.virsh(ctx, "detach-device-alias", s.guest.Name, h.alias(), "--live"); err != nil {
 		s.Error(err)
 	}
+	h.gone(ctx, s)
+}
+
+// gone waits until the device is.
+func (h *hand) gone(ctx context.Context, s seat) {
+	s.Helper()
 	s.must(lab.Wait(ctx, func() (bool, error) {
 		xml, err := s.guest.XML()
-		return err == nil && !strings.Contains(xml, alias), err
+		return err == nil && !strings.Contains(xml, h.alias()), err
 	}))
 }
 
@@ -161,7 +174,7 @@ var rules = []finding{
 		s.must(err)
 		there := strings.Contains(xml, h.socket)
 		s.must(s.guest.Resume())
-		h.unplug(ctx, s)
+		h.gone(ctx, s) // the question was asked, and is answered now
 		switch {
 		case unplug != nil:
 			return verdict(unplug)
@@ -175,8 +188,11 @@ var rules = []finding{
 		_, err := s.virsh(ctx, "attach-device", s.guest.Name, h.device(s, "dies", ""), "--live")
 		s.must(err)
 		s.must(s.guest.MountVirtiofs(ctx, "dies", "/mnt/dies"))
-		s.must(syscall.Kill(h.cmd.Process.Pid, syscall.SIGKILL))
 		h.kill()
+		s.must(lab.Wait(ctx, func() (bool, error) { // its child may take a moment longer
+			held, err := h.connected()
+			return !held, err
+		}))
 		h.start(ctx, s)
 		short, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
