@@ -132,6 +132,10 @@ var abilities = []finding{
 		}))
 		return "yes"
 	}),
+	able("squash_ids", &nodev1.Attachment{Ids: &nodev1.IdPolicy{Policy: &nodev1.IdPolicy_Squash{Squash: &nodev1.IdSquash{Uid: 1234, Gid: 1235}}}}, owned(1234, 1235)),
+	able("map_ids", &nodev1.Attachment{Ids: &nodev1.IdPolicy{Policy: &nodev1.IdPolicy_Map{Map: &nodev1.IdMap{
+		Uids: []*nodev1.IdRange{{Host: 100000, Count: 65536}}, Gids: []*nodev1.IdRange{{Host: 200000, Count: 65536}},
+	}}}}, owned(100000, 200000)),
 	{"a queue of 256", func(ctx context.Context, s seat) string {
 		s.mounted(ctx, &nodev1.Attachment{Id: "queue", Settings: &nodev1.DeviceSettings{QueueSize: 256}})
 		tree, err := s.virsh(ctx, "qemu-monitor-command", s.guest.Name, "--hmp", "info qtree")
@@ -160,7 +164,7 @@ var abilities = []finding{
 		dir := s.mounted(ctx, &nodev1.Attachment{Id: "many"})
 		s.fill(dir, 500)
 		s.in(ctx, "ls -l /mnt/many >/dev/null")
-		return scale(openFiles(s, "/virtiofs/many/"))
+		return scale(openFiles(s))
 	}},
 	{"the same with `--inode-file-handles=prefer --modcaps=+dac_read_search`", func(ctx context.Context, s seat) string {
 		if _, err := os.Stat(rust); err != nil {
@@ -172,7 +176,7 @@ var abilities = []finding{
 		s.must(err)
 		s.must(s.guest.MountVirtiofs(ctx, "handles", "/mnt/handles"))
 		s.in(ctx, "ls -l /mnt/handles >/dev/null")
-		found := scale(openFiles(s, h.socket))
+		found := scale(openFiles(s))
 		s.in(ctx, "umount /mnt/handles")
 		h.unplug(ctx, s)
 		return found
@@ -293,19 +297,36 @@ func locked(ctx context.Context, s seat, a *nodev1.Attachment) string {
 	return fmt.Sprintf("flock on the host says %v, fcntl %v", flock, fcntl)
 }
 
-// openFiles of the daemon with a word in its arguments that has the most.
-func openFiles(s seat, word string) int {
+// owned is whose a file is that user 7 and group 0 of the guest make on a share
+// of uid and gid.
+func owned(uid, gid int) func(context.Context, seat, *nodev1.Attachment) string {
+	return func(ctx context.Context, s seat, a *nodev1.Attachment) string {
+		var dir string
+		a.Connection, dir = s.share(a.GetId())
+		// Nobody writes to a directory whose owner is not in the map.
+		s.must(os.Chown(dir, uid, gid))
+		a.MountAt = "/mnt/" + a.GetId()
+		s.attach(ctx, a)
+		guest := s.in(ctx, "/tmp/probe write-as 7 "+a.GetMountAt()+"/f text; stat -c %u:%g "+a.GetMountAt()+"/f")
+		info, err := os.Stat(dir + "/f")
+		s.must(err)
+		is := info.Sys().(*syscall.Stat_t)
+		return fmt.Sprintf("a file that 7:0 makes is %s in the guest, and %d:%d on the share", guest, is.Uid, is.Gid)
+	}
+}
+
+// openFiles of the virtiofsd that has the most.
+func openFiles(s seat) int {
 	s.Helper()
 	most := 0
 	list, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	s.must(err)
 	for _, file := range list {
 		command, err := os.ReadFile(file)
-		if err != nil || !strings.Contains(string(command), word) || !strings.Contains(string(command), "virtiofsd") {
+		if program, _, _ := strings.Cut(string(command), "\x00"); err != nil || filepath.Base(program) != "virtiofsd" {
 			continue
 		}
-		fds, err := os.ReadDir(filepath.Join(filepath.Dir(file), "fd"))
-		if err == nil {
+		if fds, err := os.ReadDir(filepath.Join(filepath.Dir(file), "fd")); err == nil {
 			most = max(most, len(fds))
 		}
 	}

@@ -151,11 +151,11 @@ func reasonOf(err error) string {
 	return ""
 }
 
-// share makes a directory of the pool.
+// share makes a directory of the pool, in which everybody may write.
 func (s seat) share(name string) (*nodev1.Connection, string) {
 	s.Helper()
 	dir := s.pool.Dir + "/" + name
-	s.must(os.Mkdir(dir, 0o755))
+	s.must(errors.Join(os.Mkdir(dir, 0o755), os.Chmod(dir, 0o777)))
 	return &nodev1.Connection{BackendKind: "local", Source: name}, dir
 }
 

@@ -71,7 +71,12 @@ func TestHere(t *testing.T) {
 			t.Log(found[f.what])
 		})
 	}
-	if *update && !t.Failed() && len(found) == len(findings()) {
+	if *update && !t.Failed() {
+		for _, f := range findings() {
+			if _, ran := found[f.what]; !ran {
+				found[f.what] = before[f.what]
+			}
+		}
 		var text bytes.Buffer
 		e := json.NewEncoder(&text)
 		e.SetEscapeHTML(false)

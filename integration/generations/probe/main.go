@@ -6,6 +6,7 @@
 //	probe set-acl FILE UID          the user may read, beside what the mode says
 //	probe lock FILE                 by fcntl and by flock, until it is killed; says so
 //	probe read-as UID FILE
+//	probe write-as UID FILE TEXT
 package main
 
 import (
@@ -20,7 +21,7 @@ import (
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stderr, "probe:", err)
 		os.Exit(1)
 	}
 }
@@ -49,11 +50,7 @@ func run(args []string) error {
 	case verb == "lock" && len(rest) == 1:
 		return lock(rest[0])
 	case verb == "read-as" && len(rest) == 2:
-		uid, err := strconv.Atoi(rest[0])
-		if err != nil {
-			return err
-		}
-		if err := syscall.Setresuid(uid, uid, uid); err != nil {
+		if err := become(rest[0]); err != nil {
 			return err
 		}
 		text, err := os.ReadFile(rest[1])
@@ -62,8 +59,21 @@ func run(args []string) error {
 		}
 		_, err = os.Stdout.Write(text)
 		return err
+	case verb == "write-as" && len(rest) == 3:
+		if err := become(rest[0]); err != nil {
+			return err
+		}
+		return os.WriteFile(rest[1], []byte(rest[2]), 0o644)
 	}
 	return fmt.Errorf("%q: no such verb, or not its arguments", args)
+}
+
+func become(user string) error {
+	uid, err := strconv.Atoi(user)
+	if err != nil {
+		return err
+	}
+	return syscall.Setresuid(uid, uid, uid)
 }
 
 // readableBy is an access control list as linux/posix_acl_xattr.h has it: the
