@@ -50,7 +50,8 @@ func (s seat) daemon(ctx context.Context, options ...string) *hand {
 
 func (h *hand) start(ctx context.Context, s seat) {
 	s.Helper()
-	s.must(os.RemoveAll(h.socket))
+	// A predecessor on its way out may still have its lock on the latter.
+	s.must(errors.Join(os.RemoveAll(h.socket), os.RemoveAll(h.socket+".pid")))
 	argv := []string{rust, "--socket-path=" + h.socket, "--shared-dir=" + h.share()}
 	if _, err := os.Stat(rust); err != nil {
 		argv = []string{"/usr/lib/qemu/virtiofsd", "-f", "--socket-path=" + h.socket, "-o", "source=" + h.share()}
