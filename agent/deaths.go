@@ -55,7 +55,7 @@ func (a *Agent) detachDead(ctx context.Context, m member, d *parts.Death) error 
 	if errors.As(err, &busy) && busy.Reason == fault.GuestBusy && !d.Kept {
 		at := m.rec.Attachment
 		err = &fault.Error{
-			Kind: fault.Precondition, Reason: fault.NeedsReset, Metadata: map[string]string{"instance": at.Instance}, Err: busy,
+			Kind: fault.Precondition, Reason: fault.NeedsReset, Metadata: map[string]string{"instance": at.Instance}, Err: busy.Err,
 			Message: fmt.Sprintf("virtiofsd and its keeper died, and the guest waits for an answer that never comes: 'virsh reset %s' (or resume it, if it is suspended), then all is repaired by itself; until then nothing is plugged into or out of it", word.Quote(at.Instance)),
 		}
 	}
