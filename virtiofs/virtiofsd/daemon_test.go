@@ -15,12 +15,16 @@ import (
 func TestArguments(t *testing.T) {
 	for _, p := range []Program{able(FlavourC), able(FlavourRust)} {
 		t.Run(string(p.Flavour), func(t *testing.T) {
+			threads := 1
+			if p.Has(Threads) {
+				threads = 8
+			}
 			var text strings.Builder
 			for _, v := range []Daemon{
 				{Dir: "/run/causeway/virtiofs/a", Source: "/srv/share"},
 				{Dir: "/run/x", Source: `/srv/a,b\c d=e,sandbox=none`},
 				{Dir: "/run/x", Source: "/srv/share", ReadOnly: true, Settings: Settings{
-					Cache: "never", Xattr: true, PosixACL: true, SharedLocks: p.Has(SharedLocks), Threads: 8, Memory: 1 << 30, Files: 4096,
+					Cache: "never", Xattr: true, PosixACL: true, SharedLocks: p.Has(SharedLocks), Threads: threads, Memory: 1 << 30, Files: 4096,
 				}},
 				{Dir: "/run/x", Source: "/srv/share", IDs: IDs{UIDs: []process.IDRange{{Process: 0, Disk: 5, Count: 6}}}},
 				{Dir: "/run/x", Source: "/srv/share", IDs: IDs{Squash: p.Has(SquashIDs), UID: 3000, GID: 4000}},

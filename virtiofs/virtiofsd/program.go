@@ -66,7 +66,9 @@ var abilities = []struct {
 	{Xattr, "-o xattr|", "--xattr"},
 	{PosixACL, "-o posix_acl", "--posix-acl"},
 	{SharedLocks, "-o posix_lock|", ""},
-	{Threads, "--thread-pool-size", "--thread-pool-size"},
+	// The C one has --thread-pool-size too, and dies of it: with 8 threads, in six
+	// of seven tries when the guest first forgot 50 files at once (7.2.22).
+	{Threads, "", "--thread-pool-size"},
 	{SelfReadOnly, "", "--readonly"},
 	{FileHandles, "", "--inode-file-handles"},
 	{Migration, "", "migrate-precopy"},

@@ -137,9 +137,6 @@ func cArguments(v Daemon) []string {
 	if s.SharedLocks {
 		args = append(args, "-o", "flock", "-o", "posix_lock")
 	}
-	if s.Threads > 1 {
-		args = append(args, "--thread-pool-size="+strconv.Itoa(s.Threads))
-	}
 	if drop := v.IDs.drops(); drop != "" {
 		args = append(args, "-o", "modcaps="+drop)
 	}
