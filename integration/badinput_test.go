@@ -238,7 +238,7 @@ func TestBadAttachments(t *testing.T) {
 		{"map to root", mapped("docs", "default", &nodev1.IdRange{Count: 65536}), invalid("bad_id_policy"), "above 0"},
 		{"empty map", mapped("docs", "default"), invalid("bad_id_policy"), "give 1 to 340"},
 		{"map that overlaps", mapped("docs", "default", &nodev1.IdRange{Host: 1, Count: 9}, &nodev1.IdRange{Guest: 20, Host: 5, Count: 9}), invalid("bad_id_policy"), "alone"},
-		{"map on a file system without", mapped("share", "ram", &nodev1.IdRange{Host: 1, Count: 9}), precondition("id_map_unsupported"), "no idmapped mounts"},
+		{"map on a file system without", mapped("share", "ram", &nodev1.IdRange{Host: 1, Count: 9}), precondition("id_map_unsupported"), "the id policy passthrough"},
 		{"more than virtiofsd can", unable, precondition("virtiofsd_unable"), "ask for something else"},
 		{"second writer", &nodev1.AttachRequest{Attachment: attached("bad", "docs")}, precondition("locks_not_shared"), "attach with force"},
 		{"other cache", again(func(a *nodev1.Attachment) { a.Settings = &nodev1.DeviceSettings{Cache: nodev1.Cache_CACHE_NEVER} }), other, "delete it first"},

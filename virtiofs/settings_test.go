@@ -24,8 +24,14 @@ import (
 // there, until the test ends.
 func (w *world) plugged(t *testing.T, tag string, v virtiofsd.Daemon) {
 	t.Helper()
+	w.plugQueue(t, tag, v, 0)
+}
+
+// plugQueue is plugged with a queue of some size.
+func (w *world) plugQueue(t *testing.T, tag string, v virtiofsd.Daemon, size int) {
+	t.Helper()
 	_, v = daemonAs(t, v)
-	d := Device{Instance: guestUUID, Alias: AliasPrefix + tag, Tag: tag, Socket: v.Socket()}
+	d := Device{Instance: guestUUID, Alias: AliasPrefix + tag, Tag: tag, Socket: v.Socket(), QueueSize: size}
 	m := GuestMount{Instance: guestUUID, Tag: tag, Path: "/mnt/" + tag}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -40,6 +46,33 @@ func (w *world) plugged(t *testing.T, tag string, v virtiofsd.Daemon) {
 	}
 	if err := w.host.GuestMount(ctx, m); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSettings: what is asked for is what the guest gets.
+func TestSettings(t *testing.T) {
+	w, p := bootedGuest(t), program(t)
+	for _, tt := range []struct {
+		name  string
+		s     virtiofsd.Settings
+		queue int
+		want  []attempt
+	}{
+		{"none", virtiofsd.Settings{}, 0, []attempt{{"./locker xattr set file", false}, {"dd if=/dev/zero of=big bs=1M count=4 && cmp -n 4194304 big /dev/zero", true}}},
+		{"xattr", virtiofsd.Settings{Cache: "never", Xattr: true, Threads: 4}, 8, []attempt{{"./locker xattr set file", true}, {"dd if=/dev/zero of=big bs=1M count=4 && cmp -n 4194304 big /dev/zero", true}}},
+		{"lists", virtiofsd.Settings{Cache: "always", Xattr: true, PosixACL: true}, 64, []attempt{{"dd if=/dev/zero of=big bs=1M count=4 && cmp -n 4194304 big /dev/zero", true}}},
+		{"metadata", virtiofsd.Settings{Cache: "metadata"}, 1024, []attempt{{"cat file", true}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.s.Cache == "metadata" && !p.Has(virtiofsd.CacheMetadata) {
+				return // see TestUnable
+			}
+			share := t.TempDir()
+			write(t, filepath.Join(share, "file"), "x")
+			putLocker(t, share)
+			w.plugQueue(t, "set", virtiofsd.Daemon{Source: share, Settings: tt.s}, tt.queue)
+			w.attempts(t, "/mnt/set", tt.want)
+		})
 	}
 }
 
@@ -233,16 +266,22 @@ func hostLock(t *testing.T, kind, file string) string {
 	return "locked"
 }
 
+// putLocker builds the program of testdata/locker into dir.
+func putLocker(t *testing.T, dir string) {
+	t.Helper()
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "locker"), "./testdata/locker")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
 // TestLocks: two devices of one share are two users of it, as two guests are:
 // each has a virtiofsd and, in the guest, a file system with locks of its own.
 func TestLocks(t *testing.T) {
 	w := bootedGuest(t)
 	share := t.TempDir()
-	build := exec.Command("go", "build", "-o", filepath.Join(share, "locker"), "./testdata/locker")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	putLocker(t, share)
 	for _, tt := range []struct {
 		name   string
 		shared bool

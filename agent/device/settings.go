@@ -17,7 +17,7 @@ type Settings struct {
 	Xattr     Switch `json:"xattr,omitempty"`     // extended attributes
 	PosixACL  Switch `json:"posix_acl,omitempty"` // takes Xattr
 	Locks     Locks  `json:"locks,omitempty"`
-	QueueSize int    `json:"queue_size,omitempty"` // requests under way; a power of two up to MaxQueueSize
+	QueueSize int    `json:"queue_size,omitempty"` // requests under way; a power of two
 	Threads   int    `json:"threads,omitempty"`    // requests that are served at a time
 	Memory    uint64 `json:"memory,omitempty"`     // bytes
 	OpenFiles uint64 `json:"open_files,omitempty"`
@@ -55,6 +55,7 @@ const (
 // Limits of what can be asked for.
 const (
 	MaxQueueSize = 1024 // of QEMU: VIRTQUEUE_MAX_SIZE
+	minQueueSize = 8    // of Linux, which mounts no device with fewer: fs/fuse/virtio_fs.c, FUSE_HEADER_OVERHEAD
 	MaxThreads   = 256
 
 	// What an idle daemon takes leaves room for a guest that does something.
@@ -99,8 +100,8 @@ func (s Settings) Validate() error {
 	switch {
 	case s.PosixACL == On && s.Xattr == Off:
 		return bad("posix_acl without xattr: access control lists are extended attributes, so turn xattr on or leave it out")
-	case s.QueueSize < 0 || s.QueueSize > MaxQueueSize || bits.OnesCount(uint(s.QueueSize)) > 1:
-		return bad("queue size %d: give a power of two from 1 to %d", s.QueueSize, MaxQueueSize)
+	case s.QueueSize != 0 && (s.QueueSize < minQueueSize || s.QueueSize > MaxQueueSize || bits.OnesCount(uint(s.QueueSize)) > 1):
+		return bad("queue size %d: give a power of two from %d to %d", s.QueueSize, minQueueSize, MaxQueueSize)
 	case s.Threads < 0 || s.Threads > MaxThreads:
 		return bad("%d threads: give 1 to %d", s.Threads, MaxThreads)
 	case s.Memory != 0 && s.Memory < minMemory:

@@ -31,7 +31,7 @@ func (f *deviceFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.xattr, "xattr", false, "extended attributes")
 	flags.BoolVar(&f.posixACL, "posix-acl", false, "POSIX access control lists, with extended attributes")
 	flags.StringVar(&f.locks, "locks", "", "where locks are kept: local (in the guest) or shared (on the host)")
-	flags.Int32Var(&f.queue, "queue-size", 0, "requests under way, a power of two up to 1024")
+	flags.Int32Var(&f.queue, "queue-size", 0, "requests under way, a power of two from 8 to 1024")
 	flags.Int32Var(&f.threads, "threads", 0, "requests that are served at a time")
 	flags.StringVar(&f.memory, "memory", "", "what virtiofsd may take, in bytes or like 512M")
 	flags.StringVar(&f.openFiles, "open-files", "", "files that virtiofsd may hold open, like 65536 or 64K")

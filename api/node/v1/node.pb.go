@@ -1003,7 +1003,7 @@ type DeviceSettings struct {
 	// POSIX access control lists; takes extended attributes.
 	PosixAcl *bool `protobuf:"varint,3,opt,name=posix_acl,json=posixAcl,proto3,oneof" json:"posix_acl,omitempty"`
 	Locks    Locks `protobuf:"varint,4,opt,name=locks,proto3,enum=causeway.node.v1.Locks" json:"locks,omitempty"`
-	// Requests that the guest may have under way: a power of two up to 1024.
+	// Requests that the guest may have under way: a power of two from 8 to 1024.
 	QueueSize int32 `protobuf:"varint,5,opt,name=queue_size,json=queueSize,proto3" json:"queue_size,omitempty"`
 	// Requests that the daemon serves at a time, 1 to 256.
 	Threads int32 `protobuf:"varint,6,opt,name=threads,proto3" json:"threads,omitempty"`

@@ -1,6 +1,8 @@
-// Locker takes a lock in a guest, where busybox has none of fcntl(2).
+// Locker does in a guest what its busybox cannot: locks of fcntl(2), and
+// extended attributes.
 //
 //	locker flock|posix try|wait|hold FILE
+//	locker xattr set FILE
 //
 // It prints "locked", or why it is not; hold tries, and keeps the lock until it
 // is killed.
@@ -16,6 +18,13 @@ import (
 
 func main() {
 	kind, how, file := os.Args[1], os.Args[2], os.Args[3]
+	if kind == "xattr" {
+		if err := syscall.Setxattr(file, "user.a", []byte("b"), 0); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		return
+	}
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		fmt.Println(err)
