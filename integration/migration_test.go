@@ -263,7 +263,7 @@ func moveGivenUp(ctx context.Context, t *testing.T, m *migration) {
 	// The migration fails where QEMU ought to begin.
 	got, err = a.release(ctx, inTenMinutes())
 	stands(t, got, err, nodev1.Phase_PHASE_PENDING, "released")
-	if _, err := a.guest.MigrateBroken(b.libvirt); err == nil {
+	if _, err := a.guest.MigrateAs(b.libvirt, withoutImage); err == nil {
 		t.Fatal("the instance migrated")
 	}
 	b.unchanged(ctx, prepared)
@@ -273,6 +273,9 @@ func moveGivenUp(ctx context.Context, t *testing.T, m *migration) {
 	b.detach(ctx, moverID)
 	a.detach(ctx, moverID)
 }
+
+// withoutImage asks for a file that is not there.
+func withoutImage(xml string) string { return strings.Replace(xml, "<initrd>", "<initrd>/missing", 1) }
 
 // moveExpires is a move whose caller is gone, and whose agents are away when
 // its time is over.

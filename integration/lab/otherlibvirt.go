@@ -7,7 +7,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"libvirt.org/go/libvirt"
 )
@@ -79,15 +78,14 @@ func (g *Guest) Migrate(to *Libvirt) (*Guest, error) {
 	return g.migrate(to, libvirt.DomainMigrateParameters{})
 }
 
-// MigrateBroken is a migration that fails when the destination has QEMU
-// started: the definition that it is given there asks for a file that is not.
-func (g *Guest) MigrateBroken(to *Libvirt) (*Guest, error) {
+// MigrateAs migrates it with what edit makes of its definition.
+func (g *Guest) MigrateAs(to *Libvirt, edit func(xml string) string) (*Guest, error) {
 	xml, err := g.migratableXML()
 	if err != nil {
 		return nil, err
 	}
-	broken := strings.Replace(xml, "<initrd>", "<initrd>/missing", 1)
-	return g.migrate(to, libvirt.DomainMigrateParameters{DestXMLSet: true, DestXML: broken})
+	xml = edit(xml)
+	return g.migrate(to, libvirt.DomainMigrateParameters{DestXMLSet: true, DestXML: xml, PersistXMLSet: true, PersistXML: xml})
 }
 
 func (g *Guest) migrate(to *Libvirt, p libvirt.DomainMigrateParameters) (*Guest, error) {

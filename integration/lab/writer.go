@@ -68,6 +68,13 @@ func (w *Writer) Progress(ctx context.Context) (Progress, error) {
 	return p, nil
 }
 
+// On is the same writer after its guest was migrated.
+func (w *Writer) On(g *Guest) *Writer {
+	moved := *w
+	moved.guest = g
+	return &moved
+}
+
 // Mark begins to count the longest stall anew.
 func (w *Writer) Mark(ctx context.Context) error {
 	_, err := w.guest.Exec(ctx, "kill", "-USR1", strconv.Itoa(w.pid))

@@ -1,0 +1,93 @@
+package generations
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"libvirt.org/go/libvirt"
+
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/integration/lab"
+)
+
+// migration is live, to a second host and back, with a file of the share open
+// that the guest writes to.
+var migration = finding{"an instance migrates with a share in it that it uses", func(ctx context.Context, s seat) string {
+	other, err := lab.StartOtherLibvirt(ctx)
+	s.must(err)
+	defer func() { s.must(other.Close()) }()
+	agent, err := lab.NewAgent(lab.AgentOptions{Programs: s.agent.Programs, Pools: map[string]string{"default": s.pool.Dir}, Libvirt: other.URI, Name: "b"})
+	s.must(err)
+	s.must(agent.Start(ctx))
+	conn, err := agent.Connect()
+	s.must(err)
+	defer func() { s.must(errors.Join(conn.Close(), agent.Close())) }()
+	connection, dir := s.share("moving")
+	at := &nodev1.Attachment{Id: "moving", Connection: connection, MountAt: "/mnt/moving"}
+	s.attach(ctx, at)
+	writer, err := s.guest.StartWriter(ctx, "/mnt/moving/log", 20*time.Millisecond)
+	s.must(err)
+
+	at.Instance = s.guest.UUID
+	here := host{s.agent, s.attachments, s.guest}
+	there := host{agent, nodev1.NewAttachmentsClient(conn), s.guest.On(other)}
+	err = s.follow(ctx, at, here, there, other)
+	if refused := (libvirt.Error{}); errors.As(err, &refused) {
+		s.must(writer.WaitMore(ctx, 5))
+		_, err := writer.Stop(ctx)
+		s.must(err)
+		return "refused: " + refused.Message
+	}
+	s.must(err)
+	s.must(writer.On(there.guest).WaitMore(ctx, 20))
+	s.must(s.follow(ctx, at, there, here, s.libvirt))
+	s.must(writer.WaitMore(ctx, 20))
+	p, err := writer.Stop(ctx)
+	s.must(err)
+	f, err := os.Open(filepath.Join(dir, "log"))
+	s.must(err)
+	defer func() { _ = f.Close() }()
+	if err := lab.CheckLines(f, p.Lines); err != nil {
+		s.Error(err)
+	}
+	s.Logf("%d lines there and back, the slowest took %s", p.Lines, p.Longest)
+	return "yes"
+}}
+
+// A host is one side of a migration.
+type host struct {
+	agent       *lab.Agent
+	attachments nodev1.AttachmentsClient
+	guest       *lab.Guest
+}
+
+// follow migrates the instance with its share. libvirt's refusal is the error,
+// and all is then as before.
+func (s seat) follow(ctx context.Context, at *nodev1.Attachment, from, to host, libvirt *lab.Libvirt) error {
+	s.Helper()
+	_, err := to.attachments.Prepare(ctx, &nodev1.PrepareAttachmentRequest{Attachment: at, ExpiresAt: timestamppb.New(time.Now().Add(time.Minute))})
+	s.must(err)
+	detach := func(h host) {
+		_, err := h.attachments.Detach(ctx, &nodev1.DetachRequest{Id: at.GetId()})
+		s.must(err)
+	}
+	// Real hosts have one path for it, and nothing is to be edited.
+	if _, err := from.guest.MigrateAs(libvirt, func(xml string) string {
+		return strings.ReplaceAll(xml, from.agent.RunDir+"/", to.agent.RunDir+"/")
+	}); err != nil {
+		detach(to)
+		return err
+	}
+	r, err := to.attachments.Finish(ctx, &nodev1.FinishAttachmentRequest{Id: at.GetId()})
+	s.must(err)
+	if got := r.GetAttachment(); got.GetStatus().GetPhase() != nodev1.Phase_PHASE_READY || got.GetGuest() != nodev1.GuestState_GUEST_STATE_MOUNTED {
+		s.Errorf("after the move it is %v", got)
+	}
+	detach(from)
+	return nil
+}
