@@ -207,7 +207,7 @@ func (a *Agent) awaitMoveOf(ctx context.Context, key objectKey, created bool, si
 			return o.settled()
 		}
 		waits := o.status.Reason == fault.InstanceAwaited || o.status.Reason == fault.Released
-		return waits && o.status.ObservedGeneration == o.status.Generation && slices.Contains(sides, m.Side)
+		return waits && o.status.Phase == model.Pending && o.status.ObservedGeneration == o.status.Generation && slices.Contains(sides, m.Side)
 	})
 }
 
@@ -231,6 +231,19 @@ func placeOf(i parts.Instance, err *fault.Error) move.Place {
 // stage is how much of an attachment there should be while its instance moves.
 func (m member) stage(i parts.Instance, err *fault.Error) move.Stage {
 	return m.rec.Attachment.Move.Stage(placeOf(i, err), m.at)
+}
+
+// leftAlone says whether a thing in an instance that is awaited is nobody's
+// concern yet. One that is migrated with its share brings the device along, and
+// has it before it runs.
+func (m member) leftAlone(g *group, k reconcile.Key) bool {
+	if m.rec.Attachment == nil || !m.rec.Attachment.Move.Is(move.Destination) || m.rec.Removing || !ofLibvirt(k) {
+		return false
+	}
+	delete(g.is, k)
+	delete(g.seen, k)
+	delete(g.unknown, k)
+	return true
 }
 
 // atStage leaves out the keys that come later.

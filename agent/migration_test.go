@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -217,6 +218,35 @@ func TestMoveExpires(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// TestMigratesWithShare: the device of an instance that is migrated with it is
+// not touched, neither on its way nor when it has arrived.
+func TestMigratesWithShare(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.Prepare(t.Context(), docsVM3(), inAnHour()); err != nil {
+		t.Fatal(err)
+	}
+	device := parts.Device{Instance: vm3, Alias: "ua-cw-docs-vm3", Tag: "docs", Socket: a.at.Socket("docs-vm3"), QueueSize: 1024}
+	h.mu.Lock()
+	h.log = nil
+	h.mu.Unlock()
+	must(t, sees(h, a.Agent, &parts.Instance{Running: true, Migrating: true, Devices: []parts.Device{device}}))
+	if _, err := a.RepairAttachment(t.Context(), "docs-vm3"); err != nil {
+		t.Fatal(err)
+	}
+	must(t, sees(h, a.Agent, &parts.Instance{Running: true, Devices: []parts.Device{device}}))
+	at, err := a.Finish(t.Context(), "docs-vm3")
+	if err != nil || at.Status.Phase != model.Ready {
+		t.Errorf("finished: %+v, %v", at.Status, err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	// What is mounted may be mounted.
+	if want := []string{"guest mount docs"}; !slices.Equal(h.log, want) {
+		t.Errorf("did %q, want %q", h.log, want)
 	}
 }
 

@@ -96,7 +96,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 	}
 	for _, m := range members {
 		for _, k := range m.rec.Keys(m.key.id) {
-			if g.beside[k] != nil || g.starting[m.key] && a.withoutQEMU(g, k, w) || g.seen[k] {
+			if g.beside[k] != nil || g.starting[m.key] && a.withoutQEMU(g, k, w) || m.leftAlone(g, k) || g.seen[k] {
 				continue
 			}
 			a.look(ctx, g, k, m)

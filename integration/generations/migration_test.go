@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -41,7 +42,7 @@ var migration = finding{"an instance migrates with a share in it that it uses", 
 		s.must(writer.WaitMore(ctx, 5))
 		_, err := writer.Stop(ctx)
 		s.must(err)
-		return "refused: " + refused.Message
+		return "refused: " + regexp.MustCompile(`[0-9a-f]{4}:[0-9a-f:.]+/`).ReplaceAllString(refused.Message, "")
 	}
 	s.must(err)
 	s.must(writer.On(there.guest).WaitMore(ctx, 20))
