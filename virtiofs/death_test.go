@@ -249,3 +249,29 @@ func TestDaemonDies(t *testing.T) {
 
 func first(all []int) []int { return all[:1] }
 func last(all []int) []int  { return all[len(all)-1:] }
+
+// A share is taken from a guest that waits for it: the end of its virtiofsd is
+// what lets the guest give the device back.
+func TestDaemonIsTakenAway(t *testing.T) {
+	w := bootedGuest(t)
+	v := w.victim(t, "taken-away")
+	t.Cleanup(func() { w.unwedge(t) })
+	v.signal(t, syscall.SIGSTOP, last(v.processes(t))...)
+	status := v.begin(t, "cat "+v.mount.Path+"/file")
+	v.waitsInFUSE(t)
+	ctx := limited(t, time.Minute)
+	detached := make(chan error)
+	go func() { detached <- w.host.Detach(ctx, v.device) }()
+	if err := v.daemons.Stop(ctx, v.daemon, 20*time.Second); err != nil {
+		t.Error(err)
+	}
+	if err := <-detached; err != nil {
+		t.Error(err)
+	}
+	if err := wait(waiting, func() bool { is, err := status(t.Context()); return err == nil && is.Exited && is.ExitCode != 0 }); err != nil {
+		t.Errorf("the guest's task did not fail: %v", err)
+	}
+	if err := w.host.GuestUnmount(ctx, v.mount); err != nil {
+		t.Error(err)
+	}
+}

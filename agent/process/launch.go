@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -140,6 +141,12 @@ func confine(s *Spec) error {
 	if s.IDMap != nil {
 		if err := s.IDMap.show(); err != nil {
 			return fmt.Errorf(idMapFailed+"%w", err)
+		}
+	}
+	if s.OOM != 0 {
+		err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(s.OOM)), 0)
+		if err != nil && !errors.Is(err, os.ErrPermission) {
+			return fmt.Errorf("out-of-memory score: %w", err)
 		}
 	}
 	if s.Root != nil {

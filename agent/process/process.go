@@ -59,6 +59,7 @@ type Spec struct {
 	OwnPIDs bool     // a process namespace of its own, see above
 	Caps    []string // capabilities to keep, in the bounding set too, "chown"; nil keeps all, empty keeps none
 	Limits  Limits
+	OOM     int    // oom_score_adj, see proc_pid_oom_score_adj(5); 0 leaves it, and so does a launcher that may not lower it
 	Output  string // file name in Dir for standard output and error; "output" by default, appended and cut at a start above 1 MiB
 	Name    Name   // of its control group or unit; required where the Starter has Groups or Units
 }

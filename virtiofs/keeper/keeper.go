@@ -37,6 +37,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -141,6 +143,7 @@ func (k *keeper) start() error {
 		return err
 	}
 	k.child = proc.Pid
+	k.preferChild()
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGUSR1)
 	go func() { // it lives as long as the process
@@ -160,6 +163,18 @@ func (k *keeper) attributes() *syscall.SysProcAttr {
 		a.Cloneflags, a.UidMappings, a.GidMappings, a.GidMappingsEnableSetgroups = syscall.CLONE_NEWUSER, all, all, true
 	}
 	return a
+}
+
+// preferChild has the kernel, out of memory, kill virtiofsd rather than us, who
+// would take it along and leave nobody to answer. Without, it is as before.
+func (k *keeper) preferChild() {
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return
+	}
+	if own, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", k.child), []byte(strconv.Itoa(min(own+10, 1000))), 0)
+	}
 }
 
 func listen(path string) (int, error) {

@@ -66,6 +66,10 @@ type Daemons struct {
 // that the guest remembers. The launcher lowers it to what the host allows.
 const defaultFiles = 1 << 20
 
+// oomScore makes the kernel look for its victim elsewhere first: a guest is lost
+// with its virtiofsd only for a moment, but all that it had open is.
+const oomScore = -500
+
 // name of a daemon's process; the run directory has the attachment's.
 func (v Daemon) name() process.Name {
 	return process.Name{Group: "virtiofs", Own: "virtiofs-" + filepath.Base(v.Dir)}
@@ -160,6 +164,7 @@ func (d *Daemons) fresh(ctx context.Context, v Daemon) (*process.Process, error)
 		Caps:   capabilities,
 		IDMap:  v.IDs.mount(v.Source),
 		Limits: limits,
+		OOM:    oomScore,
 		Name:   v.name(),
 	})
 	if err == nil {
@@ -205,6 +210,9 @@ func (d *Daemons) stop(ctx context.Context, v Daemon, grace time.Duration) error
 		return err
 	}
 	if p != nil {
+		if err := d.letGo(ctx, p, v, grace); err != nil {
+			return err
+		}
 		if err := p.Stop(ctx, grace); err != nil {
 			return err
 		}

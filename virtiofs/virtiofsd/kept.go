@@ -150,6 +150,31 @@ func (d *Daemons) Replace(ctx context.Context, v Daemon) error {
 	return nil
 }
 
+// letGo has a daemon that QEMU still uses answer all that the guest waits for
+// with an error, and then waits for QEMU to let go, at most for grace. A guest
+// that was asked to give the device back, and waited for an answer first, then
+// does; if keeper and virtiofsd ended at once it never could.
+func (d *Daemons) letGo(ctx context.Context, p *process.Process, v Daemon, grace time.Duration) error {
+	if s, err := socketState(v.Socket()); err != nil || s != Connected {
+		return err
+	}
+	if k, err := d.keptBy(p, v); err != nil || k.runs == nil {
+		return err
+	}
+	if err := p.Signal(syscall.SIGUSR1); err != nil {
+		return err
+	}
+	patience := time.NewTimer(grace)
+	defer patience.Stop()
+	select {
+	case <-p.Done():
+	case <-patience.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
 // ErrBlocked says that a virtiofsd waits in the kernel.
 var ErrBlocked = errors.New("virtiofsd waits for a backend that does not answer")
 
