@@ -43,7 +43,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 		return nil, err
 	}
 	n := &node{log: log, networks: netns.New(netns.Options{Logger: log, VSCtl: cfg.OVS.Command, OVSDB: cfg.OVS.Database}), supervisor: sup}
-	daemons := &virtiofsd.Daemons{Starter: starter, Keeper: cfg.Keeper, Limits: cfg.Virtiofsd.Limits.limits()}
+	daemons := &virtiofsd.Daemons{Starter: starter, Keeper: cfg.Keeper, Limits: cfg.Virtiofsd.Limits.limits(), Logger: log}
 	vd := virtiofsDaemons{d: daemons, systemd: sup.units != nil}
 	o := agent.Options{
 		StateDir:   cfg.StateDir,

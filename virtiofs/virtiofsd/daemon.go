@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -55,6 +56,7 @@ type Daemons struct {
 	Keeper  string         // required: path of causeway-keeper
 	Binary  string         // found when empty: ErrMissing
 	Limits  process.Limits // of each daemon that has no others
+	Logger  *slog.Logger   // is told of each program that is found, another after an upgrade; may be nil
 
 	mu       sync.Mutex
 	programs map[string]Program          // by path, size and time of the binary
@@ -304,6 +306,9 @@ func (d *Daemons) Program(ctx context.Context) (Program, error) {
 		return Program{}, err
 	}
 	d.programs = map[string]Program{key: p}
+	if d.Logger != nil {
+		d.Logger.Info("virtiofsd found", "path", p.Path, "flavour", string(p.Flavour), "version", p.Version)
+	}
 	return p, nil
 }
 

@@ -2,6 +2,7 @@ package virtiofsd
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -154,6 +155,37 @@ func TestDetect(t *testing.T) {
 	}
 	if _, err := detect(t.Context(), filepath.Join(dir, "absent")); !errors.Is(err, ErrMissing) {
 		t.Errorf("detect of nothing = %v, want ErrMissing", err)
+	}
+}
+
+// An upgrade may change what virtiofsd is, while the agent runs.
+func TestUpgrade(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "virtiofsd")
+	install := func(help string) {
+		t.Helper()
+		next := path + ".new"
+		if err := os.WriteFile(next, []byte("#!/bin/sh\necho '"+help+"'\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(next, path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var log strings.Builder
+	d := &Daemons{Binary: path, Logger: slog.New(slog.NewTextHandler(&log, nil))}
+	for _, tt := range []struct {
+		help string
+		want Flavour
+	}{{"    -o source=PATH", FlavourC}, {"    --shared-dir <SHARED_DIR> --cache", FlavourRust}} {
+		install(tt.help)
+		for range 2 {
+			if p, err := d.Program(t.Context()); err != nil || p.Flavour != tt.want {
+				t.Errorf("Program = %+v, %v, want %s", p, err, tt.want)
+			}
+		}
+	}
+	if n := strings.Count(log.String(), "virtiofsd found"); n != 2 {
+		t.Errorf("told of %d times:\n%s", n, log.String())
 	}
 }
 
