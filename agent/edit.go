@@ -71,6 +71,9 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 		}
 		return false, ledgerError(err)
 	}
+	if !next.Removing {
+		o.guest.holders = nil // nobody is held up by them
+	}
 	if o.rec != nil && !o.rec.RemovalForced && next.RemovalForced {
 		o.guest.forced = time.Now()
 	}

@@ -232,6 +232,19 @@ func (h daemons) Usage(dir string) (strain.Usage, bool, error) {
 	return h.usage, h.daemons[dir] != nil, nil
 }
 
+func (h daemons) Revoke(_ context.Context, dir string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.daemons[dir] == nil {
+		return nil
+	}
+	if err := h.changing("revoke daemon %s", filepath.Base(dir)); err != nil {
+		return err
+	}
+	h.endDaemon(dir)
+	return nil
+}
+
 func (h daemons) Done(dir string) (<-chan struct{}, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -126,18 +126,22 @@ func (a *Agent) guestMounted(g *group, m member) bool {
 	return side.mounted
 }
 
-// nextGlanceLocked is when a guest of the group is to be asked again, and makes
-// those that are due be asked.
+// nextGlanceLocked is when a guest of the group is to be asked again; those that
+// are due are asked by the next pass.
 func (a *Agent) nextGlanceLocked(g *group, now time.Time) (next time.Time) {
 	for key := range g.members {
 		o := a.objects[key]
 		if o == nil || o.rec == nil || o.rec.Attachment == nil || o.rec.Attachment.MountAt == "" || o.rec.Removing || o.rec.Released() || o.guest.looked.IsZero() {
 			continue
 		}
+		k := reconcile.Key{Kind: reconcile.GuestMount, Name: key.id}
+		_, device := g.is[reconcile.Key{Kind: reconcile.Device, Name: key.id}]
+		if !device || g.glances[key] != nil || g.beside[k] != nil {
+			continue // there is nothing to see, or it is being asked
+		}
 		at := o.guest.looked.Add(glanceAgain)
-		if k := (reconcile.Key{Kind: reconcile.GuestMount, Name: key.id}); !at.After(now) {
+		if !at.After(now) {
 			delete(g.seen, k)
-			at = now.Add(glanceAgain)
 		}
 		if next.IsZero() || at.Before(next) {
 			next = at
@@ -177,6 +181,28 @@ func (m member) uses(k reconcile.Key, needs []reconcile.Key) []reconcile.Key {
 		return nil
 	}
 	return needs
+}
+
+// endDaemon stops a daemon; where a guest keeps its device, all that it asks of
+// it fails from now on.
+func (a *Agent) endDaemon(ctx context.Context, m member) error {
+	dir := a.at.Daemon(m.key.id)
+	if !m.cut {
+		return a.o.Daemons.Stop(ctx, dir)
+	}
+	i, err := a.o.Instances.Instance(ctx, m.rec.Attachment.InstanceUUID)
+	switch {
+	case err != nil && parts.Classify(err).Reason != fault.InstanceNotFound, hasDevice(i, m.rec.Attachment.Alias):
+		return a.o.Daemons.Revoke(ctx, dir)
+	}
+	return a.o.Daemons.Stop(ctx, dir)
+}
+
+// revoked says whether a guest may still have a device whose daemon was ended.
+func (m member) revoked(g *group) bool {
+	k := reconcile.Key{Kind: reconcile.Device, Name: m.key.id}
+	_, there := g.is[k]
+	return m.cut && (there || g.unknown[k] != nil || g.beside[k] != nil)
 }
 
 // outlasted says what is to be done where a guest keeps a device of which the

@@ -111,7 +111,7 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 		return a.putIntoGateway(ctx, g, server, m)
 	case reconcile.Daemon:
 		if remove {
-			return a.o.Daemons.Stop(ctx, a.at.Daemon(m.key.id))
+			return a.endDaemon(ctx, m)
 		}
 		return a.o.Daemons.Start(ctx, a.daemonOf(m))
 	case reconcile.Device:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -100,7 +101,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 				continue
 			}
 			a.look(ctx, g, k, m)
-			if _, wanted := w.Want[k]; !wanted && litters(k, m.rec) && g.unknown[k] == nil && (!g.cleaned[k] || a.leftDir(k)) {
+			if _, wanted := w.Want[k]; !wanted && litters(k, m.rec) && g.unknown[k] == nil && (!g.cleaned[k] || a.leftDir(k)) && (k.Kind != reconcile.Daemon || !m.revoked(g)) {
 				// An agent that was killed in the middle of the removal may
 				// have left a directory: remove once more, which is cheap.
 				g.is[k] = here
@@ -138,13 +139,18 @@ func litters(k reconcile.Key, r *intent.Record) bool {
 }
 
 // leftDir says whether the directory that a gateway sees is there: a view
-// brings it too, with or without a gateway.
+// brings it too, with or without a gateway; or the run directory of a daemon,
+// of which only the process was ended.
 func (a *Agent) leftDir(k reconcile.Key) bool {
-	if k.Kind != reconcile.Gateway {
-		return false
+	switch k.Kind {
+	case reconcile.Gateway:
+		sight, err := a.o.Mounts.Peek(a.at.Exports(k.Name))
+		return err == nil && sight.Mounted
+	case reconcile.Daemon:
+		_, err := os.Stat(a.at.Daemon(k.Name))
+		return err == nil
 	}
-	sight, err := a.o.Mounts.Peek(a.at.Exports(k.Name))
-	return err == nil && sight.Mounted
+	return false
 }
 
 // pinnedLocked says whether a damaged record may own a mount.

@@ -163,6 +163,14 @@ if [ "$(cat "$cache/guest/stamp" 2>/dev/null)" != "$guest" ]; then
 	echo "$guest" >"$cache/guest/stamp"
 fi
 
+systemd_guest=$(stamp integration/lab/guest/systemd.sh "$cache/guest/stamp")
+if [ "$(cat "$cache/guest/systemd.stamp" 2>/dev/null)" != "$systemd_guest" ]; then
+	say "building the guest with systemd"
+	need_root "build the guest with systemd"
+	again integration/lab/guest/systemd.sh "$cache/guest" || die "cannot build the guest with systemd"
+	echo "$systemd_guest" >"$cache/guest/systemd.stamp"
+fi
+
 if [ "$(cat "$cache/debian13.stamp" 2>/dev/null)" != "${debian13[*]}" ] || [ ! -d "$cache/debian13" ]; then
 	say "making a root of Debian 13"
 	if ! again bring_debian13; then

@@ -15,7 +15,7 @@ const module = "github.com/causeway-project/causeway/"
 // mayImport is docs/architecture.md as data: for each package, the packages of
 // this module that it may import. A trailing ... stands for all below.
 var mayImport = map[string][]string{
-	"cmd/causeway":            {"api/node/client", "api/node/v1", "virtiofs/hook"},
+	"cmd/causeway":            {"api/node/client", "api/node/v1", "virtiofs/hook", "virtiofs/recipe"},
 	"cmd/causeway-agent":      {"agent...", "api/node/v1", "drivers...", "ganesha", "ganesha/handles", "netns", "virtiofs", "virtiofs/hook", "virtiofs/virtiofsd"},
 	"cmd/causeway-keeper":     {"virtiofs/keeper"},
 	"cmd/causeway-launch":     {"agent/process"},
@@ -61,6 +61,7 @@ var mayImport = map[string][]string{
 	"virtiofs/keeper":    {"virtiofs/peer", "virtiofs/vhostuser"},
 	"virtiofs/peer":      {},
 	"virtiofs/vhostuser": {},
+	"virtiofs/recipe":    {},
 	"virtiofs/virtiofsd": {"agent/process", "virtiofs/keeper"},
 
 	"netns/arp":       {},

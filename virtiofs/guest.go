@@ -159,7 +159,7 @@ func (h *Host) GuestUnmount(ctx context.Context, g GuestMount) error {
 	if err == nil || errors.Is(err, ErrNoInstance) || errors.Is(err, ErrInstanceOff) {
 		return nil
 	}
-	return fmt.Errorf("unmount %s from %q in instance %s: %w", g.Tag, g.Path, g.Instance, err)
+	return fmt.Errorf("unmount %s in instance %s: %w", g.Tag, g.Instance, err)
 }
 
 func (h *Host) guestUnmount(ctx context.Context, g GuestMount) error {

@@ -92,6 +92,7 @@ const guestUUID = "11111111-2222-3333-4444-5555555555aa"
 type domainXML struct {
 	name, uuid, kernel, initramfs, console string
 	machine                                string // "q35" by default
+	mebibytes                              int    // enough by default
 	memory                                 string // the memoryBacking and cpu elements
 	ports                                  string // the PCI controllers
 }
@@ -104,9 +105,9 @@ const (
 )
 
 func (d domainXML) String() string {
-	mebibytes, boot, devices := 16, "", ""
+	mebibytes, boot, devices := max(16, d.mebibytes), "", ""
 	if d.kernel != "" {
-		mebibytes = 256
+		mebibytes = max(256, d.mebibytes)
 		boot = fmt.Sprintf(`<kernel>%s</kernel><initrd>%s</initrd><cmdline>console=ttyS0 quiet panic=-1</cmdline>`, d.kernel, d.initramfs)
 		devices = fmt.Sprintf(`<controller type='virtio-serial' index='0'/>
     <serial type='pty'><log file='%s' append='off'/><target port='0'/></serial>

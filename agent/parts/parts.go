@@ -240,6 +240,9 @@ type Daemons interface {
 	// Replace ends the daemon of dir where it is stopped and so answers nobody;
 	// it does nothing to one that runs, or is not there. DaemonBlocked.
 	Replace(ctx context.Context, dir string) error
+	// Revoke ends the daemon of dir under its device, whose requests then fail
+	// at once. Not there is success.
+	Revoke(ctx context.Context, dir string) error
 	// Connected says whether a QEMU is, or just was, connected to the daemon of
 	// dir, which will take no other.
 	Connected(dir string) (bool, error)

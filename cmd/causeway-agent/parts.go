@@ -115,6 +115,10 @@ func (v virtiofsDaemons) Replace(ctx context.Context, dir string) error {
 	return libvirtError(v.d.Replace(ctx, virtiofsd.Daemon{Dir: dir}))
 }
 
+func (v virtiofsDaemons) Revoke(ctx context.Context, dir string) error {
+	return v.d.Revoke(ctx, virtiofsd.Daemon{Dir: dir})
+}
+
 func (v virtiofsDaemons) Connected(dir string) (bool, error) {
 	s, err := v.d.State(virtiofsd.Daemon{Dir: dir})
 	return s == virtiofsd.Connected, err

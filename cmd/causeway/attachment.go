@@ -69,7 +69,7 @@ func (c *cli) attachments(instance string) noun[*nodev1.Attachment] {
 func (c *cli) attachment() *cobra.Command {
 	n := c.attachments("")
 	return group("attachment", "Shares that instances have as virtiofs devices",
-		c.attachmentCreate(n), n.show(c), c.attachmentList(), c.attachmentDelete(n), c.attachmentRepair(n), c.attachmentPreflight(), c.attachmentMove(n), c.watch("attachment"))
+		c.attachmentCreate(n), c.attachmentShow(n), c.attachmentList(), c.attachmentDelete(n), c.attachmentRepair(n), c.attachmentPreflight(), c.attachmentMove(n), c.watch("attachment"))
 }
 
 func (c *cli) attachmentCreate(n noun[*nodev1.Attachment]) *cobra.Command {
@@ -134,7 +134,9 @@ func (c *cli) attachmentList() *cobra.Command {
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return c.attachments(instance).all(c).RunE(cmd, args)
 	}
-	return cmd
+	return c.setupFlag(cmd, func(ctx context.Context, r remote, _ []string) ([]*nodev1.Attachment, error) {
+		return c.attachments(instance).list(ctx, r)
+	})
 }
 
 func (c *cli) attachmentRepair(n noun[*nodev1.Attachment]) *cobra.Command {

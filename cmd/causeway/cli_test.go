@@ -61,6 +61,17 @@ func TestOutputs(t *testing.T) {
 	}
 }
 
+func TestGuestSetup(t *testing.T) {
+	f := newFakeAgent()
+	socket := f.serve(t)
+	for _, args := range []string{"attachment show docs-vm1 --guest-setup", "attachment list --instance vm1 --guest-setup"} {
+		got := runCLI(t.Context(), socket, "", strings.Fields(args)...)
+		if got.code != exitOK || got.err != "" || !strings.HasPrefix(got.out, "#cloud-config\n") || !strings.Contains(got.out, "What=docs\n") {
+			t.Errorf("%s: exit %d, %q\n%s", args, got.code, got.err, got.out)
+		}
+	}
+}
+
 func TestJSONIsTheProtos(t *testing.T) {
 	f := newFakeAgent()
 	socket := f.serve(t)
@@ -148,6 +159,7 @@ func TestRequests(t *testing.T) {
 		"network update blue --bridge br-trunk --vlan 100 --no-routes",
 		"network update blue --nfs-version 4.1",
 		"network update red --route 0.0.0.0/0=10.77.0.1",
+		"attachment delete docs-vm1 --force",
 		"network delete blue",
 		"export delete docs",
 		"export create docs --network blue --source local:docs --allow ::/0=ro,everyone",

@@ -206,6 +206,41 @@ func (d *Daemons) replace(ctx context.Context, v Daemon) error {
 	}
 }
 
+// Revoke kills a virtiofsd under its device, and returns when it has ended. Its
+// keeper answers for it then, with errors, for as long as QEMU has the device.
+// Where there is no keeper any more it is stopped. Not there is success.
+func (d *Daemons) Revoke(ctx context.Context, v Daemon) error {
+	if err := d.revoke(ctx, v); err != nil {
+		return fmt.Errorf("revoke virtiofsd of %s: %w", v.Dir, err)
+	}
+	return nil
+}
+
+func (d *Daemons) revoke(ctx context.Context, v Daemon) error {
+	p, err := d.Find(v)
+	if err != nil || p == nil {
+		return err
+	}
+	k, err := d.keptBy(p, v)
+	switch {
+	case err != nil:
+		return err
+	case k.report == nil:
+		return d.stop(ctx, v, 0) // QEMU has not come yet
+	case k.runs == nil:
+		return nil
+	}
+	if err := p.Signal(syscall.SIGUSR1); err != nil {
+		return err
+	}
+	select {
+	case <-k.runs.Done():
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // states of all threads of a process and of those that it started, as
 // proc_pid_stat(5) has them: a letter each.
 func states(pid int) (string, error) {

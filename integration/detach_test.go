@@ -1,0 +1,174 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/integration/lab"
+)
+
+// mounted attaches docs to the guest and has it mounted at /mnt/docs.
+func (n *node) mounted(ctx context.Context) *nodev1.Attachment {
+	n.t.Helper()
+	a := attached("docs-vm1", "docs")
+	a.MountAt = "/mnt/docs"
+	if got := n.attach(ctx, a); got.GetGuest() != nodev1.GuestState_GUEST_STATE_MOUNTED {
+		n.t.Fatalf("guest is %v: %v", got.GetGuest(), got.GetStatus())
+	}
+	return a
+}
+
+func (n *node) forced(ctx context.Context, id string) error {
+	_, err := n.attachments.Detach(ctx, &nodev1.DetachRequest{Id: id, Force: true})
+	return err
+}
+
+// gone waits until an attachment is.
+func (n *node) gone(ctx context.Context, id string) {
+	n.t.Helper()
+	until(ctx, n.t, id+" gone", func() (bool, error) {
+		_, err := n.attachments.Get(ctx, &nodev1.GetAttachmentRequest{Id: id})
+		r, _, _ := refusalOf(err)
+		return r.code == codes.NotFound, nil
+	})
+}
+
+// TestDetachFromBusyGuest: all goes on working, and it is told who uses the
+// share; there is a way back, and one past the guest.
+func TestDetachFromBusyGuest(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w.share(t, "docs")
+	n := w.started(ctx, t, lab.AgentOptions{})
+	a := n.mounted(ctx)
+	pid := n.in(ctx, "(cd /mnt/docs && exec sleep 4242) >/dev/null 2>&1 & echo $!")
+
+	_, err := n.attachments.Detach(ctx, &nodev1.DetachRequest{Id: a.GetId()})
+	if r, _, message := refusalOf(err); r != (refusal{codes.FailedPrecondition, "guest_busy"}) || !strings.Contains(message, pid+" (sleep)") {
+		t.Errorf("detach: %v", err)
+	}
+	got := n.attachment(ctx, a.GetId())
+	if got.GetStatus().GetPhase() != nodev1.Phase_PHASE_DEGRADED || got.GetStatus().GetReason() != "guest_busy" || got.GetGuest() != nodev1.GuestState_GUEST_STATE_MOUNTED ||
+		len(got.GetHolders()) != 1 || strconv.FormatInt(got.GetHolders()[0].GetPid(), 10) != pid || got.GetHolders()[0].GetCommand() != "sleep" {
+		t.Errorf("attachment is %v, want it busy, held by sleep %s, and mounted", got, pid)
+	}
+	if out, err := n.Must(ctx, "attachment", "show", a.GetId()); err != nil || !strings.Contains(out, pid+" sleep") {
+		t.Errorf("the command line shows\n%s", out)
+	}
+	n.in(ctx, "cat /mnt/docs/hello")
+
+	if got := n.attach(ctx, a); got.GetStatus().GetPhase() != nodev1.Phase_PHASE_READY || len(got.GetHolders()) != 0 {
+		t.Errorf("called off, it is %v", got)
+	}
+	n.in(ctx, "cat /mnt/docs/hello")
+
+	n.must(n.forced(ctx, a.GetId()))
+	if out, err := n.guest.Shell(ctx, "ls /proc/"+pid+"/cwd/"); err == nil {
+		t.Errorf("who held it still reads %q", out)
+	}
+	n.in(ctx, "kill "+pid)
+	n.finish(ctx)
+}
+
+// TestForceAgainstGuestsThatDoNotAnswer: the instance's access ends within a
+// bound, and nothing is left when the guest goes on.
+func TestForceAgainstGuestsThatDoNotAnswer(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, 4*time.Minute)
+	w.share(t, "docs")
+	n := w.started(ctx, t, lab.AgentOptions{})
+	qemu := func(s syscall.Signal) error {
+		text, err := os.ReadFile(filepath.Join("/run/libvirt/qemu", n.guest.Name+".pid"))
+		if err != nil {
+			return err
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil {
+			return err
+		}
+		return syscall.Kill(pid, s)
+	}
+	for _, hang := range []struct {
+		name      string
+		stop, go_ func() error
+	}{
+		{"suspended", n.guest.Suspend, n.guest.Resume},
+		{"QEMU stopped", func() error { return qemu(syscall.SIGSTOP) }, func() error { return qemu(syscall.SIGCONT) }},
+	} {
+		a := n.mounted(ctx)
+		n.must(hang.stop())
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		_, err := n.attachments.Detach(short, &nodev1.DetachRequest{Id: a.GetId()})
+		cancel()
+		if r, _, _ := refusalOf(err); r.code != codes.DeadlineExceeded {
+			t.Errorf("%s: detach within a second: %v", hang.name, err)
+		}
+		begin := time.Now()
+		err = n.forced(ctx, a.GetId())
+		t.Logf("%s: forced after %s: %v", hang.name, time.Since(begin).Round(time.Millisecond), err)
+		if r, _, _ := refusalOf(err); r != (refusal{codes.FailedPrecondition, "needs_reset"}) {
+			t.Errorf("%s: forced: %v", hang.name, err)
+		}
+		if got := n.attachment(ctx, a.GetId()); !got.GetRemovalForced() || got.GetStatus().GetReason() != "needs_reset" {
+			t.Errorf("%s: attachment is %v", hang.name, got)
+		}
+		until(ctx, t, "neither mount nor virtiofsd of the share", func() (bool, error) {
+			left := n.state(ctx).Diff(n.before)
+			return !strings.Contains(left, "mount") && !strings.Contains(left, "virtiofsd"), errors.New(left)
+		})
+		n.must(hang.go_())
+		n.gone(ctx, a.GetId())
+	}
+	// The guest is as good as before.
+	n.mounted(ctx)
+	n.in(ctx, "cat /mnt/docs/hello")
+	n.detach(ctx, "docs-vm1")
+	n.finish(ctx)
+}
+
+// TestGuestStateIsTrue: what the guest does by itself is seen, whether or not
+// the agent was there.
+func TestGuestStateIsTrue(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w.share(t, "docs")
+	n := w.started(ctx, t, lab.AgentOptions{})
+	a := n.mounted(ctx)
+	state := func(want nodev1.GuestState) {
+		t.Helper()
+		until(ctx, t, want.String(), func() (bool, error) { return n.attachment(ctx, a.GetId()).GetGuest() == want, nil })
+	}
+	mounts := func() string { t.Helper(); return n.in(ctx, "grep -c virtiofs /proc/mounts || true") }
+
+	n.in(ctx, "umount /mnt/docs")
+	until(ctx, t, "mounted again", func() (bool, error) { return mounts() == "1", nil })
+
+	n.kill()
+	n.start(ctx)
+	state(nodev1.GuestState_GUEST_STATE_MOUNTED)
+	if got := mounts(); got != "1" {
+		t.Errorf("after a restart of the agent the guest has %s mounts", got)
+	}
+
+	// An agent that hangs, and goes on by itself.
+	n.in(ctx, "(sleep 1; killall -STOP qemu-ga; sleep 25; killall -CONT qemu-ga) >/dev/null 2>&1 &")
+	state(nodev1.GuestState_GUEST_STATE_UNKNOWN)
+	if got := n.attachment(ctx, a.GetId()); got.GetStatus().GetPhase() != nodev1.Phase_PHASE_READY || got.GetGuestNote() == "" {
+		t.Errorf("with a hung guest agent it is %v", got)
+	}
+	state(nodev1.GuestState_GUEST_STATE_MOUNTED)
+	n.must(n.guest.WaitAgent(ctx))
+
+	n.must(n.guest.Reset(ctx))
+	state(nodev1.GuestState_GUEST_STATE_MOUNTED)
+	n.in(ctx, "cat /mnt/docs/hello")
+	n.detach(ctx, a.GetId())
+	n.finish(ctx)
+}
