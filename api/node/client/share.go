@@ -34,7 +34,7 @@ func ShareStatusOf(a *nodev1.Attachment) ShareStatus {
 		switch s.GetReason() {
 		case "guest_busy": // it is being detached, and the guest holds it
 			return ShareDetaching
-		case "share_gone", "needs_reset", "virtiofsd_ended":
+		case "share_gone", "needs_reset", "virtiofsd_ended", "virtiofsd_blocked":
 			return ShareError
 		}
 		return ShareActive

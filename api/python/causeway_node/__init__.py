@@ -64,6 +64,7 @@ from causeway_node.model import (
     ShareStatus,
     Squash,
     Status,
+    Usage,
     Verdict,
     Virtiofsd,
 )
@@ -114,6 +115,7 @@ __all__ = [
     "TimedOut",
     "Unavailable",
     "UnknownId",
+    "Usage",
     "Verdict",
     "Virtiofsd",
     "VirtiofsdUnable",

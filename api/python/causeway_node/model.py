@@ -254,6 +254,16 @@ class Holder:
 
 
 @dataclasses.dataclass(frozen=True)
+class Usage:
+    """What a virtiofsd takes of what it may, in files and bytes."""
+
+    open_files: int
+    open_files_limit: int
+    memory: int
+    memory_limit: int  # 0 is none
+
+
+@dataclasses.dataclass(frozen=True)
 class Check:
     """A line of a preflight; fix is the command that cures it."""
 
@@ -295,10 +305,18 @@ class Attachment:
     unlocked_users: tuple[str, ...] = ()
     persistence: Persistence = Persistence.UNSPECIFIED
     live_only: str = ""
+    usage: Usage | None = None
 
     @classmethod
     def from_proto(cls, m: Any) -> Attachment:
+        usage = None
+        if m.HasField("usage"):
+            u = m.usage
+            usage = Usage(
+                u.open_files, u.open_files_limit, u.memory, u.memory_limit
+            )
         return cls(
+            usage=usage,
             id=m.id,
             instance=m.instance,
             connection=Connection(
@@ -369,7 +387,12 @@ class Attachment:
         if phase is Phase.DEGRADED:
             if reason == "guest_busy":  # being detached, the guest holds it
                 return ShareStatus.DETACHING
-            if reason in ("share_gone", "needs_reset", "virtiofsd_ended"):
+            if reason in (
+                "needs_reset",
+                "share_gone",
+                "virtiofsd_blocked",
+                "virtiofsd_ended",
+            ):
                 return ShareStatus.ERROR
             return ShareStatus.ACTIVE
         return ShareStatus.ATTACHING

@@ -78,6 +78,7 @@ class FakeAgent:
         a.status.phase, a.status.generation = READY, 1
         a.status.observed_generation = 1
         a.status.since.FromSeconds(1)
+        a.usage.open_files, a.usage.open_files_limit = 5, 1024
         return node_pb2.AttachResponse(attachment=a)
 
     def Detach(self, request, context):
@@ -242,6 +243,7 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(agent.asked.attachment.connection.secret, b"hush")
         self.assertEqual(got.to_proto().connection.secret, b"")
         self.assertEqual(got.instance_uuid, "u-1")
+        self.assertEqual(got.usage, causeway_node.Usage(5, 1024, 0, 0))
         self.assertEqual(got.guest, causeway_node.GuestState.MOUNTED)
         self.assertEqual(got.share_status, causeway_node.ShareStatus.ACTIVE)
         self.assertEqual(got.connection.options, {"k": "v"})
