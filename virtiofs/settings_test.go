@@ -286,37 +286,48 @@ func TestLocks(t *testing.T) {
 	w := bootedGuest(t)
 	share := t.TempDir()
 	putLocker(t, share)
+	const free, taken, no = "locked", "resource temporarily unavailable", "operation not supported"
 	for _, tt := range []struct {
-		name   string
-		shared bool
-		want   map[string]string
+		name string
+		s    virtiofsd.Settings
+		want map[string]string
 	}{
-		{"local", false, map[string]string{"first": "locked", "same guest": "resource temporarily unavailable", "other guest": "locked", "host": "locked", "waits": "locked"}},
-		{"shared", true, map[string]string{"first": "locked", "same guest": "resource temporarily unavailable", "other guest": "resource temporarily unavailable", "host": "resource temporarily unavailable", "waits": "operation not supported"}},
+		{"local", virtiofsd.Settings{}, map[string]string{"waits": free, "holds": free, "same guest": taken, "other guest": free, "host": free, "afterwards": free}},
+		{"shared", virtiofsd.Settings{SharedLocks: true}, map[string]string{"waits": no, "holds": free, "same guest": taken, "other guest": taken, "host": taken, "afterwards": free}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if tt.shared && !program(t).Has(virtiofsd.SharedLocks) {
+			if tt.s.SharedLocks && !program(t).Has(virtiofsd.SharedLocks) {
 				return
 			}
-			s := virtiofsd.Settings{SharedLocks: tt.shared}
-			w.plugged(t, "la", virtiofsd.Daemon{Source: share, Settings: s})
-			w.plugged(t, "lb", virtiofsd.Daemon{Source: share, Settings: s})
-			for _, kind := range []string{"flock", "posix"} {
-				run := func(how, at string) string {
-					return strings.TrimSpace(w.run(t, "/mnt/"+at+"/locker", kind, how, "/mnt/"+at+"/"+tt.name+kind))
+			w.plugged(t, "la", virtiofsd.Daemon{Source: share, Settings: tt.s})
+			w.plugged(t, "lb", virtiofsd.Daemon{Source: share, Settings: tt.s})
+			got := map[string]map[string]string{"flock": {}, "posix": {}}
+			answers := func(script string) {
+				t.Helper()
+				out := w.run(t, "sh", "-c", "for kind in flock posix; do file="+tt.name+"$kind; "+script+"; done")
+				for line := range strings.Lines(out) {
+					kind, rest, _ := strings.Cut(strings.TrimSpace(line), ",")
+					what, answer, ok := strings.Cut(rest, ",")
+					if !ok {
+						t.Fatalf("the guest says %q", out)
+					}
+					got[kind][what] = answer
 				}
-				got := map[string]string{"waits": run("wait", "la")}
-				w.run(t, "sh", "-c", fmt.Sprintf("/mnt/la/locker %s hold /mnt/la/%s >/tmp/held 2>&1 </dev/null & echo $! >/tmp/holder; until [ -s /tmp/held ]; do sleep 0.1; done", kind, tt.name+kind))
-				got["first"] = strings.TrimSpace(w.run(t, "cat", "/tmp/held"))
-				got["same guest"] = run("try", "la")
-				got["other guest"] = run("try", "lb")
-				got["host"] = hostLock(t, kind, filepath.Join(share, tt.name+kind))
-				w.run(t, "sh", "-c", "kill -9 $(cat /tmp/holder); while kill -0 $(cat /tmp/holder) 2>/dev/null; do sleep 0.1; done; rm /tmp/held")
-				if d := cmp.Diff(tt.want, got); d != "" {
+			}
+			answers(`echo "$kind,waits,$(/mnt/la/locker $kind wait /mnt/la/$file)"
+				/mnt/la/locker $kind hold /mnt/la/$file >/tmp/held$kind 2>&1 </dev/null & echo $! >/tmp/holder$kind
+				until [ -s /tmp/held$kind ]; do sleep 0.1; done
+				echo "$kind,holds,$(cat /tmp/held$kind)"
+				echo "$kind,same guest,$(/mnt/la/locker $kind try /mnt/la/$file)"
+				echo "$kind,other guest,$(/mnt/lb/locker $kind try /mnt/lb/$file)"`)
+			for kind := range got {
+				got[kind]["host"] = hostLock(t, kind, filepath.Join(share, tt.name+kind))
+			}
+			answers(`kill -9 $(cat /tmp/holder$kind); while kill -0 $(cat /tmp/holder$kind) 2>/dev/null; do sleep 0.1; done; rm /tmp/held$kind
+				echo "$kind,afterwards,$(/mnt/lb/locker $kind try /mnt/lb/$file)"`)
+			for kind := range got {
+				if d := cmp.Diff(tt.want, got[kind]); d != "" {
 					t.Errorf("%s (-want +got):\n%s", kind, d)
-				}
-				if got := run("try", "lb"); got != "locked" {
-					t.Errorf("%s: when its holder was killed: %s", kind, got)
 				}
 			}
 		})

@@ -160,6 +160,7 @@ func (c *cli) attachmentRepair(n noun[*nodev1.Attachment]) *cobra.Command {
 func (c *cli) attachmentPreflight() *cobra.Command {
 	a := &nodev1.Attachment{}
 	var from connectionFlags
+	var as deviceFlags
 	cmd := &cobra.Command{
 		Use:   "preflight --instance INSTANCE --source KIND:SOURCE",
 		Short: "Check whether an instance can have a share",
@@ -170,6 +171,12 @@ failed: create would be refused for the same reason.`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if a.Connection, err = from.parse(c.in); err != nil {
+				return err
+			}
+			if a.Settings, err = as.settings(cmd); err != nil {
+				return err
+			}
+			if a.Ids, err = as.policy(); err != nil {
 				return err
 			}
 			return c.with(cmd.Context(), task{doing: "preflight of instance " + a.GetInstance()}, func(ctx context.Context, r remote) error {
@@ -188,6 +195,7 @@ failed: create would be refused for the same reason.`,
 	flags.BoolVar(&a.ReadOnly, "read-only", false, "the instance may not write")
 	flags.StringVar(&a.MountAt, "mount-at", "", "it is to be mounted there in the guest, through the guest agent")
 	from.add(cmd)
+	as.add(cmd)
 	must(cmd.MarkFlagRequired("instance"))
 	return cmd
 }

@@ -53,7 +53,11 @@ func properties(s process.Spec, command []string) ([]systemd.Property, error) {
 		p = append(p, property("NetworkNamespacePath", s.NetNS))
 	}
 	if s.Caps != nil {
-		mask, err := process.CapabilityMask(slices.Concat(forLauncher(), s.Caps))
+		caps := slices.Concat(forLauncher(), s.Caps)
+		if s.IDMap != nil {
+			caps = append(caps, "setuid", "setgid", "setfcap") // to write the maps of its user namespace: user_namespaces(7)
+		}
+		mask, err := process.CapabilityMask(caps)
 		if err != nil {
 			return nil, err
 		}

@@ -163,6 +163,22 @@ func TestUnit(t *testing.T) {
 	}
 }
 
+func TestIDMap(t *testing.T) {
+	s, _ := world(t)
+	spec, share := spec(t), t.TempDir()
+	if err := os.Chown(share, 100000, 200000); err != nil {
+		t.Fatal(err)
+	}
+	spec.Path, spec.Args, spec.Env = "/bin/sh", []string{"-c", `stat -c %u:%g "$1"; exec sleep 1000`, "sh", share}, []string{"PATH=/usr/bin:/bin"}
+	spec.IDMap = &process.IDMap{Dir: share, UIDs: []process.IDRange{{Process: 0, Disk: 100000, Count: 9}}, GIDs: []process.IDRange{{Process: 7, Disk: 200000, Count: 9}}}
+	p := start(t, s, spec)
+	await(t, "it sees its owner", func() bool { return strings.TrimSpace(process.Tail(spec.Dir, 100)) == "0:7" })
+	if err := p.Stop(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "no unit is left", func() bool { return loaded(t) == "" })
+}
+
 // At once, while systemd may not have seen the end of the last one.
 func TestAgain(t *testing.T) {
 	s, _ := world(t)
