@@ -117,6 +117,7 @@ func (h libvirt) Detach(_ context.Context, d parts.Device) error {
 }
 
 func (h libvirt) GuestMount(_ context.Context, g parts.GuestMount) error {
+	h.slow("guest mount " + g.Tag)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := h.changing("guest mount %s", g.Tag); err != nil {

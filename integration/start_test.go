@@ -44,6 +44,8 @@ func (n *node) virsh(ctx context.Context, args ...string) string {
 }
 
 func tryVirsh(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // libvirtd may have to learn anew what QEMU can do
+	defer cancel()
 	out, err := exec.CommandContext(ctx, "virsh", append([]string{"-q"}, args...)...).CombinedOutput()
 	if err != nil {
 		return "", errors.New(strings.Join(args, " ") + ": " + string(out))
@@ -108,7 +110,7 @@ func (n *node) isOff(ctx context.Context) {
 // TestInstanceLife is what becomes of an instance that has a share, with libvirt's
 // hook in place: the rows of docs/virtiofs.md that name it.
 func TestInstanceLife(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 6*time.Minute)
+	w, ctx := theWorld(t), limited(t, 10*time.Minute)
 	dir := w.share(t, "docs")
 	n := w.hooked(ctx, t, lab.AgentOptions{Resync: 10 * time.Second})
 	n.attach(ctx, docsVM1())

@@ -290,7 +290,10 @@ func callThen[T any](ctx context.Context, h *Host, lane chan struct{}, f func(hy
 	case r := <-done:
 		return r.v, r.err
 	case <-ctx.Done():
-		return none, fmt.Errorf("libvirt has not answered: %w", context.Cause(ctx))
+		if lane == h.asks { // which guest agents answer, or not
+			return none, fmt.Errorf("libvirt has not answered: %w", context.Cause(ctx))
+		}
+		return none, fmt.Errorf("%w: it has not answered: %w", ErrUnavailable, context.Cause(ctx))
 	}
 }
 
