@@ -69,6 +69,7 @@ func (a *Agent) attachmentFacts(ctx context.Context, at model.Attachment) (prefl
 		f.Program = &program
 	}
 	f.Others = a.othersOf(at, f.Instance.UUID)
+	f.HotPlug, f.Locks = a.obstacles(ctx, at, f.Instance.UUID)
 	err = a.probe(ctx, at.Connection.Kind, func(d driver) error {
 		if d.Prober == nil {
 			return nil
@@ -82,6 +83,19 @@ func (a *Agent) attachmentFacts(ctx context.Context, at model.Attachment) (prefl
 		f.Share.Refused = parts.Classify(err)
 	}
 	return f, nil
+}
+
+// obstacles finds what other attachments keep at from being. What will be over
+// by itself is none.
+func (a *Agent) obstacles(ctx context.Context, at model.Attachment, uuid string) (hotPlug, locks *fault.Error) {
+	m := member{key: objectKey{model.KindAttachment, at.ID}, rec: &intent.Record{Generation: 1, Attachment: intent.AttachmentOf(at, uuid)}}
+	if err := a.pluggable(ctx, m, nil); errors.As(err, &hotPlug) && hotPlug.Reason != fault.NeedsReset {
+		hotPlug = nil
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	errors.As(a.admitLocked(m.key, nil, m.rec), &locks)
+	return hotPlug, locks
 }
 
 // othersOf lists the attachments of an instance but at itself.

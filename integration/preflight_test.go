@@ -99,7 +99,7 @@ func TestPreflightCures(t *testing.T) {
 	// What passes, attaches; and what is full, says so.
 	var ids []string
 	for i := range 4 { // the channel's controller took a port
-		a := &nodev1.Attachment{Id: fmt.Sprintf("cures-%d", i), Instance: "bare", Tag: fmt.Sprintf("t%d", i), Connection: local("cures")}
+		a := &nodev1.Attachment{Id: fmt.Sprintf("cures-%d", i), Instance: "bare", Tag: fmt.Sprintf("t%d", i), Connection: local("cures"), ReadOnly: true}
 		n.attach(ctx, a)
 		ids = append(ids, a.GetId())
 	}

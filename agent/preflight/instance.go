@@ -169,6 +169,20 @@ func (f Facts) share() Finding {
 	return pass("share", "%s is there", f.Share.Name)
 }
 
+func (f Facts) hotPlug() Finding {
+	if e := f.HotPlug; e != nil {
+		return fail("hot-plug", "virsh reset "+f.domain(), e)
+	}
+	return pass("hot-plug", "no dead device holds it up")
+}
+
+func (f Facts) locks() Finding {
+	if e := f.Locks; e != nil {
+		return fail("locks", "--locks shared where virtiofsd can, --read-only, or --force", e)
+	}
+	return pass("locks", "nobody writes to the share without meeting the guest's locks")
+}
+
 func (f Facts) generation() Finding {
 	v := *f.Libvirt
 	return pass("libvirt", "libvirt %s, QEMU %s", dotted(v.Libvirt), dotted(v.QEMU))
@@ -196,7 +210,7 @@ func (f Facts) memoryLimited() uint64 { return cmp.Or(f.Want.Settings.Memory, f.
 func (f Facts) memoryLimit() Finding {
 	limit, guest := f.memoryLimited()>>20, f.Instance.Memory>>10
 	if limit <= guest {
-		return warn("memory-limit", "set virtiofsd.limits.memory in agent.yaml to more than "+fmt.Sprint(guest)+"M, or to none",
+		return warn("memory-limit", fmt.Sprintf("--memory with more than %dM, or virtiofsd.limits.memory in agent.yaml", guest),
 			"virtiofsd may take %d MiB, and the guest's own %d MiB count there where it is the first to touch them: it may be killed", limit, guest)
 	}
 	return pass("memory-limit", "%d MiB", limit)
@@ -214,12 +228,12 @@ func OpenFiles(p parts.Program) Finding {
 	switch {
 	case files < p.WantFiles && p.HostFiles <= p.NrOpen:
 		return warn(name, fmt.Sprintf("systemctl edit causeway-agent: LimitNOFILE=%d", p.WantFiles),
-			"%s, the limit that the agent runs with, and not %d as virtiofsd.limits.files says", why, p.WantFiles)
+			"%s, the limit that the agent runs with, and not %d as was asked for", why, p.WantFiles)
 	case files < p.WantFiles:
 		return warn(name, fmt.Sprintf("sysctl -w fs.nr_open=%d, then restart the agent", p.WantFiles),
-			"%s, the host's fs.nr_open, and not %d as virtiofsd.limits.files says", why, p.WantFiles)
+			"%s, the host's fs.nr_open, and not %d as was asked for", why, p.WantFiles)
 	case files < enoughFiles:
-		return warn(name, "set virtiofsd.limits.files in agent.yaml to 1M", "%s: a guest that walks over more files than that gets errors", why)
+		return warn(name, "--open-files 1M, or virtiofsd.limits.files in agent.yaml", "%s: a guest that walks over more files than that gets errors", why)
 	case p.FileMax-p.FilesOpen < files:
 		return warn(name, fmt.Sprintf("sysctl -w fs.file-max=%d", p.FilesOpen+2*files), "%s, but this host only %d more in all", why, p.FileMax-p.FilesOpen)
 	}

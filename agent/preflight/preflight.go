@@ -27,6 +27,8 @@ type Facts struct {
 	Missing  *fault.Error      // why there is no program
 	Libvirt  *parts.Hypervisor // what the instance runs on
 	Guest    *parts.GuestAgent
+	HotPlug  *fault.Error // why nothing can be plugged into the instance, or nil
+	Locks    *fault.Error // why it may not be a further writer, or nil
 	Share    *Share
 }
 
@@ -91,19 +93,21 @@ func Look(f Facts) []Finding {
 		add(f.tag())
 	}
 	if f.Instance.Running {
-		add(f.ports())
+		add(f.ports(), f.hotPlug())
 	}
 	if f.Missing != nil || f.Program != nil {
 		add(f.virtiofsd())
 	}
 	if f.Share != nil {
-		add(f.share())
+		add(f.share(), f.locks())
 	}
 	if slices.ContainsFunc(f.Others, func(o Other) bool { return o.Share }) {
 		add(f.twice())
 	}
 	if f.Program != nil {
-		add(OpenFiles(*f.Program))
+		p := *f.Program
+		p.WantFiles = cmp.Or(f.Want.Settings.OpenFiles, p.WantFiles)
+		add(OpenFiles(p))
 		if f.memoryLimited() != 0 {
 			add(f.memoryLimit())
 		}

@@ -52,16 +52,19 @@ func TestLook(t *testing.T) {
 		"no share": {func(f *Facts) {
 			f.Share.Refused = &fault.Error{Kind: fault.NotFound, Reason: fault.ShareNotFound, Message: "none"}
 		}, "share", model.Fail, fault.ShareNotFound, ""},
-		"share twice":         {func(f *Facts) { f.Others = []Other{{ID: "o", Tag: "other", Share: true}} }, "share-twice", model.Warn, "", "causeway attachment show o"},
-		"agent's hard limit":  {func(f *Facts) { f.Program.HostFiles = 524288 }, "open-files", model.Warn, "", "LimitNOFILE=1048576"},
-		"host's limit":        {func(f *Facts) { f.Program.NrOpen, f.Program.HostFiles = 65536, 1<<30 }, "open-files", model.Warn, "", "fs.nr_open=1048576"},
-		"few files by choice": {func(f *Facts) { f.Program.WantFiles = 4096 }, "open-files", model.Warn, "", "virtiofsd.limits.files"},
-		"the host's are used": {func(f *Facts) { f.Program.FileMax, f.Program.FilesOpen = 1<<20, 9000 }, "open-files", model.Warn, "", "fs.file-max"},
-		"too little memory":   {func(f *Facts) { f.Program.Memory = 256 << 20 }, "memory-limit", model.Warn, "", "more than 512M"},
-		"enough memory":       {func(f *Facts) { f.Program.Memory = 1 << 30 }, "memory-limit", model.Pass, "", ""},
-		"no channel":          {func(f *Facts) { f.Guest = &parts.GuestAgent{} }, "guest-agent", model.Warn, "", "org.qemu.guest_agent.0"},
-		"mute agent":          {func(f *Facts) { f.Guest.Err = errors.New("it does not answer") }, "guest-agent", model.Warn, "", "systemctl enable --now qemu-guest-agent"},
-		"guest-exec is off":   {func(f *Facts) { f.Guest.Commands = []string{"guest-ping"} }, "guest-agent", model.Warn, "", "allow guest-exec, guest-exec-status"},
+		"wedged":               {func(f *Facts) { f.HotPlug = fault.Preconditionf(fault.NeedsReset, "wedged") }, "hot-plug", model.Fail, fault.NeedsReset, "virsh reset vm1"},
+		"other locks":          {func(f *Facts) { f.Locks = fault.Preconditionf(fault.LocksNotShared, "other") }, "locks", model.Fail, fault.LocksNotShared, "--force"},
+		"few files for itself": {func(f *Facts) { f.Want.Settings.OpenFiles = 4096 }, "open-files", model.Warn, "", "--open-files 1M"},
+		"share twice":          {func(f *Facts) { f.Others = []Other{{ID: "o", Tag: "other", Share: true}} }, "share-twice", model.Warn, "", "causeway attachment show o"},
+		"agent's hard limit":   {func(f *Facts) { f.Program.HostFiles = 524288 }, "open-files", model.Warn, "", "LimitNOFILE=1048576"},
+		"host's limit":         {func(f *Facts) { f.Program.NrOpen, f.Program.HostFiles = 65536, 1<<30 }, "open-files", model.Warn, "", "fs.nr_open=1048576"},
+		"few files by choice":  {func(f *Facts) { f.Program.WantFiles = 4096 }, "open-files", model.Warn, "", "--open-files 1M"},
+		"the host's are used":  {func(f *Facts) { f.Program.FileMax, f.Program.FilesOpen = 1<<20, 9000 }, "open-files", model.Warn, "", "fs.file-max"},
+		"too little memory":    {func(f *Facts) { f.Program.Memory = 256 << 20 }, "memory-limit", model.Warn, "", "--memory with more than 512M"},
+		"enough memory":        {func(f *Facts) { f.Program.Memory = 1 << 30 }, "memory-limit", model.Pass, "", ""},
+		"no channel":           {func(f *Facts) { f.Guest = &parts.GuestAgent{} }, "guest-agent", model.Warn, "", "org.qemu.guest_agent.0"},
+		"mute agent":           {func(f *Facts) { f.Guest.Err = errors.New("it does not answer") }, "guest-agent", model.Warn, "", "systemctl enable --now qemu-guest-agent"},
+		"guest-exec is off":    {func(f *Facts) { f.Guest.Commands = []string{"guest-ping"} }, "guest-agent", model.Warn, "", "allow guest-exec, guest-exec-status"},
 	} {
 		f := good()
 		c.change(&f)
@@ -100,7 +103,7 @@ func TestOrder(t *testing.T) {
 		}
 		names = append(names, l.Name)
 	}
-	want := []string{"instance", "shared-memory", "tag", "ports", "virtiofsd", "share", "open-files", "memory-limit", "libvirt", "guest-agent"}
+	want := []string{"instance", "shared-memory", "tag", "ports", "hot-plug", "virtiofsd", "share", "locks", "open-files", "memory-limit", "libvirt", "guest-agent"}
 	if d := cmp.Diff(want, names); d != "" {
 		t.Error(d)
 	}
