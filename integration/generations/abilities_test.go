@@ -130,6 +130,11 @@ var abilities = []finding{
 			_, err := s.guest.Shell(ctx, "ls /tmp/threads-wrote")
 			return err == nil, err
 		}))
+		// The one in C had threads too, and died of them at this.
+		s.fill(dir, 100)
+		for range 5 {
+			s.in(ctx, "ls -l /mnt/threads >/dev/null; echo 2 >/proc/sys/vm/drop_caches; cat /mnt/threads/other")
+		}
 		return "yes"
 	}),
 	able("squash_ids", &nodev1.Attachment{Ids: &nodev1.IdPolicy{Policy: &nodev1.IdPolicy_Squash{Squash: &nodev1.IdSquash{Uid: 1234, Gid: 1235}}}}, owned(1234, 1235)),

@@ -42,7 +42,8 @@ func (s seat) daemon(ctx context.Context, options ...string) *hand {
 	dir, err := lab.TempDir()
 	s.must(err)
 	h := &hand{dir: dir, socket: filepath.Join(dir, "sock"), options: options}
-	s.must(os.Mkdir(h.share(), 0o755))
+	// QEMU need not be root.
+	s.must(errors.Join(os.Chmod(dir, 0o755), os.Mkdir(h.share(), 0o755)))
 	h.start(ctx, s)
 	s.Cleanup(func() { h.kill() })
 	return h
@@ -62,7 +63,7 @@ func (h *hand) start(ctx context.Context, s seat) {
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s.must(h.cmd.Start())
 	s.must(lab.Wait(ctx, func() (bool, error) {
-		_, err := os.Stat(h.socket)
+		err := os.Chmod(h.socket, 0o777)
 		return err == nil, err
 	}))
 }
