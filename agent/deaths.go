@@ -13,6 +13,9 @@ import (
 
 // noteDeath tells once of a virtiofsd that died under its device.
 func (a *Agent) noteDeath(m member) {
+	if m.cut {
+		return // it was ended under its device
+	}
 	d, err := a.o.Daemons.Death(a.at.Daemon(m.key.id))
 	if err != nil || d == nil || !d.Over {
 		return // one that is not known yet is looked at again when its device goes
