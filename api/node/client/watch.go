@@ -119,9 +119,9 @@ func (c *Client) WaitInSync(ctx context.Context) (*nodev1.GetNodeResponse, error
 	}
 }
 
-// WaitAttachment returns an attachment when done says so of it, and nothing
-// that is not there: NOT_FOUND, unknown_id. When ctx ends first the error,
-// DEADLINE_EXCEEDED, has the reason for which the attachment was last not ready.
+// WaitAttachment returns an attachment when done says so of it: NOT_FOUND,
+// unknown_id, where it is not there. When ctx ends first, the error has ctx's
+// code, and the reason for which the attachment was last not ready.
 func (c *Client) WaitAttachment(ctx context.Context, id string, done func(*nodev1.Attachment) bool) (*nodev1.Attachment, error) {
 	var last *nodev1.Attachment
 	for r, err := range c.Watch(ctx) {

@@ -350,7 +350,7 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(agent.calls, 1)
         agent.answers, agent.calls = [AWAY], 0
         with self.assertRaises(causeway_node.CausewayError) as raised:
-            self.client().detach("a", timeout=0.5)
+            self.client().detach("a", timeout=2)
         self.assertTrue(raised.exception.retryable)
         self.assertGreater(agent.calls, 1)
 
@@ -409,7 +409,7 @@ class ClientTest(unittest.TestCase):
             self.client().wait_attachment("a")
         agent.watches = [([event(PUT, "a", WORKING), event(SYNCED)], None)]
         with self.assertRaises(causeway_node.TimedOut) as raised:
-            self.client().wait_attachment("a", timeout=0.5)
+            self.client().wait_attachment("a", timeout=2)
         self.assertEqual(raised.exception.reason, "r")
 
     def test_wait_in_sync(self):
@@ -418,7 +418,7 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(agent.calls, 3)
         agent.synced = [False]
         with self.assertRaises(causeway_node.TimedOut):
-            self.client().wait_in_sync(timeout=0.3)
+            self.client().wait_in_sync(timeout=1)
 
 
 class ShareStatusTest(unittest.TestCase):
