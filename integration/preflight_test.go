@@ -23,7 +23,7 @@ func TestPreflightCures(t *testing.T) {
 	if _, err := exec.LookPath("virt-xml"); err != nil {
 		t.Fatalf("%v: make deps", err)
 	}
-	ctx := limited(t, 4*time.Minute)
+	ctx := limited(t, 8*time.Minute)
 	w.share(t, "cures")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	guest, err := w.libvirt.Define(ctx, lab.GuestOptions{Name: "bare", NoSharedMemory: true, NoAgent: true, Ports: 1})

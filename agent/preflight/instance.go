@@ -120,8 +120,7 @@ func (f Facts) morePorts() string {
 	if !f.Instance.Express {
 		return "virt-xml " + f.domain() + " --add-device --controller type=pci,model=pci-bridge"
 	}
-	add := "virt-xml " + f.domain() + " --add-device --controller type=pci,model=pcie-root-port"
-	return strings.Join(slices.Repeat([]string{add}, spare), " && ")
+	return "virt-xml " + f.domain() + " --add-device" + strings.Repeat(" --controller type=pci,model=pcie-root-port", spare)
 }
 
 // twice warns of what is allowed: the guest then sees one share as two file
