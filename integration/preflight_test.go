@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -124,4 +125,30 @@ func TestPreflightCures(t *testing.T) {
 	ports(want("guest-agent"), "8")
 	off()
 	n.finish(ctx)
+}
+
+// TestAppArmorNeedsARule asks the program that writes AppArmor's rules for each
+// instance: none lets QEMU connect to our socket. It needs no AppArmor for that.
+func TestAppArmorNeedsARule(t *testing.T) {
+	const helper, uuid = "/usr/lib/libvirt/virt-aa-helper", "6b3c8bb4-0a34-4b8b-9d3e-3b1b5c1e8f10"
+	if _, err := os.Stat(helper); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("%v: make deps", err)
+		}
+		t.Skip(err)
+	}
+	c := exec.CommandContext(t.Context(), helper, "--create", "--dryrun", "--uuid", "libvirt-"+uuid)
+	c.Stdin = strings.NewReader(`<domain type='qemu'><name>vm1</name><uuid>` + uuid + `</uuid><memory unit='MiB'>64</memory>
+<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking><os><type arch='x86_64' machine='q35'>hvm</type></os>
+<devices><filesystem type='mount'><driver type='virtiofs'/><source socket='/run/causeway/virtiofs/docs/sock'/><target dir='docs'/></filesystem></devices></domain>`)
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if !strings.Contains(string(out), "/vm1.log") {
+		t.Errorf("no rules at all:\n%s", out)
+	}
+	if strings.Contains(string(out), "causeway") {
+		t.Errorf("libvirt allows the socket by itself, so that packaging/apparmor-libvirt-qemu is needless:\n%s", out)
+	}
 }

@@ -23,10 +23,9 @@ type confinement struct {
 // the first, newer ones the second too.
 var localRules = []string{"/etc/apparmor.d/local/abstractions/libvirt-qemu", "/etc/apparmor.d/abstractions/libvirt-qemu.d/*"}
 
-// check warns where a policy is known to be in the way: with AppArmor, libvirt's
-// virt-aa-helper writes rules for the sockets of a virtiofsd of libvirt's own,
-// and none for those of others (libvirt 9.0, src/security/virt-aa-helper.c,
-// get_files).
+// check warns where a policy is known to be in the way: with AppArmor libvirt's
+// virt-aa-helper writes the rules of each instance, and has none for the socket
+// of a virtiofsd that libvirt did not start (seen with 9.0).
 func (c confinement) check(ctx context.Context) model.Check {
 	check := model.Check{Name: "qemu-confinement", Verdict: model.Warn}
 	is, err := c.host.Confinement(ctx)
