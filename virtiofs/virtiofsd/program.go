@@ -66,8 +66,8 @@ var abilities = []struct {
 	{Xattr, "-o xattr|", "--xattr"},
 	{PosixACL, "-o posix_acl", "--posix-acl"},
 	{SharedLocks, "-o posix_lock|", ""},
-	// The C one has --thread-pool-size too, and dies of it: with 8 threads, in six
-	// of seven tries when the guest first forgot 50 files at once (7.2.22).
+	// The C one has --thread-pool-size too, and dies of it: with 8 threads, in
+	// four of five tries, when the guest first forgot 50 files at once (7.2.22).
 	{Threads, "", "--thread-pool-size"},
 	{SelfReadOnly, "", "--readonly"},
 	{FileHandles, "", "--inode-file-handles"},
