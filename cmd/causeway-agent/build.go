@@ -205,11 +205,11 @@ func checkHook(context.Context) model.Check {
 	case err != nil:
 		check.Message, check.Fix = err.Error(), "ls -l "+hook.Program
 	case state == hook.Missing:
-		check.Message = "shares are plugged in anew after each start of an instance, since libvirt does not tell of it before"
-		check.Fix = "mkdir -p " + filepath.Dir(hook.Program) + " && ln -s /usr/share/causeway/libvirt-hook " + hook.Program + " && systemctl restart libvirtd; running instances go on"
+		check.Message = "shares are plugged in anew after each start of an instance, since libvirt does not tell of it before; over its restart running instances go on"
+		check.Fix = "mkdir -p " + filepath.Dir(hook.Program) + " && ln -s /usr/share/causeway/libvirt-hook " + hook.Program + " && systemctl restart libvirtd"
 	case state == hook.Unread:
-		check.Message = "libvirt was started before its hook was installed, and may not run it"
-		check.Fix = "systemctl restart libvirtd; running instances go on"
+		check.Message = "libvirt was started before its hook was installed, and may not run it; over its restart running instances go on"
+		check.Fix = "systemctl restart libvirtd"
 	default:
 		check.Verdict, check.Message = model.Pass, hook.Program+" tells of instances that are about to start"
 	}
