@@ -17,6 +17,9 @@ const (
 	// forcedStep bounds each request to a guest that a share is taken from with
 	// force.
 	forcedStep = 5 * time.Second
+	// shortLook is what libvirt gets to say whether the device is there still,
+	// when the guest's time is over: without an answer it may be.
+	shortLook = 2 * time.Second
 	// glanceAgain is how often a guest is asked whether its mount is there,
 	// which nobody else tells.
 	glanceAgain = 15 * time.Second
@@ -190,7 +193,9 @@ func (a *Agent) endDaemon(ctx context.Context, m member) error {
 	if !m.cut {
 		return a.o.Daemons.Stop(ctx, dir)
 	}
-	i, err := a.o.Instances.Instance(ctx, m.rec.Attachment.InstanceUUID)
+	look, cancel := context.WithTimeout(ctx, shortLook)
+	defer cancel()
+	i, err := a.o.Instances.Instance(look, m.rec.Attachment.InstanceUUID)
 	switch {
 	case err != nil && parts.Classify(err).Reason != fault.InstanceNotFound, hasDevice(i, m.rec.Attachment.Alias):
 		return a.o.Daemons.Revoke(ctx, dir)
