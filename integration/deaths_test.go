@@ -78,7 +78,7 @@ func (n *node) becomes(ctx context.Context, id string, phase nodev1.Phase, reaso
 
 // TestDeaths has virtiofsd die in every way under a guest that uses it.
 func TestDeaths(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 6*time.Minute)
+	w, ctx := theWorld(t), limited(t, 8*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	mounted := func(id string) *nodev1.Attachment {
@@ -175,6 +175,7 @@ func TestDeaths(t *testing.T) {
 		}},
 		// With the keeper goes what answers for it, and only a reset helps.
 		{"keeper killed with a request in flight", func(ctx context.Context, n *node) {
+			n.attach(ctx, mounted("more2")) // it may be there already
 			before := n.running("virtiofsd")
 			n.signalProcess("virtiofsd", syscall.SIGSTOP)
 			held, cancel := context.WithCancel(ctx)
@@ -191,7 +192,7 @@ func TestDeaths(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+			ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 			defer cancel()
 			c.do(ctx, n.within(t))
 		})
