@@ -84,15 +84,6 @@ func (v victim) signal(t *testing.T, s syscall.Signal, pids ...int) {
 	}
 }
 
-func (v victim) keeper(t *testing.T) int {
-	t.Helper()
-	p, err := v.daemons.Find(v.daemon)
-	if err != nil || p == nil {
-		t.Fatalf("Find = %v, %v", p, err)
-	}
-	return p.Identity().PID
-}
-
 // begin runs a shell line in the guest, and returns what tells how it ended.
 func (v victim) begin(t *testing.T, line string) func(context.Context) (execStatus, error) {
 	t.Helper()

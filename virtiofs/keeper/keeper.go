@@ -103,8 +103,8 @@ func Run(o Options) error {
 	if err := k.accept(); err != nil {
 		return errors.Join(err, k.unreport())
 	}
-	alive, err := k.pass()
-	if err != nil || !alive {
+	ended, err := k.pass()
+	if err != nil || !ended {
 		return errors.Join(err, k.leave())
 	}
 	return k.standIn()
@@ -123,7 +123,9 @@ func (k *keeper) start() error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(listener)
+	// It closes the descriptor, at the latest when it is collected: nobody else may.
+	theirs := os.NewFile(uintptr(listener), "listener")
+	defer theirs.Close()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
@@ -136,7 +138,7 @@ func (k *keeper) start() error {
 	k.pidfd = -1
 	proc, err := os.StartProcess(k.Program[0], append(k.Program, fmt.Sprintf("--fd=%d", childFD)), &os.ProcAttr{
 		Env:   os.Environ(),
-		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, os.NewFile(uintptr(listener), "listener")},
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs},
 		Sys:   k.attributes(),
 	})
 	if err != nil {
