@@ -382,6 +382,10 @@ func TestSecondWriter(t *testing.T) {
 		return err
 	}(), "attachment/first")
 	unlocked("first")
+	checks, err := a.PreflightAttachment(ctx, model.Attachment{Instance: "vm1", Connection: share("docs")})
+	if i := slices.IndexFunc(checks, func(c model.Check) bool { return c.Name == "locks" }); err != nil || i < 0 || checks[i].Reason != fault.LocksNotShared {
+		t.Errorf("preflight: %+v, %v", checks, err)
+	}
 
 	must(at("second", force))
 	unlocked("first", "attachment/second")

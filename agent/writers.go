@@ -16,8 +16,7 @@ func (a *Agent) writer(key objectKey, r *intent.Record) (w device.Writer, ok boo
 	case r.Removing:
 		return w, false
 	case r.Export != nil:
-		// Ganesha takes its clients' locks on the host's files. A caller who did
-		// not want it beside an attachment had to be asked when that came.
+		// Ganesha takes its clients' locks on the host's files.
 		w.OnHost = true
 		return w, !r.Export.ReadOnly && access.MayWrite(r.Export.Rules, time.Now())
 	case r.Attachment != nil:
@@ -57,7 +56,6 @@ func (a *Agent) admitLocked(key objectKey, old, next *intent.Record) error {
 	if !ok {
 		return nil
 	}
-	w.Forces = w.Accepts
 	return w.Admit(a.promisedLocked(key, next))
 }
 

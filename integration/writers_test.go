@@ -22,11 +22,14 @@ import (
 func (n *node) locked(ctx context.Context, holder, other *lab.Guest, held, tried string) map[string]string {
 	n.t.Helper()
 	outcome := map[string]string{}
-	for _, kind := range []string{"flock", "posix"} {
-		locker := filepath.Dir(held) + "/locker " + kind
-		_, err := holder.Shell(ctx, locker+" hold "+held+" >/tmp/held 2>&1 </dev/null & echo $! >/tmp/holder; until [ -s /tmp/held ]; do sleep 0.1; done; grep -q ^locked /tmp/held")
+	for guest, at := range map[*lab.Guest]string{holder: held, other: tried} {
+		_, err := guest.Shell(ctx, "cp "+filepath.Dir(at)+"/locker /tmp") // from there it starts sooner
 		n.must(err)
-		out, err := other.Shell(ctx, filepath.Dir(tried)+"/locker "+kind+" try "+tried)
+	}
+	for _, kind := range []string{"flock", "posix"} {
+		_, err := holder.Shell(ctx, "/tmp/locker "+kind+" hold "+held+" >/tmp/held 2>&1 </dev/null & echo $! >/tmp/holder; until [ -s /tmp/held ]; do sleep 0.1; done; grep -q ^locked /tmp/held")
+		n.must(err)
+		out, err := other.Shell(ctx, "/tmp/locker "+kind+" try "+tried)
 		n.must(err)
 		outcome[kind] = strings.TrimSpace(out)
 		_, err = holder.Shell(ctx, "kill -9 $(cat /tmp/holder); while kill -0 $(cat /tmp/holder) 2>/dev/null; do sleep 0.1; done; rm /tmp/held")
@@ -40,7 +43,7 @@ func (n *node) locked(ctx context.Context, holder, other *lab.Guest, held, tried
 func TestTwoWriters(t *testing.T) {
 	w, ctx := theWorld(t), limited(t, 5*time.Minute)
 	dir := w.share(t, "docs")
-	build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "locker"), "../virtiofs/testdata/locker")
+	build := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", filepath.Join(dir, "locker"), "../virtiofs/testdata/locker")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

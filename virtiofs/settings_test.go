@@ -273,7 +273,7 @@ func hostLock(t *testing.T, kind, file string) string {
 // putLocker builds the program of testdata/locker into dir.
 func putLocker(t *testing.T, dir string) {
 	t.Helper()
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "locker"), "./testdata/locker")
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", filepath.Join(dir, "locker"), "./testdata/locker")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -314,17 +314,18 @@ func TestLocks(t *testing.T) {
 					got[kind][what] = answer
 				}
 			}
-			answers(`echo "$kind,waits,$(/mnt/la/locker $kind wait /mnt/la/$file)"
-				/mnt/la/locker $kind hold /mnt/la/$file >/tmp/held$kind 2>&1 </dev/null & echo $! >/tmp/holder$kind
+			answers(`[ -x /tmp/locker ] || cp /mnt/la/locker /tmp
+				echo "$kind,waits,$(/tmp/locker $kind wait /mnt/la/$file)"
+				/tmp/locker $kind hold /mnt/la/$file >/tmp/held$kind 2>&1 </dev/null & echo $! >/tmp/holder$kind
 				until [ -s /tmp/held$kind ]; do sleep 0.1; done
 				echo "$kind,holds,$(cat /tmp/held$kind)"
-				echo "$kind,same guest,$(/mnt/la/locker $kind try /mnt/la/$file)"
-				echo "$kind,other guest,$(/mnt/lb/locker $kind try /mnt/lb/$file)"`)
+				echo "$kind,same guest,$(/tmp/locker $kind try /mnt/la/$file)"
+				echo "$kind,other guest,$(/tmp/locker $kind try /mnt/lb/$file)"`)
 			for kind := range got {
 				got[kind]["host"] = hostLock(t, kind, filepath.Join(share, tt.name+kind))
 			}
 			answers(`kill -9 $(cat /tmp/holder$kind); while kill -0 $(cat /tmp/holder$kind) 2>/dev/null; do sleep 0.1; done; rm /tmp/held$kind
-				echo "$kind,afterwards,$(/mnt/lb/locker $kind try /mnt/lb/$file)"`)
+				echo "$kind,afterwards,$(/tmp/locker $kind try /mnt/lb/$file)"`)
 			for kind := range got {
 				if d := cmp.Diff(tt.want, got[kind]); d != "" {
 					t.Errorf("%s (-want +got):\n%s", kind, d)

@@ -138,7 +138,6 @@ func TestNeeds(t *testing.T) {
 func TestAdmit(t *testing.T) {
 	local, accepting := Writer{Name: "attachment/local"}, Writer{Name: "attachment/forced", Accepts: true}
 	shared, export := Writer{Name: "attachment/shared", OnHost: true}, Writer{Name: "export/e", OnHost: true}
-	forcing := Writer{Name: "attachment/forcing", Accepts: true, Forces: true}
 	for _, tt := range []struct {
 		w        Writer
 		others   []Writer
@@ -154,7 +153,7 @@ func TestAdmit(t *testing.T) {
 		{local, []Writer{accepting}, false, []string{"attachment/forced"}}, // its own guest was not asked
 		{export, []Writer{accepting}, true, []string{"attachment/forced"}},
 		{shared, []Writer{accepting, export}, true, []string{"attachment/forced"}},
-		{forcing, []Writer{local, export}, true, []string{"attachment/local", "export/e"}},
+		{accepting, []Writer{local, export}, true, []string{"attachment/local", "export/e"}},
 	} {
 		err := tt.w.Admit(tt.others)
 		if tt.admitted {

@@ -34,8 +34,7 @@ func ScopeOf(l Locks, across bool) Scope {
 type Writer struct {
 	Name    string // "attachment/ID", "export/ID"
 	OnHost  bool   // its locks are on the host, where those of others like it meet them
-	Accepts bool   // its caller let others in that do not meet its locks
-	Forces  bool   // its caller says so now
+	Accepts bool   // its caller has forced it: others are let in that do not meet its locks
 }
 
 // Unlocked names the others that w's locks do not meet.
@@ -52,8 +51,9 @@ func (w Writer) Unlocked(others []Writer) []string {
 
 // Admit says why w may not be a further writer beside the others: LocksNotShared.
 // Two that do not meet each other's locks may both believe that a file is
-// theirs alone. The others' callers were told when they came; so one that is
-// not forced has to meet the locks of all that did not accept it.
+// theirs alone. One that is not forced itself, as an export never is, has to
+// meet the locks of all others, but for those that accept it; one whose locks
+// are in its guest meets nobody's, and its guest was not asked.
 func (w Writer) Admit(others []Writer) error {
 	var against []Writer
 	for _, o := range others {
@@ -62,7 +62,7 @@ func (w Writer) Admit(others []Writer) error {
 		}
 	}
 	names := w.Unlocked(against)
-	if len(names) == 0 || w.Forces {
+	if len(names) == 0 || w.Accepts {
 		return nil
 	}
 	const most = 5 // of what is told
