@@ -60,5 +60,7 @@
 //
 // A guest boots in 4 s under software emulation, and costs about 200 MB. KVM is
 // used where the processor has it; CAUSEWAY_LAB_KVM=0 or 1 decides otherwise.
-// CAUSEWAY_GUEST_DIR holds the guest's image; .cache/guest by default.
+// CAUSEWAY_GUEST_DIR holds the guest's image, and systemd.cpio, a Debian with
+// systemd in place of busybox, for tests that boot it themselves; .cache/guest by
+// default.
 package lab
