@@ -10,6 +10,7 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/move"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/preflight"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
@@ -45,6 +46,9 @@ func (a *Agent) Prepare(ctx context.Context, at model.Attachment, expires time.T
 		return model.Attachment{}, err
 	}
 	created, err := a.edit(ctx, key, at.Connection.Secret, func(old *intent.Record) (*intent.Record, error) {
+		if old != nil && old.Removing {
+			return nil, beingRemoved(key)
+		}
 		r, err := a.attachmentRecord(key, old, at, parts.Instance{UUID: at.Instance})
 		if err != nil {
 			return nil, err
@@ -86,12 +90,12 @@ func (a *Agent) preflightMove(ctx context.Context, key objectKey, at model.Attac
 	case move.Here:
 		return fault.Preconditionf(fault.InstanceHere, "instance %s runs on this host already: attach the share to it", word.Quote(at.Instance))
 	}
-	return a.probe(ctx, at.Connection.Kind, func(d driver) error {
-		if d.Prober == nil {
-			return nil
-		}
-		return d.Prober.Probe(ctx, at.Connection)
-	})
+	// What the instance is like is seen when it has come.
+	facts, err := a.hostFacts(ctx, at, parts.Instance{UUID: at.Instance, Running: true, SharedMemory: true, FreePorts: 1})
+	if err != nil {
+		return err
+	}
+	return preflight.Refusal(preflight.Look(facts))
 }
 
 // Finish waits until an instance that was prepared for has arrived and has the
@@ -287,7 +291,7 @@ func (a *Agent) endMoves(ctx context.Context, g *group, members []member) bool {
 	ended := false
 	for _, m := range members {
 		at := m.rec.Attachment
-		if at == nil || at.Move == nil || m.rec.Removing || a.waits(g, m) {
+		if at == nil || at.Move == nil || m.rec.Removing || g.starting[m.key] || a.waits(g, m) {
 			continue
 		}
 		answer := g.answers[at.InstanceUUID]
@@ -296,7 +300,9 @@ func (a *Agent) endMoves(ctx context.Context, g *group, members []member) bool {
 		}
 		// Nobody can take it back: what an event may yet tell has to be asked for.
 		delete(g.answers, at.InstanceUUID)
-		i, err := g.answers.get(ctx, a.o.Instances, at.InstanceUUID)
+		asking, done := a.starts.Guard(ctx, at.InstanceUUID)
+		i, err := g.answers.get(asking, a.o.Instances, at.InstanceUUID)
+		done()
 		end := at.Move.End(placeOf(i, err), m.at)
 		if end == move.Goes || end == move.Returned && i.Running && !a.isServed(m) {
 			continue
@@ -308,6 +314,9 @@ func (a *Agent) endMoves(ctx context.Context, g *group, members []member) bool {
 			a.mu.Unlock()
 			continue
 		}
+		a.mu.Lock()
+		delete(g.kept, m.key)
+		a.mu.Unlock()
 		ended = true
 	}
 	return ended

@@ -54,14 +54,19 @@ func (a *Agent) PreflightAttachment(ctx context.Context, at model.Attachment) ([
 
 // attachmentFacts looks at what can refuse an attachment.
 func (a *Agent) attachmentFacts(ctx context.Context, at model.Attachment) (preflight.Facts, error) {
+	i, err := a.o.Instances.Instance(ctx, at.Instance)
+	if err != nil {
+		return preflight.Facts{}, parts.Classify(err)
+	}
+	return a.hostFacts(ctx, at, i)
+}
+
+// hostFacts looks at what can refuse an attachment, but for its instance.
+func (a *Agent) hostFacts(ctx context.Context, at model.Attachment, i parts.Instance) (preflight.Facts, error) {
 	at.Settings = at.Settings.Or(a.o.Settings)
-	f := preflight.Facts{Want: at, Share: &preflight.Share{Name: at.Connection.Kind + ":" + at.Connection.Source}}
+	f := preflight.Facts{Want: at, Instance: i, Share: &preflight.Share{Name: at.Connection.Kind + ":" + at.Connection.Source}}
 	if at.ID != "" {
 		f.Alias = intent.Alias(at.ID)
-	}
-	var err error
-	if f.Instance, err = a.o.Instances.Instance(ctx, at.Instance); err != nil {
-		return f, parts.Classify(err)
 	}
 	if program, err := a.o.Daemons.Program(ctx); err != nil {
 		f.Missing = parts.Classify(err)
@@ -70,7 +75,7 @@ func (a *Agent) attachmentFacts(ctx context.Context, at model.Attachment) (prefl
 	}
 	f.Others = a.othersOf(at, f.Instance.UUID)
 	f.HotPlug, f.Locks = a.obstacles(ctx, at, f.Instance.UUID)
-	err = a.probe(ctx, at.Connection.Kind, func(d driver) error {
+	err := a.probe(ctx, at.Connection.Kind, func(d driver) error {
 		if d.Prober == nil {
 			return nil
 		}

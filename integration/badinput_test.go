@@ -33,6 +33,14 @@ func (n *node) call(ctx context.Context, request any) (err error) {
 		_, err = n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: r, Force: true})
 	case *nodev1.AttachRequest:
 		_, err = n.attachments.Attach(ctx, r)
+	case *nodev1.PrepareAttachmentRequest:
+		_, err = n.attachments.Prepare(ctx, r)
+	case *nodev1.FinishAttachmentRequest:
+		_, err = n.attachments.Finish(ctx, r)
+	case *nodev1.ReleaseAttachmentRequest:
+		_, err = n.attachments.Release(ctx, r)
+	case *nodev1.RollbackAttachmentRequest:
+		_, err = n.attachments.Rollback(ctx, r)
 	case *nodev1.Network:
 		_, err = n.networks.Put(ctx, &nodev1.PutNetworkRequest{Network: r})
 	case *nodev1.UpdateNetworkRequest:

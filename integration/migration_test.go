@@ -17,6 +17,65 @@ import (
 	"github.com/causeway-project/causeway/integration/lab"
 )
 
+// TestBadMoves refuses what cannot move.
+func TestBadMoves(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, time.Minute)
+	w.share(t, "docs")
+	n := w.started(ctx, t, lab.AgentOptions{})
+	n.attach(ctx, attached("good", "docs"))
+	later := func(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(time.Now().Add(d)) }
+	prepare := func(instance string, expires *timestamppb.Timestamp, change func(*nodev1.Attachment)) *nodev1.PrepareAttachmentRequest {
+		return &nodev1.PrepareAttachmentRequest{ExpiresAt: expires, Attachment: withAttachment(func(a *nodev1.Attachment) {
+			a.Instance = instance
+			if change != nil {
+				change(a)
+			}
+		})}
+	}
+	release := func(id string, expires *timestamppb.Timestamp) *nodev1.ReleaseAttachmentRequest {
+		return &nodev1.ReleaseAttachmentRequest{Id: id, ExpiresAt: expires}
+	}
+	const absent = "8c5b4ff3-6d52-4d4c-9bb1-000000000001"
+	invalid := func(reason string) refusal { return refusal{codes.InvalidArgument, reason} }
+	unknown := refusal{codes.NotFound, "unknown_id"}
+	n.refuse(ctx, []badCall{
+		{"prepare for a name", prepare("vm1", inTenMinutes(), nil), invalid("bad_instance"), "virsh domuuid"},
+		{"prepare for a UUID in capitals", prepare(strings.ToUpper(absent), inTenMinutes(), nil), invalid("bad_instance"), "in lower case"},
+		{"prepare for an instance that is here", prepare(w.guest.UUID, inTenMinutes(), nil), refusal{codes.FailedPrecondition, "instance_here"}, "attach the share"},
+		{"prepare nothing", &nodev1.PrepareAttachmentRequest{ExpiresAt: inTenMinutes()}, invalid("field_required"), "set it"},
+		{"prepare for ever", prepare(absent, nil, nil), invalid("bad_expiry"), "minutes from now"},
+		{"prepare until the past", prepare(absent, later(-time.Minute), nil), invalid("bad_expiry"), "clocks agree"},
+		{"prepare for two days", prepare(absent, later(48*time.Hour), nil), invalid("bad_expiry"), "within 24h"},
+		{"prepare until no time", prepare(absent, &timestamppb.Timestamp{Nanos: -1}, nil), invalid("field_malformed"), "correct it"},
+		{"prepare a share that is not there", prepare(absent, inTenMinutes(), func(a *nodev1.Attachment) { a.Connection = local("missing") }),
+			refusal{codes.NotFound, "share_not_found"}, "create it"},
+		{"prepare with another's id", prepare(absent, inTenMinutes(), func(a *nodev1.Attachment) { a.Id = "good" }),
+			refusal{codes.AlreadyExists, "other_settings"}, "delete it first"},
+		{"release nothing", release("nothing", inTenMinutes()), unknown, "list them"},
+		{"release for ever", release("good", nil), invalid("bad_expiry"), "minutes from now"},
+		{"release for two days", release("good", later(48*time.Hour)), invalid("bad_expiry"), "within 24h"},
+		{"release without an id", release("", inTenMinutes()), invalid("field_required"), "set it"},
+		{"finish nothing", &nodev1.FinishAttachmentRequest{Id: "nothing"}, unknown, "list them"},
+		{"roll nothing back", &nodev1.RollbackAttachmentRequest{Id: "nothing"}, unknown, "list them"},
+	})
+
+	// What waits for an instance is not what gave one up, and the other way round.
+	_, err := n.attachments.Prepare(ctx, prepare(absent, inTenMinutes(), func(a *nodev1.Attachment) { a.Id, a.Tag, a.ReadOnly = "coming", "coming", true }))
+	n.must(err)
+	_, err = n.attachments.Release(ctx, release("good", inTenMinutes()))
+	n.must(err)
+	waits, released := refusal{codes.FailedPrecondition, "instance_awaited"}, refusal{codes.FailedPrecondition, "released"}
+	n.refuse(ctx, []badCall{
+		{"release what has not come", release("coming", inTenMinutes()), waits, "delete the attachment"},
+		{"roll back what has not come", &nodev1.RollbackAttachmentRequest{Id: "coming"}, waits, "roll back at the source"},
+		{"finish what was released", &nodev1.FinishAttachmentRequest{Id: "good"}, released, "roll back"},
+		{"attach what was released", attached("good", "docs"), released, "roll back"},
+	})
+	n.detach(ctx, "coming")
+	n.detach(ctx, "good")
+	n.finish(ctx)
+}
+
 // A migration is an instance of its own, and two hosts for it: a libvirt and an
 // agent each.
 type migration struct {
@@ -28,9 +87,8 @@ type migration struct {
 
 // migrating boots the instance on the first of two hosts, and starts an agent
 // on both, which can be killed at their crash points.
-func migrating(ctx context.Context, t *testing.T) *migration {
+func (w *world) migrating(ctx context.Context, t *testing.T) *migration {
 	t.Helper()
-	w := theWorld(t)
 	programs, err := lab.Build(ctx, lab.BuildOptions{CrashPoints: true})
 	if err != nil {
 		t.Fatal(err)
@@ -176,8 +234,8 @@ func (m *migration) gap() time.Duration {
 // TestMigration moves an instance between two hosts, each with an agent, and
 // its share with it.
 func TestMigration(t *testing.T) {
-	ctx := limited(t, 5*time.Minute)
-	m := migrating(ctx, t)
+	w, ctx := theWorld(t), limited(t, 5*time.Minute)
+	m := w.migrating(ctx, t)
 	t.Run("writing", func(t *testing.T) { moveWriting(ctx, t, m) })
 	t.Run("given up", func(t *testing.T) { moveGivenUp(ctx, t, m) })
 	for _, away := range []bool{false, true} {
