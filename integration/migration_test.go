@@ -234,7 +234,7 @@ func (m *migration) gap() time.Duration {
 // TestMigration moves an instance between two hosts, each with an agent, and
 // its share with it.
 func TestMigration(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 5*time.Minute)
+	w, ctx := theWorld(t), limited(t, 8*time.Minute)
 	m := w.migrating(ctx, t)
 	t.Run("writing", func(t *testing.T) { moveWriting(ctx, t, m) })
 	t.Run("given up", func(t *testing.T) { moveGivenUp(ctx, t, m) })
