@@ -370,6 +370,10 @@ func (s seat) probe(ctx context.Context) error {
 	if out, err := exec.CommandContext(ctx, "cp", program, dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy probe: %w: %s", err, out)
 	}
-	_, err = s.guest.Shell(ctx, "cp /mnt/tools/probe /tmp/probe")
+	if _, err := s.guest.Shell(ctx, "cp /mnt/tools/probe /tmp/probe"); err != nil {
+		return err
+	}
+	// The first test has the guest to itself, as the others do.
+	_, err = s.attachments.Detach(ctx, &nodev1.DetachRequest{Id: "tools"})
 	return err
 }
