@@ -18,8 +18,11 @@ import (
 const bareUUID = "11111111-2222-3333-4444-5555555555cc"
 
 // watchMounts tells the console what virtiofs mounts the guest has, when that
-// changes, and which of them can be read.
-const watchMounts = `[Service]
+// changes, and which of them can be read. It waits for nothing, so that devices
+// come while the guest boots.
+const watchMounts = `[Unit]
+DefaultDependencies=no
+[Service]
 StandardOutput=tty
 TTYPath=/dev/ttyS0
 ExecStart=/bin/sh -c 'old=none; while :; do \
@@ -38,7 +41,7 @@ func TestGuestMountsByItself(t *testing.T) {
 		missing(t, "needs CAUSEWAY_GUEST_DIR with systemd.cpio: make deps")
 	}
 	w := embedded(t)
-	ctx := limited(t, 6*time.Minute)
+	ctx := limited(t, 8*time.Minute)
 
 	files, err := recipe.Files([]recipe.Mount{{Tag: "docs", Path: "/mnt/the-docs"}, {Tag: "music", ReadOnly: true}})
 	if err != nil {
@@ -128,7 +131,7 @@ type tail struct {
 func (c *tail) wait(t *testing.T, words string) {
 	t.Helper()
 	var text []byte
-	err := wait(2*time.Minute, func() bool {
+	err := wait(4*time.Minute, func() bool {
 		f, err := os.Open(c.path)
 		if err != nil {
 			return false
