@@ -21,11 +21,11 @@ import (
 func (w *world) hooked(ctx context.Context, t *testing.T, o lab.AgentOptions) *node {
 	t.Helper()
 	n := w.node(ctx, t, o)
-	n.must(errors.Join(n.InstallHook(), w.libvirt.Stop(), w.libvirt.Start(ctx)))
+	n.must(w.libvirt.InstallHook(ctx, n.Agent))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		if err := errors.Join(n.RemoveHook(), w.libvirt.Stop(), w.libvirt.Start(ctx)); err != nil {
+		if err := w.libvirt.RemoveHook(ctx); err != nil {
 			t.Error(err)
 		}
 	})

@@ -2,6 +2,7 @@ package virtiofs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,12 +72,16 @@ func isQEMU(pid int, i Instance) bool {
 }
 
 // pidFiles is where libvirt's QEMU driver notes the pids of what it runs
-// (qemu_conf.c, stateDir).
+// (qemu_conf.c, stateDir): beside libvirt's socket.
 func pidFiles(uri string) string {
-	if u, err := url.Parse(uri); err == nil && u.Path == "/embed" {
+	u, err := url.Parse(uri)
+	if err != nil {
+		return "/run/libvirt/qemu"
+	}
+	if u.Path == "/embed" {
 		return filepath.Join(u.Query().Get("root"), "run", "qemu")
 	}
-	return "/run/libvirt/qemu"
+	return filepath.Join(filepath.Dir(cmp.Or(u.Query().Get("socket"), "/run/libvirt/libvirt-sock")), "qemu")
 }
 
 // uidOf reads the user of a DAC label: a number behind "+", or a name, or else

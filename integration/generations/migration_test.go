@@ -28,6 +28,9 @@ var migration = finding{"an instance migrates with a share in it that it uses", 
 	conn, err := agent.Connect()
 	s.must(err)
 	defer func() { s.must(errors.Join(conn.Close(), agent.Close())) }()
+	// As on real hosts: a QEMU that comes is let in by the agent that hears of it.
+	s.must(errors.Join(s.libvirt.InstallHook(ctx, s.agent), other.InstallHook(ctx, agent)))
+	defer func() { s.must(s.libvirt.RemoveHook(context.WithoutCancel(ctx))) }()
 	connection, dir := s.share("moving")
 	at := &nodev1.Attachment{Id: "moving", Connection: connection, MountAt: "/mnt/moving"}
 	s.attach(ctx, at)

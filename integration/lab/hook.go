@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -8,12 +9,12 @@ import (
 	"strings"
 )
 
-// hookPath is where libvirtd looks, which has no setting for it.
-const hookPath = "/etc/libvirt/hooks/qemu.d/causeway"
+// hook is where libvirtd looks, which has no setting for it.
+func (l *Libvirt) hook() string { return filepath.Join(l.own.etc, "hooks/qemu.d/causeway") }
 
-// InstallHook gives libvirt the hook that tells this agent of starts. libvirtd
-// takes notice of it when it is started the next time.
-func (a *Agent) InstallHook() error {
+// InstallHook has libvirt tell an agent of starts. libvirtd is started anew, to
+// take notice of it; guests go on.
+func (l *Libvirt) InstallHook(ctx context.Context, a *Agent) error {
 	root, err := Repo()
 	if err != nil {
 		return err
@@ -27,16 +28,16 @@ func (a *Agent) InstallHook() error {
 	if !strings.Contains(text, program) {
 		return errors.New("packaging/libvirt-hook does not run the command line")
 	}
-	if err := os.MkdirAll(filepath.Dir(hookPath), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(l.hook()), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(hookPath, []byte(text), 0o755)
+	return errors.Join(os.WriteFile(l.hook(), []byte(text), 0o755), l.Stop(), l.Start(ctx))
 }
 
 // RemoveHook takes it away again.
-func (a *Agent) RemoveHook() error {
-	if err := os.Remove(hookPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func (l *Libvirt) RemoveHook(ctx context.Context) error {
+	if err := os.Remove(l.hook()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return nil
+	return errors.Join(l.Stop(), l.Start(ctx))
 }
