@@ -171,21 +171,6 @@ var abilities = []finding{
 		s.in(ctx, "ls -l /mnt/many >/dev/null")
 		return scale(openFiles(s))
 	}},
-	{"the same with `--inode-file-handles=prefer --modcaps=+dac_read_search`", func(ctx context.Context, s seat) string {
-		if _, err := os.Stat(rust); err != nil {
-			return "no such option"
-		}
-		h := s.daemon(ctx, "--inode-file-handles=prefer", "--modcaps=+dac_read_search")
-		s.fill(h.share(), 500)
-		_, err := s.virsh(ctx, "attach-device", s.guest.Name, h.device(s, "handles", ""), "--live")
-		s.must(err)
-		s.must(s.guest.MountVirtiofs(ctx, "handles", "/mnt/handles"))
-		s.in(ctx, "ls -l /mnt/handles >/dev/null")
-		found := scale(openFiles(s))
-		s.in(ctx, "umount /mnt/handles")
-		h.unplug(ctx, s)
-		return found
-	}},
 	{"with `--readonly`, on a share that can be written, the guest", func(ctx context.Context, s seat) string {
 		if _, err := os.Stat(rust); err != nil {
 			return "no such option"

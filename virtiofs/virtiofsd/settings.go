@@ -107,6 +107,11 @@ func (p Program) rustArguments(v Daemon) []string {
 	}
 	if drop := v.IDs.drops(); drop != "" {
 		args = append(args, "--modcaps="+drop)
+	} else if p.Has(FileHandles) {
+		// Where the file system has file handles it then keeps no file open for
+		// each that the guest remembers. To open by handle takes a capability of
+		// the host's own user namespace.
+		args = append(args, "--inode-file-handles=prefer", "--modcaps=+dac_read_search")
 	}
 	return args
 }
