@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"slices"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/intent"
+	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/reconcile"
+)
+
+// finalise removes the records of objects that are to go and of which nothing
+// is left. It reports whether there was one.
+func (a *Agent) finalise(g *group, members []member, w reconcile.World, now time.Time) bool {
+	done := false
+	for _, m := range members {
+		if !m.rec.Removing || remains(m, members, w) {
+			continue
+		}
+		if a.forget(g, m, now) {
+			done = true
+		}
+	}
+	return done
+}
+
+// remains says whether something of a member is on the host, or may be.
+func remains(m member, members []member, w reconcile.World) bool {
+	if stands(m, w) {
+		return true
+	}
+	mount := reconcile.Key{Kind: reconcile.Mount, Name: m.mount()}
+	_, there := w.Is[mount]
+	_, wanted := w.Want[mount] // by another
+	if !w.Unknown[mount] && (!there || wanted) {
+		return false
+	}
+	// Another that is also to go, and is held up, takes the mount along.
+	return !slices.ContainsFunc(members, func(o member) bool {
+		return o.key != m.key && o.mount() == m.mount() && stands(o, w)
+	})
+}
+
+// mount names a member's, empty for a network.
+func (m member) mount() string {
+	if m.rec.Network != nil {
+		return ""
+	}
+	return m.rec.MountName()
+}
+
+// stands says whether something of a member but its mount is on the host, or
+// may be.
+func stands(m member, w reconcile.World) bool {
+	for _, k := range m.rec.Keys(m.key.id) {
+		_, there := w.Is[k]
+		_, wanted := w.Want[k]
+		if k.Kind != reconcile.Mount && (w.Unknown[k] || there && !wanted) {
+			return true
+		}
+	}
+	return false
+}
+
+// forget removes one record from the ledger and from memory.
+func (a *Agent) forget(g *group, m member, now time.Time) bool {
+	a.mu.Lock()
+	o := a.objects[m.key]
+	f := g.kept[m.key]
+	if o == nil || o.writing || o.rec != m.rec || f != nil && now.Before(f.next) {
+		a.mu.Unlock()
+		return false
+	}
+	o.writing = true
+	a.mu.Unlock()
+
+	err := a.ledger.Delete(m.key.kind, m.key.id)
+
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	o.writing = false
+	defer o.broadcast()
+	if err != nil {
+		a.log.Error("record could not be removed", "kind", m.key.kind, "id", m.key.id, "err", err)
+		f = f.again(keptError(err))
+		g.kept[m.key] = f
+		o.failure = f.err
+		o.status = o.status.Because(f.err, f.attempts)
+		return false
+	}
+	delete(g.kept, m.key)
+	for _, k := range m.rec.Keys(m.key.id) {
+		if k.Kind != reconcile.Mount {
+			delete(g.fails, k)
+			delete(g.is, k)
+			delete(g.seen, k)
+			delete(g.cleaned, k)
+			delete(g.tried, k)
+		}
+	}
+	delete(a.objects, m.key)
+	a.exports.drop(o, m.rec)
+	delete(g.members, m.key)
+	delete(g.records, m.key)
+	delete(g.glances, m.key)
+	if m.key.kind == model.KindNetwork {
+		delete(a.servers, m.key.id)
+	}
+	a.log.Info("object removed", m.key.kind, m.key.id)
+	a.tellLocked(o, true)
+	if e := m.rec.Export; e != nil {
+		l := lookOn
+		if !a.hasExportsLocked(e.Network) {
+			l = lookAgain // its last export takes the gateway along
+		}
+		a.wakeLocked(intent.NetworkGroup(e.Network), l)
+	}
+	return true
+}

@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/reconcile"
+)
+
+// mostTries is how often a step may work without effect before it counts as
+// failed and has to wait.
+const mostTries = 3
+
+// take does one step and notes how it went.
+func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []member) {
+	delete(g.seen, s.Key)
+	begin := time.Now()
+	err := a.do(ctx, g, s, members)
+	a.note(ctx, g, ending{step: s, members: members, err: err, took: time.Since(begin)})
+}
+
+// takeBeside does one step beside the worker, which goes on with the share's
+// other users meanwhile. What the step is about counts as unknown until the
+// worker has noted how it went.
+func (a *Agent) takeBeside(ctx context.Context, g *group, s reconcile.Step, members []member) {
+	ctx, cancel := context.WithCancel(ctx)
+	g.beside[s.Key] = cancel
+	delete(g.glances, objectKey{model.KindAttachment, s.Key.Name}) // it may see neither before nor after
+	a.workers.Go(func() {
+		defer cancel()
+		begin := time.Now()
+		err := a.do(ctx, g, s, members)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		g.ended = append(g.ended, ending{step: s, members: members, err: err, took: time.Since(begin)})
+		a.wakeLocked(g.key, lookOn)
+	})
+}
+
+// ofInstance says whether a step is taken beside the worker: a guest may take
+// long, and a share may have hundreds.
+func ofInstance(s reconcile.Step) bool {
+	return s.Key.Kind == reconcile.Daemon || ofLibvirt(s.Key)
+}
+
+// An ending is how a step went.
+type ending struct {
+	step    reconcile.Step
+	members []member // when it began
+	err     error
+	took    time.Duration
+}
+
+// noteEnded notes the steps that have ended beside the worker. It reports
+// whether there were any.
+func (a *Agent) noteEnded(g *group) bool {
+	a.mu.Lock()
+	ended, glanced := g.ended, g.glanced
+	g.ended, g.glanced = nil, nil
+	a.mu.Unlock()
+	for _, seen := range glanced {
+		a.noteGlance(g, seen)
+	}
+	for _, e := range ended {
+		delete(g.beside, e.step.Key)
+		delete(g.seen, e.step.Key)
+		if m, ok := memberOf(e.step.Key, e.members); ok && (e.step.Key.Kind == reconcile.Device || e.step.Key.Kind == reconcile.Definition) {
+			delete(g.answers, m.rec.Attachment.InstanceUUID)
+		}
+		a.note(a.run, g, e)
+	}
+	return len(ended) > 0
+}
+
+// note keeps how a step went. What it touched is looked at again whatever it
+// says, but for what the step itself has read back.
+func (a *Agent) note(ctx context.Context, g *group, e ending) {
+	s := e.step
+	g.cleaned[s.Key] = e.err == nil && s.Verb == reconcile.Remove
+	a.metrics.step(s, e.err, e.took)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	err := e.err
+	if err == nil {
+		a.log.Debug("step done", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "dur", e.took)
+		if g.tried[s.Key]++; g.tried[s.Key] <= mostTries {
+			delete(g.fails, s.Key)
+			return
+		}
+		err = errors.New("it says that it worked, and the host does not show it")
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if m, _ := memberOf(s.Key, e.members); a.changedLocked(m) {
+		return // what failed is not what is wanted now, which the next pass tries
+	}
+	why := keepsEnding(s.Key, g.fails[s.Key], parts.Classify(err))
+	if f := g.fails[s.Key]; f == nil || f.err.Reason != why.Reason {
+		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(why.Reason), "err", err)
+	}
+	f := g.fails[s.Key].again(why)
+	f.removing = s.Verb == reconcile.Remove
+	// One that took long, as a guest does that keeps its device, must not be
+	// asked all the time.
+	if free := time.Now().Add(e.took); f.next.Before(free) {
+		f.next = free
+	}
+	g.fails[s.Key] = f
+}
+
+// changedLocked says whether somebody has asked otherwise since a pass began.
+func (a *Agent) changedLocked(m member) bool {
+	o := a.objects[m.key]
+	return o != nil && o.rec != m.rec
+}
