@@ -116,7 +116,12 @@ func (h *handDomain) attach(ctx context.Context, s handShare) (*handDevice, erro
 	if err := d.daemon.Start(); err != nil {
 		return nil, err
 	}
-	if err := awaitSocket(ctx, d.socket); err != nil {
+	err = awaitSocket(ctx, d.socket)
+	if err == nil {
+		// QEMU is not root.
+		err = errors.Join(os.Chmod(s.dir, 0o711), os.Chmod(d.socket, 0o777))
+	}
+	if err != nil {
 		return nil, errors.Join(err, d.end())
 	}
 	device := libvirtxml.DomainFilesystem{
