@@ -73,9 +73,6 @@ func TestOpenFilesNearLimit(t *testing.T) {
 	if refused == 0 || refused == 1000 {
 		t.Errorf("of 1000 files beyond, %d are refused: %.300s", refused, said)
 	}
-	if said := n.in(ctx, "cat /mnt/many/hello"); said != "from many" {
-		t.Errorf("what the guest had seen, it reads as %q", said)
-	}
 	status(nodev1.Phase_PHASE_DEGRADED, "open_files_near_limit")
 
 	n.in(ctx, "echo 2 > /proc/sys/vm/drop_caches")

@@ -125,7 +125,13 @@ func (s seat) attach(ctx context.Context, a *nodev1.Attachment) *nodev1.Attachme
 	s.Helper()
 	s.must(s.try(ctx, a))
 	s.Cleanup(func() {
-		if _, err := s.attachments.Detach(context.WithoutCancel(ctx), &nodev1.DetachRequest{Id: a.GetId()}); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		// The guest may yet hold what a program of its has just let go.
+		if err := lab.Wait(ctx, func() (bool, error) {
+			_, err := s.attachments.Detach(ctx, &nodev1.DetachRequest{Id: a.GetId()})
+			return err == nil, err
+		}); err != nil {
 			s.Error(err)
 		}
 	})
