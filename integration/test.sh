@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs all tests with the race detector and prints their events as JSON, for
-# gotestsum: first the packages' own, two at a time, then those of integration/
-# one after the other, since they measure stalls and boot guests.
+# gotestsum: first the packages' own, then those of integration/, whose worlds
+# mostly wait for guests. Two packages at a time.
 #
 #   test.sh RUN      RUN is the program of ./lab/run
 set -uo pipefail
@@ -18,5 +18,5 @@ fi
 
 status=0
 go test -json -race -count=1 -p 2 -timeout 10m -exec "$run" "${units[@]}" || status=1
-go test -json -race -count=1 -p 1 -timeout 25m -exec "$run" "${integration[@]}" || status=1
+go test -json -race -count=1 -p 2 -timeout 40m -exec "$run" "${integration[@]}" || status=1
 exit "$status"

@@ -191,7 +191,10 @@ func TestHandAttach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir, err := lab.TempDir() // QEMU, which is not root, has to reach into it
+	if err != nil {
+		t.Fatal(err)
+	}
 	for range 3 {
 		start := time.Now()
 		d, err := hand.attach(ctx, handShare{dir: dir, source: dir, tag: "hand"})
