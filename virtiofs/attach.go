@@ -22,8 +22,18 @@ func (h *Host) Instance(ctx context.Context, nameOrUUID string) (Instance, error
 	return i, nil
 }
 
-// find reads one domain.
+// find reads one domain, and its definition.
 func find(v hypervisor, ref string) (Instance, error) {
+	i, err := findLive(v, ref)
+	if err != nil {
+		return Instance{}, err
+	}
+	return withDefinition(v, i)
+}
+
+// findLive reads one domain without its definition: where it is off, what it
+// has is not told apart from what its next start has.
+func findLive(v hypervisor, ref string) (Instance, error) {
 	// libvirt's C strings end at a NUL, so that it would find what stands before.
 	if ref == "" || strings.ContainsRune(ref, 0) {
 		return Instance{}, ErrNoInstance
@@ -37,7 +47,7 @@ func find(v hypervisor, ref string) (Instance, error) {
 		return Instance{}, err
 	}
 	i.Migrating, i.Migrated = where == migrating, where == migrated
-	return withDefinition(v, i)
+	return i, nil
 }
 
 // Devices lists the devices of every running domain whose alias is ours.
@@ -124,7 +134,7 @@ const (
 
 // plug checks the instance and attaches the device, under the instance's lock.
 func (h *Host) plug(v hypervisor, d Device, xml string) (plugged, error) {
-	i, err := find(v, d.Instance)
+	i, err := findLive(v, d.Instance)
 	if err != nil {
 		return 0, err
 	}
@@ -155,7 +165,7 @@ func (h *Host) plug(v hypervisor, d Device, xml string) (plugged, error) {
 	}
 	if err := v.attach(i.UUID, xml); err != nil {
 		// It may have stopped since.
-		if now, again := find(v, i.UUID); again == nil && !now.Running {
+		if now, again := findLive(v, i.UUID); again == nil && !now.Running {
 			return 0, fmt.Errorf("%w: %w", ErrInstanceOff, err)
 		}
 		if errors.Is(explain(err), ErrNoSharedMemory) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -231,12 +232,19 @@ func await(ctx context.Context, events <-chan string, alias string) error {
 	}
 }
 
-// awaitSocket waits until the socket's file is there. To connect would use up
-// the daemon's one connection.
+// awaitSocket waits until the daemon listens, by the kernel's table
+// (net/unix/af_unix.c: __SO_ACCEPTCON). To connect would use up its one
+// connection.
 func awaitSocket(ctx context.Context, path string) error {
 	for {
-		if _, err := os.Stat(path); err == nil {
-			return nil
+		table, err := os.ReadFile("/proc/net/unix")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(table)) {
+			if f := strings.Fields(line); len(f) == 8 && f[3] == "00010000" && f[7] == path {
+				return nil
+			}
 		}
 		select {
 		case <-ctx.Done():
