@@ -30,11 +30,15 @@ func (a *Agent) writer(key objectKey, r *intent.Record) (w device.Writer, ok boo
 // promisedLocked lists the other writers of the share of a record that is of
 // key, with those whose record is just being written.
 func (a *Agent) promisedLocked(key objectKey, r *intent.Record) []device.Writer {
-	group := r.Group(key.id)
+	mine, group := r.Connection(), r.Group(key.id)
 	var others []device.Writer
 	for other, o := range a.objects {
 		is := o.intent()
-		if other == key || is == nil || is.Network != nil || is.Group(other.id) != group {
+		if other == key || is == nil || is.Network != nil {
+			continue
+		}
+		// The group's name is a digest, too dear to make one of each object's.
+		if c := is.Connection(); c.Kind != mine.Kind || c.Source != mine.Source || is.Group(other.id) != group {
 			continue
 		}
 		if w, ok := a.writer(other, is); ok {
