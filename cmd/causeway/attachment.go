@@ -74,8 +74,7 @@ func (c *cli) attachment() *cobra.Command {
 
 func (c *cli) attachmentCreate(n noun[*nodev1.Attachment]) *cobra.Command {
 	a := &nodev1.Attachment{}
-	var from connectionFlags
-	var as deviceFlags
+	var words attachmentWords
 	var noWait, force bool
 	cmd := &cobra.Command{
 		Use:   "create ID --instance INSTANCE --source KIND:SOURCE --tag TAG",
@@ -88,17 +87,10 @@ can do.`,
   causeway attachment create data-vm1 --instance vm1 --source local:data --tag data --cache never --locks shared --ids map=0:100000:65536`,
 		Args: oneArg("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			connection, err := from.parse(c.in)
-			if err != nil {
+			if err := words.parse(c, cmd, a); err != nil {
 				return err
 			}
-			if a.Settings, err = as.settings(cmd); err != nil {
-				return err
-			}
-			if a.Ids, err = as.policy(); err != nil {
-				return err
-			}
-			a.Id, a.Connection = args[0], connection
+			a.Id = args[0]
 			return n.create(cmd.Context(), c, creation[*nodev1.Attachment]{id: a.GetId(), noWait: noWait,
 				put: func(ctx context.Context, r remote) (*nodev1.Attachment, error) {
 					resp, err := r.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a, Force: force})
@@ -110,8 +102,7 @@ can do.`,
 	addAttachment(cmd, a)
 	addForce(cmd, &force)
 	addNoWait(cmd, &noWait)
-	from.add(cmd)
-	as.add(cmd)
+	words.add(cmd)
 	return cmd
 }
 
@@ -125,6 +116,29 @@ func addAttachment(cmd *cobra.Command, a *nodev1.Attachment) {
 	flags.StringVar(&a.MountAt, "mount-at", "", "mount it there in the guest too, through the guest agent")
 	must(cmd.MarkFlagRequired("instance"))
 	must(cmd.MarkFlagRequired("tag"))
+}
+
+// attachmentWords are the flags of an attachment that have to be parsed.
+type attachmentWords struct {
+	connectionFlags
+	deviceFlags
+}
+
+func (f *attachmentWords) add(cmd *cobra.Command) {
+	f.connectionFlags.add(cmd)
+	f.deviceFlags.add(cmd)
+}
+
+// parse fills in what they say of a.
+func (f *attachmentWords) parse(c *cli, cmd *cobra.Command, a *nodev1.Attachment) (err error) {
+	if a.Connection, err = f.connectionFlags.parse(c.in); err != nil {
+		return err
+	}
+	if a.Settings, err = f.settings(cmd); err != nil {
+		return err
+	}
+	a.Ids, err = f.policy()
+	return err
 }
 
 func (c *cli) attachmentList() *cobra.Command {
@@ -159,8 +173,7 @@ func (c *cli) attachmentRepair(n noun[*nodev1.Attachment]) *cobra.Command {
 
 func (c *cli) attachmentPreflight() *cobra.Command {
 	a := &nodev1.Attachment{}
-	var from connectionFlags
-	var as deviceFlags
+	var words attachmentWords
 	cmd := &cobra.Command{
 		Use:   "preflight --instance INSTANCE --source KIND:SOURCE",
 		Short: "Check whether an instance can have a share",
@@ -169,14 +182,8 @@ command that cures it. Nothing is changed. The exit code is 4 where a check
 failed: create would be refused for the same reason.`,
 		Example: `  causeway attachment preflight --instance vm1 --source local:docs --tag docs`,
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			if a.Connection, err = from.parse(c.in); err != nil {
-				return err
-			}
-			if a.Settings, err = as.settings(cmd); err != nil {
-				return err
-			}
-			if a.Ids, err = as.policy(); err != nil {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := words.parse(c, cmd, a); err != nil {
 				return err
 			}
 			return c.with(cmd.Context(), task{doing: "preflight of instance " + a.GetInstance()}, func(ctx context.Context, r remote) error {
@@ -194,8 +201,7 @@ failed: create would be refused for the same reason.`,
 	flags.StringVar(&a.Tag, "tag", "", "look whether the instance can have this tag")
 	flags.BoolVar(&a.ReadOnly, "read-only", false, "the instance may not write")
 	flags.StringVar(&a.MountAt, "mount-at", "", "it is to be mounted there in the guest, through the guest agent")
-	from.add(cmd)
-	as.add(cmd)
+	words.add(cmd)
 	must(cmd.MarkFlagRequired("instance"))
 	return cmd
 }

@@ -69,8 +69,7 @@ destination.`
 
 func (c *cli) movePrepare(n noun[*nodev1.Attachment]) *cobra.Command {
 	a := &nodev1.Attachment{}
-	var from connectionFlags
-	var as deviceFlags
+	var words attachmentWords
 	var expires string
 	var force bool
 	cmd := &cobra.Command{
@@ -83,17 +82,10 @@ attachment is gone.`,
 		Example: `  causeway attachment move prepare docs-vm1 --instance 8c5b4ff3-6d52-4d4c-9bb1-000000000001 --source local:docs --tag docs --mount-at /mnt/docs --expires 30m`,
 		Args:    oneArg("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			connection, err := from.parse(c.in)
-			if err != nil {
+			if err := words.parse(c, cmd, a); err != nil {
 				return err
 			}
-			if a.Settings, err = as.settings(cmd); err != nil {
-				return err
-			}
-			if a.Ids, err = as.policy(); err != nil {
-				return err
-			}
-			a.Id, a.Connection = args[0], connection
+			a.Id = args[0]
 			at, err := c.parseExpiry(expires)
 			if err != nil {
 				return err
@@ -110,9 +102,9 @@ attachment is gone.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	addAttachment(cmd, a)
+	cmd.Flags().Lookup("instance").Usage = "UUID of the instance (required)" // which is not here to be found by name
 	addForce(cmd, &force)
-	from.add(cmd)
-	as.add(cmd)
+	words.add(cmd)
 	addExpires(cmd, &expires)
 	return cmd
 }

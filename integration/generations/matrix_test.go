@@ -57,8 +57,11 @@ func readFound(t *testing.T, generation string) map[string]string {
 // TestHere finds on this system what was found on its generation before.
 func TestHere(t *testing.T) {
 	release, err := os.ReadFile("/etc/debian_version")
-	if err != nil {
+	if err != nil && os.Getenv("CI") != "true" {
 		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	generation, _, _ := strings.Cut(string(release), ".")
 	before, found := readFound(t, generation), map[string]string{}

@@ -195,6 +195,11 @@ func (d *Daemons) replace(ctx context.Context, v Daemon) error {
 	case !strings.Contains(s, "T"):
 		return nil
 	}
+	return k.end(ctx, p)
+}
+
+// end has the keeper p kill its virtiofsd, and returns when it has ended.
+func (k kept) end(ctx context.Context, p *process.Process) error {
 	if err := p.Signal(syscall.SIGUSR1); err != nil {
 		return err
 	}
@@ -226,19 +231,11 @@ func (d *Daemons) revoke(ctx context.Context, v Daemon) error {
 	case err != nil:
 		return err
 	case k.report == nil:
-		return d.stop(ctx, v, 0) // QEMU has not come yet
+		return d.stop(ctx, v, 0) // it does not serve yet
 	case k.runs == nil:
 		return nil
 	}
-	if err := p.Signal(syscall.SIGUSR1); err != nil {
-		return err
-	}
-	select {
-	case <-k.runs.Done():
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return k.end(ctx, p)
 }
 
 // states of all threads of a process and of those that it started, as
