@@ -23,14 +23,18 @@ func docsVM3() model.Attachment {
 }
 
 // sees changes the fake libvirt's view of vm3, as an event of libvirt's tells:
-// nil is that it knows none.
+// nil is that it knows none. One that goes on running keeps what was plugged in.
 func sees(h *host, a *Agent, i *parts.Instance) error {
 	h.mu.Lock()
+	was := h.instances["vm3"]
 	delete(h.instances, "vm3")
 	if i != nil {
-		was := *i
-		was.UUID, was.Name, was.SharedMemory, was.FreePorts = vm3, "vm3", true, 4
-		h.instances["vm3"] = &was
+		is := *i
+		is.UUID, is.Name, is.SharedMemory, is.FreePorts = vm3, "vm3", true, 4
+		if is.Running && is.Devices == nil && was != nil && was.Running {
+			is.Devices = was.Devices
+		}
+		h.instances["vm3"] = &is
 	}
 	h.mu.Unlock()
 	a.InstanceChanged(parts.InstanceEvent{UUID: vm3})
