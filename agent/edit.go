@@ -139,12 +139,12 @@ func (a *Agent) retryLocked(o *object) {
 	}
 	failed := false
 	if f := g.kept[o.key]; f != nil {
-		f.next = time.Time{}
+		f.Next = time.Time{}
 		failed = true
 	}
 	for _, k := range o.rec.Keys(o.key.id) {
 		if f := g.fails[k]; f != nil {
-			f.next = time.Time{}
+			f.Next = time.Time{}
 			failed = true
 		}
 	}
@@ -166,8 +166,8 @@ func (a *Agent) soonerLocked(o *object) {
 	}
 	soon := time.Now().Add(eventPatience)
 	for _, k := range o.rec.Keys(o.key.id) {
-		if f := g.fails[k]; f != nil && f.next.After(soon) {
-			f.next = soon
+		if f := g.fails[k]; f != nil && f.Next.After(soon) {
+			f.Next = soon
 		}
 	}
 	a.wakeLocked(key, lookAgain)

@@ -67,7 +67,7 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 	a.mu.Lock()
 	o := a.objects[m.key]
 	f := g.kept[m.key]
-	if o == nil || o.writing || o.rec != m.rec || f != nil && now.Before(f.next) {
+	if o == nil || o.writing || o.rec != m.rec || f != nil && now.Before(f.Next) {
 		a.mu.Unlock()
 		return false
 	}
@@ -82,10 +82,10 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 	defer o.broadcast()
 	if err != nil {
 		a.log.Error("record could not be removed", "kind", m.key.kind, "id", m.key.id, "err", err)
-		f = f.again(keptError(err))
+		f = f.Again(keptError(err))
 		g.kept[m.key] = f
-		o.failure = f.err
-		o.status = o.status.Because(f.err, f.attempts)
+		o.failure = f.Err
+		o.status = o.status.Because(f.Err, f.Attempts)
 		return false
 	}
 	delete(g.kept, m.key)

@@ -8,6 +8,7 @@ import (
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/retry"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -127,15 +128,15 @@ func (a *Agent) gatewayEndedLocked(o *object, once, keeps *fault.Error) {
 		o.quickEnds = 0
 	}
 	o.quickEnds++
-	f := &failure{err: once, attempts: o.quickEnds, next: time.Now()}
+	f := &retry.Failure{Err: once, Attempts: o.quickEnds, Next: time.Now()}
 	if o.quickEnds > 2 {
 		if o.unsteady != nil && time.Since(o.limited.at) < steadyAfter {
 			keeps = o.unsteady // says why it ends
 		}
-		f.err, f.next = keeps, f.next.Add(backoff(o.quickEnds-2))
+		f.Err, f.Next = keeps, f.Next.Add(retry.Backoff(o.quickEnds-2))
 		o.unsteady = keeps
 	}
-	if g := a.groups[intent.NetworkGroup(o.key.id)]; g != nil && f.err != nil {
+	if g := a.groups[intent.NetworkGroup(o.key.id)]; g != nil && f.Err != nil {
 		g.fails[gatewayKey(o.key.id)] = f
 	}
 }

@@ -3,15 +3,14 @@ package agent
 import (
 	"context"
 	"maps"
-	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"time"
 
-	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/retry"
 )
 
 // A group is one dependency group and its worker: a share with all that hangs
@@ -28,10 +27,10 @@ type group struct {
 	look     bool                   // forget what was seen
 	there    map[reconcile.Key]bool // what was last seen, for others to read
 	gone     map[reconcile.Key]bool // mounts whose share was deleted at the backend
-	fails    map[reconcile.Key]*failure
+	fails    map[reconcile.Key]*retry.Failure
 	watching map[reconcile.Key]<-chan struct{} // the processes whose end somebody waits for
 	tried    map[reconcile.Key]int             // steps in a row that said they worked, and the host did not show it
-	kept     map[objectKey]*failure            // records of which nothing is left, and that could not be removed
+	kept     map[objectKey]*retry.Failure      // records of which nothing is left, and that could not be removed
 	ended    []ending                          // steps that were taken beside the worker, for it to note
 	glanced  []*glance                         // the same of looks into guests
 
@@ -43,17 +42,9 @@ type group struct {
 	records  map[objectKey]*intent.Record         // of the last pass
 	is       map[reconcile.Key]reconcile.Version
 	seen     map[reconcile.Key]bool
-	passed   time.Time                  // when the last pass began
-	unknown  map[reconcile.Key]*failure // could not be looked at, and when to look again
-	cleaned  map[reconcile.Key]bool     // removed by this agent, to the last directory
-}
-
-// A failure is a step or a look that did not work, and when to try again.
-type failure struct {
-	err      *fault.Error
-	attempts int
-	next     time.Time
-	removing bool // it was to be taken away
+	passed   time.Time                        // when the last pass began
+	unknown  map[reconcile.Key]*retry.Failure // could not be looked at, and when to look again
+	cleaned  map[reconcile.Key]bool           // removed by this agent, to the last directory
 }
 
 // looking says how much a wake-up forgets.
@@ -72,8 +63,8 @@ func (a *Agent) joinLocked(o *object) *group {
 	if g == nil {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
-			members: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
-			kept: map[objectKey]*failure{}, unknown: map[reconcile.Key]*failure{}, beside: map[reconcile.Key]context.CancelFunc{}, glances: map[objectKey]*glance{}, answers: instanceCache{}, records: map[objectKey]*intent.Record{},
+			members: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*retry.Failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
+			kept: map[objectKey]*retry.Failure{}, unknown: map[reconcile.Key]*retry.Failure{}, beside: map[reconcile.Key]context.CancelFunc{}, glances: map[objectKey]*glance{}, answers: instanceCache{}, records: map[objectKey]*intent.Record{},
 		}
 		a.groups[key] = g
 		a.workers.Go(func() { a.work(a.run, g) })
@@ -102,7 +93,7 @@ func (a *Agent) wakeLocked(key string, l looking) {
 func (a *Agent) work(ctx context.Context, g *group) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	resync := time.Now().Add(jitter(a.o.Resync))
+	resync := time.Now().Add(retry.Jitter(a.o.Resync))
 	for {
 		select {
 		case <-ctx.Done():
@@ -111,7 +102,7 @@ func (a *Agent) work(ctx context.Context, g *group) {
 		case <-timer.C:
 		}
 		if now := time.Now(); now.After(resync) {
-			resync = now.Add(jitter(a.o.Resync))
+			resync = now.Add(retry.Jitter(a.o.Resync))
 			a.mu.Lock()
 			g.look = true
 			a.mu.Unlock()
@@ -163,8 +154,8 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 	// What was due and not done waits for something else, whose change wakes the
 	// group: coming back for it would be a busy loop.
 	for _, f := range slices.Concat(values(g.fails), values(g.unknown), values(g.kept)) {
-		if f.next.After(now) && (next.IsZero() || f.next.Before(next)) {
-			next = f.next
+		if f.Next.After(now) && (next.IsZero() || f.Next.Before(next)) {
+			next = f.Next
 		}
 	}
 	for _, t := range []time.Time{a.nextExpiryLocked(g, now), a.nextMoveLocked(g, now), a.nextCutLocked(g, now), a.nextGlanceLocked(g, now)} {
@@ -174,7 +165,7 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 	}
 	if gone := slices.Contains(slices.Collect(maps.Values(g.gone)), true); gone {
 		g.look = true // when it comes back: nobody tells of a share that is made anew
-		if at := now.Add(jitter(goneAgain)); next.IsZero() || at.Before(next) {
+		if at := now.Add(retry.Jitter(goneAgain)); next.IsZero() || at.Before(next) {
 			next = at
 		}
 	}
@@ -185,7 +176,9 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 	return next, false
 }
 
-func values[K comparable](m map[K]*failure) []*failure { return slices.Collect(maps.Values(m)) }
+func values[K comparable](m map[K]*retry.Failure) []*retry.Failure {
+	return slices.Collect(maps.Values(m))
+}
 
 // once closes a channel of the calling worker's that may be closed already.
 func once(c chan struct{}) {
@@ -220,7 +213,7 @@ func (a *Agent) members(g *group, now time.Time) []member {
 		clear(g.answers)
 	}
 	for k, f := range g.unknown {
-		if !now.Before(f.next) {
+		if !now.Before(f.Next) {
 			delete(g.seen, k)
 		}
 	}
@@ -253,11 +246,11 @@ func (a *Agent) held(g *group, w reconcile.World, now time.Time) map[reconcile.K
 	defer a.mu.Unlock()
 	held := map[reconcile.Key]bool{}
 	for k, f := range g.fails {
-		if _, wanted := w.Want[k]; !wanted && !f.removing {
+		if _, wanted := w.Want[k]; !wanted && !f.Removing {
 			delete(g.fails, k)
 			continue
 		}
-		if _, there := w.Is[k]; there && now.Before(f.next) {
+		if _, there := w.Is[k]; there && now.Before(f.Next) {
 			held[k] = true
 		}
 	}
@@ -270,20 +263,11 @@ func (a *Agent) due(g *group, steps []reconcile.Step, now time.Time) []reconcile
 	defer a.mu.Unlock()
 	var due []reconcile.Step
 	for _, s := range steps {
-		if f := g.fails[s.Key]; f == nil || !now.Before(f.next) {
+		if g.fails[s.Key].Due(now) {
 			due = append(due, s)
 		}
 	}
 	return due
-}
-
-// again is the failure after one more.
-func (f *failure) again(e *fault.Error) *failure {
-	attempts := 1
-	if f != nil {
-		attempts = f.attempts + 1
-	}
-	return &failure{err: e, attempts: attempts, next: time.Now().Add(backoff(attempts))}
 }
 
 // watchEnd looks at the group again when a process of it ends.
@@ -309,16 +293,6 @@ func (a *Agent) watchEnd(g *group, k reconcile.Key, done <-chan struct{}) {
 	})
 }
 
-func backoff(attempts int) time.Duration {
-	d := backoffFirst << min(attempts-1, 10)
-	return jitter(min(d, backoffMost))
-}
-
-// jitter spreads a time over 80 to 120 per cent of it.
-func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
-}
-
 // targetOf is where a thing of the mount table lies; empty for others.
 func (a *Agent) targetOf(k reconcile.Key) string {
 	switch k.Kind {
@@ -334,9 +308,6 @@ func (a *Agent) targetOf(k reconcile.Key) string {
 	return ""
 }
 
-// timings of the reconciler. They are not settings.
-const (
-	backoffFirst  = 200 * time.Millisecond
-	backoffMost   = 30 * time.Second
-	eventPatience = 500 * time.Millisecond // of a failed step, when an event says that the world changed
-)
+// eventPatience is that of a failed step, when an event says that the world
+// changed. It is not a setting.
+const eventPatience = 500 * time.Millisecond

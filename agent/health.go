@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/retry"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -40,7 +41,7 @@ func (a *Agent) watchHealth(network string, s parts.Server, done <-chan struct{}
 	o.probed = done
 	a.workers.Go(func() {
 		asked, mute := 0, 0
-		for timer := time.NewTimer(jitter(a.o.Probe)); ; timer.Reset(jitter(a.o.Probe)) {
+		for timer := time.NewTimer(retry.Jitter(a.o.Probe)); ; timer.Reset(retry.Jitter(a.o.Probe)) {
 			select {
 			case <-a.run.Done():
 				return
@@ -125,8 +126,8 @@ func (a *Agent) isStuck(network string) bool {
 }
 
 // keepsEnding is e, unless it is one failure to start of many.
-func keepsEnding(k reconcile.Key, before *failure, e *fault.Error) *fault.Error {
-	if k.Kind != reconcile.Gateway || before == nil || before.attempts < 2 || e.Reason != fault.GatewayDown && e.Reason != fault.StepTimeout {
+func keepsEnding(k reconcile.Key, before *retry.Failure, e *fault.Error) *fault.Error {
+	if k.Kind != reconcile.Gateway || before == nil || before.Attempts < 2 || e.Reason != fault.GatewayDown && e.Reason != fault.StepTimeout {
 		return e
 	}
 	return crashes(e)

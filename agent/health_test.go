@@ -12,6 +12,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/retry"
 )
 
 // published boots an agent with one share that is exported.
@@ -218,14 +219,14 @@ func TestGatewayReachesLimits(t *testing.T) {
 
 // TestGatewayDoesNotStart: failing starts are a crash loop too.
 func TestGatewayDoesNotStart(t *testing.T) {
-	before := &failure{attempts: 2}
+	before := &retry.Failure{Attempts: 2}
 	for _, tt := range []struct {
-		before *failure
+		before *retry.Failure
 		e      *fault.Error
 		want   fault.Reason
 	}{
 		{nil, &fault.Error{Reason: fault.GatewayDown}, fault.GatewayDown},
-		{&failure{attempts: 1}, &fault.Error{Reason: fault.GatewayDown}, fault.GatewayDown},
+		{&retry.Failure{Attempts: 1}, &fault.Error{Reason: fault.GatewayDown}, fault.GatewayDown},
 		{before, &fault.Error{Reason: fault.GatewayDown, Err: errors.New("its log ends: x")}, fault.GatewayCrashes},
 		{before, &fault.Error{Reason: fault.StepTimeout}, fault.GatewayCrashes},
 		{before, &fault.Error{Reason: fault.GatewayCrashes}, fault.GatewayCrashes},

@@ -267,14 +267,14 @@ func (a *Agent) judgeReleasedLocked(g *group, m member, s model.Status, w reconc
 		}
 		s.Phase = model.Working
 		if f := g.unknown[k]; f != nil {
-			return s.Because(f.err, 0), nil
+			return s.Because(f.Err, 0), nil
 		}
 		if w.Unknown[k] {
 			return s, nil // a step is under way
 		}
 		if f := g.fails[k]; f != nil {
 			s.Phase = model.Degraded
-			return s.Because(f.err, f.attempts), f.err
+			return s.Because(f.Err, f.Attempts), f.Err
 		}
 		if _, there := w.Is[k]; there {
 			return s, nil
@@ -310,7 +310,7 @@ func (a *Agent) endMoves(ctx context.Context, g *group, members []member) bool {
 		if err := a.endMove(ctx, m, end); err != nil {
 			a.log.Error("end of a move could not be noted and will be tried again", "attachment", m.key.id, "end", string(end), "err", err)
 			a.mu.Lock()
-			g.kept[m.key] = g.kept[m.key].again(parts.Classify(err))
+			g.kept[m.key] = g.kept[m.key].Again(parts.Classify(err))
 			a.mu.Unlock()
 			continue
 		}
@@ -327,7 +327,7 @@ func (a *Agent) waits(g *group, m member) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	f := g.kept[m.key]
-	return f != nil && m.at.Before(f.next)
+	return f != nil && m.at.Before(f.Next)
 }
 
 // isServed says whether the instance of an attachment has it.

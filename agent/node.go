@@ -98,7 +98,7 @@ func (a *Agent) mountStatusLocked(k reconcile.Key, g *group) model.Status {
 	case g == nil:
 		return model.Status{Phase: model.Pending}
 	case g.fails[k] != nil:
-		return model.Status{Phase: model.Failed}.Because(g.fails[k].err, g.fails[k].attempts)
+		return model.Status{Phase: model.Failed}.Because(g.fails[k].Err, g.fails[k].Attempts)
 	case g.gone[k]:
 		return model.Status{Phase: model.Degraded, Reason: fault.ShareGone, Message: "the share was deleted at the backend"}
 	case g.there[k]:

@@ -301,7 +301,7 @@ func (a *Agent) expireLocked(g *group, ms []member, now time.Time) {
 			continue
 		}
 		if f := g.fails[reconcile.Key{Kind: reconcile.Export, Name: m.key.id}]; f != nil {
-			f.next = now
+			f.Next = now
 		}
 	}
 }

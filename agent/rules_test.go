@@ -21,6 +21,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/retry"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -410,16 +411,16 @@ func TestExpiryDoesNotWait(t *testing.T) {
 	g := a.groups[o.rec.Group("docs")]
 	k := o.rec.Keys("docs")[2]
 	rec := o.rec.WithRules([]access.Intent{{ID: "x", Client: prefix("10.0.0.0/8"), ExpiresAt: now.Add(-time.Second)}})
-	g.fails[k] = &failure{next: now.Add(time.Hour)}
+	g.fails[k] = &retry.Failure{Next: now.Add(time.Hour)}
 	g.passed = now.Add(-time.Minute)
 	a.expireLocked(g, []member{{key: o.key, rec: rec, at: now}}, now)
-	if f := g.fails[k]; f.next.After(now) {
-		t.Errorf("the next try is at %v, now it is %v", f.next, now)
+	if f := g.fails[k]; f.Next.After(now) {
+		t.Errorf("the next try is at %v, now it is %v", f.Next, now)
 	}
 	f := g.fails[k]
-	f.next = now.Add(time.Hour)
+	f.Next = now.Add(time.Hour)
 	a.expireLocked(g, []member{{key: o.key, rec: rec, at: now}}, now.Add(time.Second))
-	if !f.next.After(now) {
+	if !f.Next.After(now) {
 		t.Error("the same expiry counts twice")
 	}
 	delete(g.fails, k)

@@ -20,7 +20,7 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 	for k, f := range g.fails {
 		if settled(k, w, plan) {
 			delete(g.fails, k) // put right by somebody else, or not wanted any more
-		} else if f.next.IsZero() {
+		} else if f.Next.IsZero() {
 			delete(g.fails, k) // a caller asked for a new try
 		}
 	}
@@ -63,7 +63,7 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 	if m.rec.Removing {
 		s.Phase = model.Removing
 		if f := g.kept[m.key]; f != nil {
-			return s.Because(f.err, f.attempts), f.err
+			return s.Because(f.Err, f.Attempts), f.Err
 		}
 		if e := a.outlasted(g, m, w); e != nil {
 			s.Phase = model.Degraded
@@ -71,16 +71,16 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 		}
 		for _, k := range slices.Backward(keys) {
 			if f := g.unknown[k]; f != nil {
-				return s.Because(f.err, 0), nil
+				return s.Because(f.Err, 0), nil
 			}
 			if f := g.fails[k]; f != nil {
-				if f.err.Reason == fault.GuestBusy || f.err.Reason == fault.NeedsReset {
+				if f.Err.Reason == fault.GuestBusy || f.Err.Reason == fault.NeedsReset {
 					s.Phase = model.Degraded
 				}
 				if m.rec.RemovalForced && ofGuest(k) {
-					return s.Because(f.err, f.attempts), nil // it is not waited for
+					return s.Because(f.Err, f.Attempts), nil // it is not waited for
 				}
-				return s.Because(f.err, f.attempts), f.err
+				return s.Because(f.Err, f.Attempts), f.Err
 			}
 		}
 		return s, nil
@@ -110,7 +110,7 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 			if s.Phase = model.Pending; a.objects[m.key].wasReady {
 				s.Phase = model.Degraded
 			}
-			return s.Because(f.err, 0), nil
+			return s.Because(f.Err, 0), nil
 		}
 		if s, failure, bad := a.judgeKeyLocked(g, k, s, w, plan); bad {
 			if g.gone[keys[0]] {
@@ -165,10 +165,10 @@ func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s model.Status, w reco
 	if cause, blocked := plan.Blocked[k]; blocked && cause != k {
 		if f := g.fails[cause]; f != nil {
 			s.Phase = model.Failed
-			if f.err.Reason == fault.NeedsReset || f.err.Reason == fault.DaemonBlocked {
+			if f.Err.Reason == fault.NeedsReset || f.Err.Reason == fault.DaemonBlocked {
 				s.Phase = model.Degraded // what it has to have out is still there
 			}
-			return s.Because(f.err, f.attempts), f.err, true
+			return s.Because(f.Err, f.Attempts), f.Err, true
 		}
 		s.Phase = model.Pending
 		e := &fault.Error{Reason: fault.Waiting, Message: fmt.Sprintf("waits for %v", cause)}
@@ -183,13 +183,13 @@ func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s model.Status, w reco
 		if there || besides(k) {
 			s.Phase = model.Degraded // the share reaches its user all the same
 		}
-		if f.err.Reason == fault.GatewayCrashes || f.err.Reason == fault.GatewayStuck || f.err.Reason == fault.GatewayBlocked {
+		if f.Err.Reason == fault.GatewayCrashes || f.Err.Reason == fault.GatewayStuck || f.Err.Reason == fault.GatewayBlocked {
 			s.Phase = model.Degraded // the network is there, and its exports say that they wait
 		}
 		if besides(k) {
 			s.ObservedGeneration = s.Generation
 		}
-		return s.Because(f.err, f.attempts), f.err, true
+		return s.Because(f.Err, f.Attempts), f.Err, true
 	}
 	s.Phase = model.Working
 	return s, nil, true

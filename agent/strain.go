@@ -4,13 +4,14 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/retry"
 	"github.com/causeway-project/causeway/agent/strain"
 )
 
 // watchStrain looks every now and then at what the virtiofsds take of what they
 // may, and warns.
 func (a *Agent) watchStrain() {
-	for timer := time.NewTimer(a.o.Sample); ; timer.Reset(jitter(a.o.Sample)) {
+	for timer := time.NewTimer(a.o.Sample); ; timer.Reset(retry.Jitter(a.o.Sample)) {
 		select {
 		case <-a.run.Done():
 			return

@@ -99,15 +99,15 @@ func (a *Agent) note(ctx context.Context, g *group, e ending) {
 		return // what failed is not what is wanted now, which the next pass tries
 	}
 	why := keepsEnding(s.Key, g.fails[s.Key], parts.Classify(err))
-	if f := g.fails[s.Key]; f == nil || f.err.Reason != why.Reason {
+	if f := g.fails[s.Key]; f == nil || f.Err.Reason != why.Reason {
 		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(why.Reason), "err", err)
 	}
-	f := g.fails[s.Key].again(why)
-	f.removing = s.Verb == reconcile.Remove
+	f := g.fails[s.Key].Again(why)
+	f.Removing = s.Verb == reconcile.Remove
 	// One that took long, as a guest does that keeps its device, must not be
 	// asked all the time.
-	if free := time.Now().Add(e.took); f.next.Before(free) {
-		f.next = free
+	if free := time.Now().Add(e.took); f.Next.Before(free) {
+		f.Next = free
 	}
 	g.fails[s.Key] = f
 }

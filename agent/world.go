@@ -233,7 +233,7 @@ func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member) {
 		if g.unknown[k] == nil {
 			a.log.Warn("thing could not be looked at, and is left alone", "step", k.Kind.String(), "name", k.Name, "err", err)
 		}
-		g.unknown[k] = g.unknown[k].again(parts.Classify(err))
+		g.unknown[k] = g.unknown[k].Again(parts.Classify(err))
 	default:
 		delete(g.unknown, k)
 		if there {
