@@ -29,10 +29,8 @@ func remains(m member, members []member, w reconcile.World) bool {
 	if stands(m, w) {
 		return true
 	}
-	mount := reconcile.Key{Kind: reconcile.Mount, Name: m.mount()}
-	_, there := w.Is[mount]
-	_, wanted := w.Want[mount] // by another
-	if !w.Unknown[mount] && (!there || wanted) {
+	mount := reconcile.Mount.Of(m.mount())
+	if !w.Remains(mount) { // or another wants it
 		return false
 	}
 	// Another that is also to go, and is held up, takes the mount along.
@@ -53,9 +51,7 @@ func (m member) mount() string {
 // may be.
 func stands(m member, w reconcile.World) bool {
 	for _, k := range m.rec.Keys(m.key.id) {
-		_, there := w.Is[k]
-		_, wanted := w.Want[k]
-		if k.Kind != reconcile.Mount && (w.Unknown[k] || there && !wanted) {
+		if k.Kind != reconcile.Mount && w.Remains(k) {
 			return true
 		}
 	}

@@ -137,12 +137,8 @@ func (a *Agent) gatewayEndedLocked(o *object, once, keeps *fault.Error) {
 		o.unsteady = keeps
 	}
 	if g := a.groups[intent.NetworkGroup(o.key.id)]; g != nil && f.Err != nil {
-		g.fails[gatewayKey(o.key.id)] = f
+		g.fails[reconcile.Gateway.Of(o.key.id)] = f
 	}
-}
-
-func gatewayKey(network string) reconcile.Key {
-	return reconcile.Key{Kind: reconcile.Gateway, Name: network}
 }
 
 // gatewayStops notes that the agent is about to stop a gateway.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
@@ -63,15 +64,6 @@ func (a *Agent) glance(g *group, m member) {
 	})
 }
 
-// ofGuest says whether a thing waits for a guest, which may take its time.
-func ofGuest(k reconcile.Key) bool {
-	return k.Kind == reconcile.Device || k.Kind == reconcile.GuestMount
-}
-
-func guestMountKey(m member) reconcile.Key {
-	return reconcile.Key{Kind: reconcile.GuestMount, Name: m.key.id}
-}
-
 // noteGlance believes a guest's answer. Where it has none, all stays as it was
 // last, but nobody says any more that it is so.
 func (a *Agent) noteGlance(g *group, seen *glance) {
@@ -93,10 +85,10 @@ func (a *Agent) noteGlance(g *group, seen *glance) {
 	if seen.err != nil {
 		return
 	}
-	k := guestMountKey(seen.of)
+	k := reconcile.GuestMount.Of(seen.of.key.id)
 	delete(g.is, k)
 	if seen.mounted {
-		g.is[k] = here
+		g.is[k] = intent.Here
 	}
 	g.seen[k] = true
 }
@@ -105,7 +97,7 @@ func (a *Agent) noteGlance(g *group, seen *glance) {
 // one. Mounting what is mounted is success, and so is unmounting what is not.
 // So after a restart, when there is no word, each is tried.
 func (a *Agent) guestMounted(g *group, m member) bool {
-	key := reconcile.Key{Kind: reconcile.Device, Name: m.key.id}
+	key := reconcile.Device.Of(m.key.id)
 	_, device := g.is[key]
 	a.mu.Lock()
 	o := a.objects[m.key]
@@ -137,8 +129,8 @@ func (a *Agent) nextGlanceLocked(g *group, now time.Time) (next time.Time) {
 		if o == nil || o.rec == nil || o.rec.Attachment == nil || o.rec.Attachment.MountAt == "" || o.rec.Removing || o.rec.Released() || o.guest.looked.IsZero() {
 			continue
 		}
-		k := reconcile.Key{Kind: reconcile.GuestMount, Name: key.id}
-		_, device := g.is[reconcile.Key{Kind: reconcile.Device, Name: key.id}]
+		k := reconcile.GuestMount.Of(key.id)
+		_, device := g.is[reconcile.Device.Of(key.id)]
 		if !device || g.glances[key] != nil || g.beside[k] != nil {
 			continue // there is nothing to see, or it is being asked
 		}
@@ -205,7 +197,7 @@ func (a *Agent) endDaemon(ctx context.Context, m member) error {
 
 // revoked says whether a guest may still have a device whose daemon was ended.
 func (m member) revoked(g *group) bool {
-	k := reconcile.Key{Kind: reconcile.Device, Name: m.key.id}
+	k := reconcile.Device.Of(m.key.id)
 	_, there := g.is[k]
 	return m.cut && (there || g.unknown[k] != nil || g.beside[k] != nil)
 }
@@ -213,7 +205,7 @@ func (m member) revoked(g *group) bool {
 // outlasted says what is to be done where a guest keeps a device of which the
 // daemon was taken away.
 func (a *Agent) outlasted(g *group, m member, w reconcile.World) *fault.Error {
-	daemon, device := reconcile.Key{Kind: reconcile.Daemon, Name: m.key.id}, reconcile.Key{Kind: reconcile.Device, Name: m.key.id}
+	daemon, device := reconcile.Daemon.Of(m.key.id), reconcile.Device.Of(m.key.id)
 	_, runs := w.Is[daemon]
 	if !m.cut || runs || w.Unknown[daemon] || g.fails[device] == nil && g.unknown[device] == nil {
 		return nil

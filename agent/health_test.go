@@ -12,6 +12,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/retry"
 )
 
@@ -232,7 +233,7 @@ func TestGatewayDoesNotStart(t *testing.T) {
 		{before, &fault.Error{Reason: fault.GatewayCrashes}, fault.GatewayCrashes},
 		{before, &fault.Error{Reason: fault.StepFailed}, fault.StepFailed},
 	} {
-		got := keepsEnding(gatewayKey("blue"), tt.before, tt.e)
+		got := keepsEnding(reconcile.Gateway.Of("blue"), tt.before, tt.e)
 		if got.Reason != tt.want || tt.e.Err != nil && !strings.Contains(got.Error(), tt.e.Err.Error()) {
 			t.Errorf("%v after %+v is %v, want %s", tt.e, tt.before, got, tt.want)
 		}

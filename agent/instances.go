@@ -166,15 +166,10 @@ func (a *Agent) wantedOfInstance(ctx context.Context, g *group, m member) (wante
 	return wanted
 }
 
-// ofLibvirt says whether libvirt has to be asked about a key.
-func ofLibvirt(k reconcile.Key) bool {
-	return k.Kind == reconcile.Device || k.Kind == reconcile.GuestMount || k.Kind == reconcile.Definition
-}
-
 // withoutQEMU notes what is known of a key without asking libvirt, and says
 // whether it did: an instance that is about to start has no device.
 func (a *Agent) withoutQEMU(g *group, k reconcile.Key, w reconcile.World) bool {
-	if !ofLibvirt(k) {
+	if !intent.OfLibvirt(k) {
 		return false
 	}
 	delete(g.is, k)
@@ -195,15 +190,15 @@ func (a *Agent) observeDaemon(g *group, k reconcile.Key, m member) (reconcile.Ve
 		a.noteDeath(m)
 	}
 	if err != nil || done == nil {
-		return here, false, err
+		return intent.Here, false, err
 	}
 	a.watchEnd(g, k, done)
 	if g.starting[m.key] {
 		if connected, err := a.o.Daemons.Connected(dir); err != nil || connected {
-			return former, true, err
+			return intent.Former, true, err
 		}
 	}
-	return here, true, nil
+	return intent.Here, true, nil
 }
 
 // notePersistenceLocked notes whether an attachment's device is in the
@@ -219,7 +214,7 @@ func (a *Agent) notePersistenceLocked(o *object, g *group, w reconcile.World) {
 	}
 	was, why := o.persists, o.liveOnly
 	o.persists, o.liveOnly = model.LiveOnly, answer.instance.WhyLiveOnly(at.Alias)
-	if _, there := w.Is[reconcile.Key{Kind: reconcile.Definition, Name: o.key.id}]; there {
+	if _, there := w.Is[reconcile.Definition.Of(o.key.id)]; there {
 		o.persists, o.liveOnly = model.Persistent, ""
 	}
 	if was != o.persists || why != o.liveOnly {

@@ -241,7 +241,7 @@ func (m member) stage(i parts.Instance, err *fault.Error) move.Stage {
 // concern yet. One that is migrated with its share brings the device along, and
 // has it before it runs.
 func (m member) leftAlone(g *group, k reconcile.Key) bool {
-	if m.rec.Attachment == nil || !m.rec.Attachment.Move.Is(move.Destination) || m.rec.Removing || !ofLibvirt(k) {
+	if m.rec.Attachment == nil || !m.rec.Attachment.Move.Is(move.Destination) || m.rec.Removing || !intent.OfLibvirt(k) {
 		return false
 	}
 	delete(g.is, k)

@@ -255,8 +255,8 @@ func (a *Agent) putIntoGateway(ctx context.Context, g *group, s parts.Server, m 
 	if err != nil {
 		return err
 	}
-	k := reconcile.Key{Kind: reconcile.Export, Name: m.key.id}
-	g.is[k], g.seen[k] = m.version(k), true
+	k := reconcile.Export.Of(m.key.id)
+	g.is[k], g.seen[k] = m.rec.Version(k, m.at), true
 	delete(g.unknown, k)
 	a.rulesSeen(m, ganesha.Sight{Match: ganesha.Same, Refused: refused})
 	if !recover {
@@ -300,7 +300,7 @@ func (a *Agent) expireLocked(g *group, ms []member, now time.Time) {
 		if expires.IsZero() || expires.After(now) {
 			continue
 		}
-		if f := g.fails[reconcile.Key{Kind: reconcile.Export, Name: m.key.id}]; f != nil {
+		if f := g.fails[reconcile.Export.Of(m.key.id)]; f != nil {
 			f.Next = now
 		}
 	}

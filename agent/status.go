@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/move"
 	"github.com/causeway-project/causeway/agent/reconcile"
@@ -18,14 +19,14 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for k, f := range g.fails {
-		if settled(k, w, plan) {
+		if plan.Settled(k, w) {
 			delete(g.fails, k) // put right by somebody else, or not wanted any more
 		} else if f.Next.IsZero() {
 			delete(g.fails, k) // a caller asked for a new try
 		}
 	}
 	for k := range g.tried {
-		if settled(k, w, plan) {
+		if plan.Settled(k, w) {
 			delete(g.tried, k)
 		}
 	}
@@ -41,17 +42,6 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 		a.notePersistenceLocked(o, g, w)
 		a.setStatusLocked(o, s, failure)
 	}
-}
-
-// settled says whether a key is as it should be. One that has to go, because it
-// lost what it stands on, is not, though it looks like what is wanted.
-func settled(k reconcile.Key, w reconcile.World, plan reconcile.Plan) bool {
-	if _, blocked := plan.Blocked[k]; blocked {
-		return false
-	}
-	want, wanted := w.Want[k]
-	is, there := w.Is[k]
-	return !w.Unknown[k] && wanted == there && (!there || is == want.Version)
 }
 
 // judgeLocked says where an object stands: the first of its things that is not
@@ -77,7 +67,7 @@ func (a *Agent) judgeLocked(g *group, m member, w reconcile.World, plan reconcil
 				if f.Err.Reason == fault.GuestBusy || f.Err.Reason == fault.NeedsReset {
 					s.Phase = model.Degraded
 				}
-				if m.rec.RemovalForced && ofGuest(k) {
+				if m.rec.RemovalForced && intent.OfGuest(k) {
 					return s.Because(f.Err, f.Attempts), nil // it is not waited for
 				}
 				return s.Because(f.Err, f.Attempts), f.Err
@@ -159,7 +149,7 @@ func shareGone(m member) *fault.Error {
 }
 
 func (a *Agent) judgeKeyLocked(g *group, k reconcile.Key, s model.Status, w reconcile.World, plan reconcile.Plan) (model.Status, *fault.Error, bool) {
-	if settled(k, w, plan) {
+	if plan.Settled(k, w) {
 		return s, nil, false
 	}
 	if cause, blocked := plan.Blocked[k]; blocked && cause != k {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
@@ -38,12 +39,12 @@ func (a *Agent) do(ctx context.Context, g *group, s reconcile.Step, members []me
 		return fmt.Errorf("%v: no record owns it", s)
 	}
 	limit := deadlines[s.Key.Kind]
-	if m.rec.RemovalForced && ofGuest(s.Key) {
+	if m.rec.RemovalForced && intent.OfGuest(s.Key) {
 		limit = forcedStep
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if ofLibvirt(s.Key) {
+	if intent.OfLibvirt(s.Key) {
 		guarded, stop := a.starts.Guard(ctx, m.rec.Attachment.InstanceUUID)
 		defer stop()
 		ctx = guarded

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
@@ -43,7 +44,7 @@ func (a *Agent) takeBeside(ctx context.Context, g *group, s reconcile.Step, memb
 // ofInstance says whether a step is taken beside the worker: a guest may take
 // long, and a share may have hundreds.
 func ofInstance(s reconcile.Step) bool {
-	return s.Key.Kind == reconcile.Daemon || ofLibvirt(s.Key)
+	return s.Key.Kind == reconcile.Daemon || intent.OfLibvirt(s.Key)
 }
 
 // An ending is how a step went.

@@ -17,22 +17,6 @@ import (
 	"github.com/causeway-project/causeway/ganesha"
 )
 
-// version is what a key of a record should be. Most things have settings
-// that never change in place; their names say which they are.
-func (m member) version(k reconcile.Key) reconcile.Version {
-	switch k.Kind {
-	case reconcile.Device, reconcile.Definition:
-		return deviceVersion(m.rec.Attachment.Tag)
-	case reconcile.Gateway:
-		return reconcile.Version{Identity: "here", Settings: m.rec.Network.GatewaySettings()}
-	case reconcile.Export:
-		return reconcile.Version{Identity: "here", Settings: fmt.Sprint(m.rec.Export.ServedRules(m.at))}
-	}
-	return here
-}
-
-var here = reconcile.Version{Identity: "here"}
-
 // mostDrift bounds what is said of a network that differs in many ways.
 const mostDrift = 16
 
@@ -61,19 +45,6 @@ func (a *Agent) noteDrift(m member, what []string) {
 	a.tellLocked(o, false)
 }
 
-// drifted is a thing that is there and has to be put right in place.
-var drifted = reconcile.Version{Identity: "here", Settings: "drifted"}
-
-// former is a namespace with a plug that its network has no more.
-var former = reconcile.Version{Identity: "former"}
-
-// deletedShare is a mount of a share that was deleted and made anew since.
-var deletedShare = reconcile.Version{Identity: "deleted"}
-
-func deviceVersion(tag string) reconcile.Version {
-	return reconcile.Version{Identity: "tag " + tag}
-}
-
 // world is what the planner looks at: what the members want, and what is
 // there. It looks only at what has not been seen since the last step at it.
 func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile.World {
@@ -88,11 +59,11 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 			needs := m.rec.Needs(k, m.key.id)
 			w.Uses[k] = m.uses(k, needs)
 			if slices.Contains(wanted, k) {
-				w.Want[k] = reconcile.Want{Version: m.version(k), Needs: needs, Outlives: intent.Outlives(k), After: intent.After(k)}
+				w.Want[k] = reconcile.Want{Version: m.rec.Version(k, m.at), Needs: needs, Outlives: intent.Outlives(k), After: intent.After(k)}
 			}
 		}
 		if e := m.rec.Export; e != nil && a.servingOf(e.Network) == up {
-			w.Outside[reconcile.Key{Kind: reconcile.Gateway, Name: e.Network}] = true
+			w.Outside[reconcile.Gateway.Of(e.Network)] = true
 		}
 	}
 	for _, m := range members {
@@ -101,10 +72,10 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 				continue
 			}
 			a.look(ctx, g, k, m)
-			if _, wanted := w.Want[k]; !wanted && litters(k, m.rec) && g.unknown[k] == nil && (!g.cleaned[k] || a.leftDir(k)) && (k.Kind != reconcile.Daemon || !m.revoked(g)) {
+			if _, wanted := w.Want[k]; !wanted && m.rec.Litters(k) && g.unknown[k] == nil && (!g.cleaned[k] || a.leftDir(k)) && (k.Kind != reconcile.Daemon || !m.revoked(g)) {
 				// An agent that was killed in the middle of the removal may
 				// have left a directory: remove once more, which is cheap.
-				g.is[k] = here
+				g.is[k] = intent.Here
 				delete(g.seen, k) // a pretence, not to be relied on
 			}
 		}
@@ -120,22 +91,10 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 		g.there[k] = true
 		if _, wanted := w.Want[k]; k.Kind == reconcile.Mount && !wanted && a.pinnedLocked() {
 			// A record that could not be read may own it: it stays.
-			w.Want[k] = reconcile.Want{Version: here}
+			w.Want[k] = reconcile.Want{Version: intent.Here}
 		}
 	}
 	return w
-}
-
-// litters says whether removing a thing takes several steps of which the first
-// already makes it look gone.
-func litters(k reconcile.Key, r *intent.Record) bool {
-	switch k.Kind {
-	case reconcile.Gateway:
-		return true
-	case reconcile.Mount, reconcile.View, reconcile.Namespace, reconcile.Daemon:
-		return r.Removing || r.Released()
-	}
-	return false
 }
 
 // leftDir says whether the directory that a gateway sees is there: a view
@@ -252,24 +211,24 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 		g.gone[k] = sight.Gone && !back
 		a.mu.Unlock()
 		if back {
-			return deletedShare, true, nil
+			return intent.Deleted, true, nil
 		}
-		return here, sight.Mounted, err
+		return intent.Here, sight.Mounted, err
 	case reconcile.View:
 		sight, err := a.o.Mounts.Peek(a.at.View(m.rec.Export.Network, m.key.id))
-		return here, sight.Mounted, err
+		return intent.Here, sight.Mounted, err
 	case reconcile.Namespace:
 		if m.rec.Network.Former != nil {
-			return former, true, nil // or what is left of it
+			return intent.Former, true, nil // or what is left of it
 		}
 		st, err := a.o.Namespaces.Observe(ctx, m.rec.Network.ForHost(m.key.id))
 		if err == nil {
 			a.noteDrift(m, st.Drift)
 		}
 		if st.Exists && len(st.Drift) > 0 {
-			return drifted, true, err
+			return intent.Drifted, true, err
 		}
-		return here, st.Exists, err
+		return intent.Here, st.Exists, err
 	case reconcile.Gateway:
 		return a.observeGateway(ctx, g, k, m)
 	case reconcile.Export:
@@ -279,7 +238,7 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 	case reconcile.Device, reconcile.Definition:
 		return a.observeDevice(ctx, g, k, m)
 	case reconcile.GuestMount:
-		return here, a.guestMounted(g, m), nil
+		return intent.Here, a.guestMounted(g, m), nil
 	}
 	return reconcile.Version{}, false, fmt.Errorf("observe %v: unknown kind", k)
 }
@@ -308,45 +267,45 @@ func (a *Agent) shareIsBack(ctx context.Context, g *group, m member) bool {
 // that it is adopted before exports are put into it.
 func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
 	if a.isStuck(m.key.id) {
-		return drifted, true, nil // its start replaces it
+		return intent.Drifted, true, nil // its start replaces it
 	}
 	s := a.server(m.key.id, m.rec.Network)
 	st, err := s.Status(ctx)
 	if err != nil {
-		return here, false, err
+		return intent.Here, false, err
 	}
 	a.gatewayLimited(m.key.id, st)
 	if !st.Running {
 		a.gatewayDown(m.key.id, st.LastLog)
-		return here, false, nil
+		return intent.Here, false, nil
 	}
 	if a.servingOf(m.key.id) != up {
-		return drifted, true, nil
+		return intent.Drifted, true, nil
 	}
 	a.watchEnd(g, k, s.Done())
-	return reconcile.Version{Identity: "here", Settings: st.Settings}, true, nil
+	return intent.WithSettings(st.Settings), true, nil
 }
 
 func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version, bool, error) {
 	switch a.servingOf(m.rec.Export.Network) {
 	case down:
 		a.rulesSeen(m, ganesha.Sight{})
-		return here, false, nil
+		return intent.Here, false, nil
 	case unseen:
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		return here, false, a.gatewayErrorLocked(m.rec.Export.Network)
+		return intent.Here, false, a.gatewayErrorLocked(m.rec.Export.Network)
 	}
 	s := a.existingServer(m.rec.Export.Network)
 	sight, err := s.Look(ctx, a.exportOf(m))
 	if err != nil && !isNotRunning(err) {
-		return here, false, err
+		return intent.Here, false, err
 	}
 	a.rulesSeen(m, sight)
 	if err == nil && sight.Match == ganesha.Same && !a.toRecover(m.key) {
-		return m.version(reconcile.Key{Kind: reconcile.Export}), true, nil
+		return m.rec.Version(reconcile.Export.Of(m.key.id), m.at), true, nil
 	}
-	return drifted, sight.Match != ganesha.Absent, nil
+	return intent.Drifted, sight.Match != ganesha.Absent, nil
 }
 
 func (a *Agent) existingServer(network string) parts.Server {
@@ -359,9 +318,9 @@ func (a *Agent) observeDevice(ctx context.Context, g *group, k reconcile.Key, m 
 	i, err := g.answers.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
 	if err != nil {
 		if err.Reason == fault.InstanceNotFound {
-			return here, false, nil
+			return intent.Here, false, nil
 		}
-		return here, false, err
+		return intent.Here, false, err
 	}
 	devices := i.Devices
 	if k.Kind == reconcile.Definition {
@@ -374,9 +333,9 @@ func (a *Agent) observeDevice(ctx context.Context, g *group, k reconcile.Key, m 
 		if d.Socket != a.at.Socket(m.key.id) {
 			return reconcile.Version{Identity: "socket " + d.Socket}, true, nil
 		}
-		return deviceVersion(d.Tag), true, nil
+		return intent.WithTag(d.Tag), true, nil
 	}
-	return here, false, nil
+	return intent.Here, false, nil
 }
 
 // exportOf says to Ganesha what a record wants.

@@ -6,15 +6,15 @@ import "github.com/causeway-project/causeway/agent/reconcile"
 func (r *Record) Keys(id string) []reconcile.Key {
 	switch {
 	case r.Network != nil:
-		return []reconcile.Key{{Kind: reconcile.Namespace, Name: id}, {Kind: reconcile.Gateway, Name: id}}
+		return []reconcile.Key{reconcile.Namespace.Of(id), reconcile.Gateway.Of(id)}
 	case r.Export != nil:
-		return []reconcile.Key{{Kind: reconcile.Mount, Name: r.Export.Mount}, {Kind: reconcile.View, Name: id}, {Kind: reconcile.Export, Name: id}}
+		return []reconcile.Key{reconcile.Mount.Of(r.Export.Mount), reconcile.View.Of(id), reconcile.Export.Of(id)}
 	default:
-		keys := []reconcile.Key{{Kind: reconcile.Mount, Name: r.Attachment.Mount}, {Kind: reconcile.Daemon, Name: id}, {Kind: reconcile.Device, Name: id}}
+		keys := []reconcile.Key{reconcile.Mount.Of(r.Attachment.Mount), reconcile.Daemon.Of(id), reconcile.Device.Of(id)}
 		if r.Attachment.MountAt != "" {
-			keys = append(keys, reconcile.Key{Kind: reconcile.GuestMount, Name: id})
+			keys = append(keys, reconcile.GuestMount.Of(id))
 		}
-		return append(keys, reconcile.Key{Kind: reconcile.Definition, Name: id})
+		return append(keys, reconcile.Definition.Of(id))
 	}
 }
 
@@ -22,15 +22,15 @@ func (r *Record) Keys(id string) []reconcile.Key {
 func (r *Record) Needs(k reconcile.Key, id string) []reconcile.Key {
 	switch k.Kind {
 	case reconcile.Gateway:
-		return []reconcile.Key{{Kind: reconcile.Namespace, Name: id}}
+		return []reconcile.Key{reconcile.Namespace.Of(id)}
 	case reconcile.View, reconcile.Daemon:
-		return []reconcile.Key{{Kind: reconcile.Mount, Name: r.MountName()}}
+		return []reconcile.Key{reconcile.Mount.Of(r.MountName())}
 	case reconcile.Export:
-		return []reconcile.Key{{Kind: reconcile.View, Name: id}, {Kind: reconcile.Gateway, Name: r.Export.Network}}
+		return []reconcile.Key{reconcile.View.Of(id), reconcile.Gateway.Of(r.Export.Network)}
 	case reconcile.Device:
-		return []reconcile.Key{{Kind: reconcile.Daemon, Name: id}}
+		return []reconcile.Key{reconcile.Daemon.Of(id)}
 	case reconcile.GuestMount:
-		return []reconcile.Key{{Kind: reconcile.Device, Name: id}}
+		return []reconcile.Key{reconcile.Device.Of(id)}
 	}
 	return nil
 }
@@ -42,7 +42,7 @@ func After(k reconcile.Key) []reconcile.Key {
 	if k.Kind != reconcile.Definition {
 		return nil
 	}
-	return []reconcile.Key{{Kind: reconcile.Device, Name: k.Name}}
+	return []reconcile.Key{reconcile.Device.Of(k.Name)}
 }
 
 // Outlives says the loss of what does not harm a key. Ganesha reaches an
@@ -53,5 +53,27 @@ func Outlives(k reconcile.Key) []reconcile.Key {
 	if k.Kind != reconcile.Export {
 		return nil
 	}
-	return []reconcile.Key{{Kind: reconcile.View, Name: k.Name}}
+	return []reconcile.Key{reconcile.View.Of(k.Name)}
+}
+
+// OfLibvirt says whether libvirt has to be asked about a key.
+func OfLibvirt(k reconcile.Key) bool {
+	return k.Kind == reconcile.Device || k.Kind == reconcile.GuestMount || k.Kind == reconcile.Definition
+}
+
+// OfGuest says whether a key waits for a guest, which may take its time.
+func OfGuest(k reconcile.Key) bool {
+	return k.Kind == reconcile.Device || k.Kind == reconcile.GuestMount
+}
+
+// Litters says whether removing a key of a record takes several steps of which
+// the first already makes it look gone.
+func (r *Record) Litters(k reconcile.Key) bool {
+	switch k.Kind {
+	case reconcile.Gateway:
+		return true
+	case reconcile.Mount, reconcile.View, reconcile.Namespace, reconcile.Daemon:
+		return r.Removing || r.Released()
+	}
+	return false
 }

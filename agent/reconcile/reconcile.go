@@ -38,6 +38,9 @@ func Kinds() []Kind {
 
 func (k Kind) String() string { return kindNames[k] }
 
+// Of is the key of the thing of this kind that has a name.
+func (k Kind) Of(name string) Key { return Key{k, name} }
+
 // A Key names one thing on this host.
 type Key struct {
 	Kind Kind
@@ -75,6 +78,13 @@ type World struct {
 	Uses    map[Key][]Key // what a thing that is there stands on, for things no longer wanted
 }
 
+// Remains says whether a thing is there that is not wanted, or may be.
+func (w World) Remains(k Key) bool {
+	_, there := w.Is[k]
+	_, wanted := w.Want[k]
+	return w.Unknown[k] || there && !wanted
+}
+
 // A Verb is what a step does.
 type Verb string
 
@@ -102,6 +112,18 @@ type Plan struct {
 	// Blocked says for each wanted thing that cannot be made yet what it
 	// waits for, the nearest first cause.
 	Blocked map[Key]Key
+}
+
+// Settled says whether a thing of the world that was planned for is as it should
+// be. One that has to go, because it lost what it stands on, is not, though it
+// looks like what is wanted.
+func (p Plan) Settled(k Key, w World) bool {
+	if _, blocked := p.Blocked[k]; blocked {
+		return false
+	}
+	want, wanted := w.Want[k]
+	is, there := w.Is[k]
+	return !w.Unknown[k] && wanted == there && (!there || is == want.Version)
 }
 
 // NextPlan lists the steps from what is towards what is wanted.
