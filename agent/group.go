@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/answers"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
@@ -38,7 +39,7 @@ type group struct {
 	starting map[objectKey]bool                   // attachments whose instance was about to start when the pass began
 	glances  map[objectKey]*glance                // looks into guests under way
 	beside   map[reconcile.Key]context.CancelFunc // with a step under way beside the worker: not looked at, and left alone
-	answers  instanceCache                        // of libvirt, whose events tell of changes
+	answers  answers.Cache                        // of libvirt, whose events tell of changes
 	records  map[objectKey]*intent.Record         // of the last pass
 	is       map[reconcile.Key]reconcile.Version
 	seen     map[reconcile.Key]bool
@@ -64,7 +65,7 @@ func (a *Agent) joinLocked(o *object) *group {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
 			members: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*retry.Failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
-			kept: map[objectKey]*retry.Failure{}, unknown: map[reconcile.Key]*retry.Failure{}, beside: map[reconcile.Key]context.CancelFunc{}, glances: map[objectKey]*glance{}, answers: instanceCache{}, records: map[objectKey]*intent.Record{},
+			kept: map[objectKey]*retry.Failure{}, unknown: map[reconcile.Key]*retry.Failure{}, beside: map[reconcile.Key]context.CancelFunc{}, glances: map[objectKey]*glance{}, answers: answers.Cache{}, records: map[objectKey]*intent.Record{},
 		}
 		a.groups[key] = g
 		a.workers.Go(func() { a.work(a.run, g) })
@@ -125,7 +126,7 @@ func (a *Agent) work(ctx context.Context, g *group) {
 // empty and its worker at its end.
 func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty bool) {
 	a.noteEnded(g)
-	g.answers.forgetErrors()
+	g.answers.ForgetErrors()
 	var now time.Time // of the last pass: what was not due then may be by its end
 	for ctx.Err() == nil {
 		now = time.Now()

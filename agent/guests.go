@@ -11,7 +11,6 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
-	"github.com/causeway-project/causeway/agent/word"
 )
 
 const (
@@ -200,21 +199,6 @@ func (m member) revoked(g *group) bool {
 	k := reconcile.Device.Of(m.key.id)
 	_, there := g.is[k]
 	return m.cut && (there || g.unknown[k] != nil || g.beside[k] != nil)
-}
-
-// outlasted says what is to be done where a guest keeps a device of which the
-// daemon was taken away.
-func (a *Agent) outlasted(g *group, m member, w reconcile.World) *fault.Error {
-	daemon, device := reconcile.Daemon.Of(m.key.id), reconcile.Device.Of(m.key.id)
-	_, runs := w.Is[daemon]
-	if !m.cut || runs || w.Unknown[daemon] || g.fails[device] == nil && g.unknown[device] == nil {
-		return nil
-	}
-	if _, there := w.Is[device]; !there && !w.Unknown[device] {
-		return nil
-	}
-	return fault.Preconditionf(fault.NeedsReset,
-		"instance %s has no access to the share any more, and does not give the dead device back: reset or stop the instance, and the rest goes by itself", word.Quote(m.rec.Attachment.Instance))
 }
 
 func (a *Agent) deviceOf(m member) parts.Device {

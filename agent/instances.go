@@ -143,17 +143,18 @@ func (a *Agent) wantedOfInstance(ctx context.Context, g *group, m member) (wante
 	}
 	ctx, cancel := a.starts.Guard(ctx, at.InstanceUUID)
 	defer cancel()
-	i, err := g.answers.get(ctx, a.o.Instances, at.InstanceUUID)
-	if stage := m.stage(i, err); stage != move.All {
+	answer := g.answers.Of(ctx, a.o.Instances, at.InstanceUUID)
+	if stage := at.Move.Stage(answer.Place(), m.at); stage != move.All {
 		return atStage(keys, stage)
 	}
-	if err != nil && err.Reason == fault.InstanceNotFound {
-		a.findNamesake(ctx, g, at)
+	if answer.Missing() {
+		g.answers.FindNamesake(ctx, a.o.Instances, at)
 		return nil
 	}
-	if err != nil {
+	if answer.Err != nil {
 		return keys // while libvirt is away nobody knows, and all stays
 	}
+	i := answer.Instance
 	for _, k := range keys {
 		if k.Kind == reconcile.Definition && !i.Defines(at.Alias) {
 			continue
@@ -209,11 +210,11 @@ func (a *Agent) notePersistenceLocked(o *object, g *group, w reconcile.World) {
 		return
 	}
 	answer, asked := g.answers[at.InstanceUUID]
-	if !asked || answer.err != nil {
+	if !asked || answer.Err != nil {
 		return // it stays what it was
 	}
 	was, why := o.persists, o.liveOnly
-	o.persists, o.liveOnly = model.LiveOnly, answer.instance.WhyLiveOnly(at.Alias)
+	o.persists, o.liveOnly = model.LiveOnly, answer.Instance.WhyLiveOnly(at.Alias)
 	if _, there := w.Is[reconcile.Definition.Of(o.key.id)]; there {
 		o.persists, o.liveOnly = model.Persistent, ""
 	}
@@ -221,28 +222,4 @@ func (a *Agent) notePersistenceLocked(o *object, g *group, w reconcile.World) {
 		o.broadcast()
 		a.tellLocked(o, false)
 	}
-}
-
-// findNamesake looks who has the name of an instance that is not there.
-func (a *Agent) findNamesake(ctx context.Context, g *group, at *intent.Attachment) {
-	answer := g.answers[at.InstanceUUID]
-	if answer.namesake != "" || at.Instance == at.InstanceUUID {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, lookDeadline)
-	defer cancel()
-	if i, err := a.o.Instances.Instance(ctx, at.Instance); err == nil {
-		answer.namesake = i.UUID
-		g.answers[at.InstanceUUID] = answer
-	}
-}
-
-// instanceGone says why an attachment waits for an instance that is not there.
-func instanceGone(at *intent.Attachment, answer instanceAnswer) *fault.Error {
-	e := &fault.Error{Kind: fault.NotFound, Reason: fault.InstanceNotFound, Metadata: map[string]string{"instance_uuid": at.InstanceUUID}}
-	e.Message = fmt.Sprintf("instance %s with the UUID %s is not defined on this host: the share is attached when it is there again and runs; delete the attachment if it is gone for good", word.Quote(at.Instance), at.InstanceUUID)
-	if answer.namesake != "" {
-		e.Message = fmt.Sprintf("instance %s with the UUID %s is not defined on this host, and another has its name, with the UUID %s: delete the attachment, and attach the share to that one", word.Quote(at.Instance), at.InstanceUUID, answer.namesake)
-	}
-	return e
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/answers"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
@@ -79,14 +80,10 @@ func (a *Agent) preflightMove(ctx context.Context, key objectKey, at model.Attac
 	if a.known(key) {
 		return nil
 	}
-	i, err := a.o.Instances.Instance(ctx, at.Instance)
-	var answer *fault.Error
-	if err != nil {
-		answer = parts.Classify(err)
-	}
-	switch placeOf(i, answer) {
+	answer := answers.Ask(ctx, a.o.Instances, at.Instance)
+	switch answer.Place() {
 	case move.Unknown:
-		return answer
+		return answer.Err
 	case move.Here:
 		return fault.Preconditionf(fault.InstanceHere, "instance %s runs on this host already: attach the share to it", word.Quote(at.Instance))
 	}
@@ -156,14 +153,10 @@ func (a *Agent) stillHere(ctx context.Context, id string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookDeadline)
 	defer cancel()
-	i, err := a.o.Instances.Instance(ctx, at.InstanceUUID)
-	var answer *fault.Error
-	if err != nil {
-		answer = parts.Classify(err)
-	}
-	switch placeOf(i, answer) {
+	answer := answers.Ask(ctx, a.o.Instances, at.InstanceUUID)
+	switch answer.Place() {
 	case move.Unknown:
-		return answer
+		return answer.Err
 	case move.Absent, move.Gone:
 		return fault.Preconditionf(fault.InstanceNotFound, "instance %s is not on this host any more, so that it cannot have the share again: delete the attachment", word.Quote(at.InstanceUUID))
 	}
@@ -215,28 +208,6 @@ func (a *Agent) awaitMoveOf(ctx context.Context, key objectKey, created bool, si
 	})
 }
 
-// placeOf reads libvirt's answer.
-func placeOf(i parts.Instance, err *fault.Error) move.Place {
-	switch {
-	case err != nil && err.Reason == fault.InstanceNotFound:
-		return move.Absent
-	case err != nil:
-		return move.Unknown
-	case i.Migrated:
-		return move.Gone
-	case !i.Running:
-		return move.Off
-	case i.Migrating:
-		return move.Passing
-	}
-	return move.Here
-}
-
-// stage is how much of an attachment there should be while its instance moves.
-func (m member) stage(i parts.Instance, err *fault.Error) move.Stage {
-	return m.rec.Attachment.Move.Stage(placeOf(i, err), m.at)
-}
-
 // leftAlone says whether a thing in an instance that is awaited is nobody's
 // concern yet. One that is migrated with its share brings the device along, and
 // has it before it runs.
@@ -258,32 +229,6 @@ func atStage(keys []reconcile.Key, stage move.Stage) []reconcile.Key {
 	return slices.DeleteFunc(slices.Clone(keys), func(k reconcile.Key) bool { return k.Kind > reconcile.Daemon })
 }
 
-// judgeReleasedLocked says how far an attachment has come of which nothing is
-// to be on this host for now.
-func (a *Agent) judgeReleasedLocked(g *group, m member, s model.Status, w reconcile.World) (model.Status, *fault.Error) {
-	for _, k := range slices.Backward(m.rec.Keys(m.key.id)) {
-		if _, wanted := w.Want[k]; wanted {
-			continue // by another: a mount that they share
-		}
-		s.Phase = model.Working
-		if f := g.unknown[k]; f != nil {
-			return s.Because(f.Err, 0), nil
-		}
-		if w.Unknown[k] {
-			return s, nil // a step is under way
-		}
-		if f := g.fails[k]; f != nil {
-			s.Phase = model.Degraded
-			return s.Because(f.Err, f.Attempts), f.Err
-		}
-		if _, there := w.Is[k]; there {
-			return s, nil
-		}
-	}
-	s.Phase, s.ObservedGeneration = model.Pending, m.rec.Generation
-	return s.Because(m.rec.Attachment.Move.Status(), 0), nil
-}
-
 // endMoves notes what became of the moves of a group's attachments, and reports
 // whether there was one that ended. What the instance does next is written down
 // before anything is done about it.
@@ -294,17 +239,16 @@ func (a *Agent) endMoves(ctx context.Context, g *group, members []member) bool {
 		if at == nil || at.Move == nil || m.rec.Removing || g.starting[m.key] || a.waits(g, m) {
 			continue
 		}
-		answer := g.answers[at.InstanceUUID]
-		if at.Move.End(placeOf(answer.instance, answer.err), m.at) == move.Goes {
+		if at.Move.End(g.answers[at.InstanceUUID].Place(), m.at) == move.Goes {
 			continue
 		}
 		// Nobody can take it back: what an event may yet tell has to be asked for.
 		delete(g.answers, at.InstanceUUID)
 		asking, done := a.starts.Guard(ctx, at.InstanceUUID)
-		i, err := g.answers.get(asking, a.o.Instances, at.InstanceUUID)
+		answer := g.answers.Of(asking, a.o.Instances, at.InstanceUUID)
 		done()
-		end := at.Move.End(placeOf(i, err), m.at)
-		if end == move.Goes || end == move.Returned && i.Running && !a.isServed(m) {
+		end := at.Move.End(answer.Place(), m.at)
+		if end == move.Goes || end == move.Returned && answer.Instance.Running && !a.isServed(m) {
 			continue
 		}
 		if err := a.endMove(ctx, m, end); err != nil {

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
@@ -315,16 +314,16 @@ func (a *Agent) existingServer(network string) parts.Server {
 }
 
 func (a *Agent) observeDevice(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
-	i, err := g.answers.get(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
-	if err != nil {
-		if err.Reason == fault.InstanceNotFound {
-			return intent.Here, false, nil
-		}
-		return intent.Here, false, err
+	answer := g.answers.Of(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
+	switch {
+	case answer.Missing():
+		return intent.Here, false, nil
+	case answer.Err != nil:
+		return intent.Here, false, answer.Err
 	}
-	devices := i.Devices
+	devices := answer.Instance.Devices
 	if k.Kind == reconcile.Definition {
-		devices = i.Defined
+		devices = answer.Instance.Defined
 	}
 	for _, d := range devices {
 		if d.Alias != m.rec.Attachment.Alias {
@@ -345,33 +344,4 @@ func (a *Agent) exportOf(m member) ganesha.Export {
 		ID: e.ExportID, Path: filepath.Clean(a.at.View(e.Network, m.key.id)), Pseudo: e.Pseudo, FSID: e.FSID,
 		Rules: e.ServedRules(m.at),
 	}
-}
-
-// instanceCache holds answers of libvirt.
-type instanceCache map[string]instanceAnswer
-
-type instanceAnswer struct {
-	instance parts.Instance
-	err      *fault.Error
-	namesake string // UUID of another instance that has the name of one that is not there
-}
-
-func (c instanceCache) get(ctx context.Context, is parts.Instances, uuid string) (parts.Instance, *fault.Error) {
-	if got, ok := c[uuid]; ok {
-		return got.instance, got.err
-	}
-	ctx, cancel := context.WithTimeout(ctx, lookDeadline)
-	defer cancel()
-	i, err := is.Instance(ctx, uuid)
-	got := instanceAnswer{instance: i}
-	if err != nil {
-		got.err = parts.Classify(err)
-	}
-	c[uuid] = got
-	return got.instance, got.err
-}
-
-// forgetErrors lets what failed be asked again.
-func (c instanceCache) forgetErrors() {
-	maps.DeleteFunc(c, func(_ string, got instanceAnswer) bool { return got.err != nil })
 }
