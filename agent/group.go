@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/answers"
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
@@ -41,6 +42,7 @@ type group struct {
 	beside   map[reconcile.Key]context.CancelFunc // with a step under way beside the worker: not looked at, and left alone
 	answers  answers.Cache                        // of libvirt, whose events tell of changes
 	records  map[objectKey]*intent.Record         // of the last pass
+	writers  []device.Writer                      // of the last pass
 	is       map[reconcile.Key]reconcile.Version
 	seen     map[reconcile.Key]bool
 	passed   time.Time                        // when the last pass began

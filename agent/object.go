@@ -29,6 +29,7 @@ type object struct {
 	guest     guestSide
 	persists  model.Persistence // of the attachment
 	liveOnly  string            // why it is no better
+	unlocked  []string          // its unlocked users, as last told
 	died      time.Time         // when its virtiofsd last died under its device
 	down      bool              // and has not been replaced yet
 	wedged    bool              // the device of a dead virtiofsd does not come out: the guest's hot-plug stands still

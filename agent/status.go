@@ -39,6 +39,7 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 		a.notePersistenceLocked(o, g, w)
 		a.setStatusLocked(o, s, failure)
 	}
+	a.noteWritersLocked(g)
 }
 
 // factsLocked are what there is to say of a member.

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/causeway-project/causeway/agent/access"
@@ -66,18 +68,59 @@ func (a *Agent) admitLocked(key objectKey, old, next *intent.Record) error {
 // unlockedUsersLocked names the other writers that the locks of an attachment's
 // guest do not meet.
 func (a *Agent) unlockedUsersLocked(o *object) []string {
-	w, ok := a.writer(o.key, o.rec)
 	g := a.groups[o.rec.Group(o.key.id)]
-	if !ok || g == nil {
+	if g == nil {
 		return nil
 	}
-	var others []device.Writer
+	return a.unlockedAmong(o, a.writersLocked(g))
+}
+
+// writersLocked lists those who write to a group's share, by name.
+func (a *Agent) writersLocked(g *group) []device.Writer {
+	var all []device.Writer
 	for key := range g.members {
-		if other := a.objects[key]; other != nil && other != o && other.rec != nil {
-			if is, ok := a.writer(key, other.rec); ok {
-				others = append(others, is)
+		if o := a.objects[key]; o != nil && o.rec != nil {
+			if w, ok := a.writer(key, o.rec); ok {
+				all = append(all, w)
 			}
 		}
 	}
-	return w.Unlocked(others)
+	slices.SortFunc(all, func(x, y device.Writer) int { return strings.Compare(x.Name, y.Name) })
+	return all
 }
+
+func (a *Agent) unlockedAmong(o *object, writers []device.Writer) []string {
+	w, ok := a.writer(o.key, o.rec)
+	if !ok {
+		return nil
+	}
+	return w.Unlocked(slices.DeleteFunc(slices.Clone(writers), func(other device.Writer) bool { return other.Name == w.Name }))
+}
+
+// noteWritersLocked tells of the attachments whose unlocked users became others:
+// a change of one is of concern to all that share with it.
+func (a *Agent) noteWritersLocked(g *group) {
+	writers := a.writersLocked(g)
+	if slices.Equal(writers, g.writers) {
+		return
+	}
+	g.writers = writers
+	for key := range g.members {
+		o := a.objects[key]
+		if o == nil || o.rec == nil || o.rec.Attachment == nil {
+			continue
+		}
+		users := a.unlockedAmong(o, writers)
+		if slices.Equal(users, o.unlocked) {
+			continue
+		}
+		if len(o.unlocked) == 0 {
+			a.log.Warn("others write to the share whose locks the guest does not meet", "attachment", key.id, "users", users[:min(len(users), mostUsers)], "count", len(users))
+		}
+		o.unlocked = users
+		a.tellLocked(o, false)
+	}
+}
+
+// mostUsers is how many are named in a line of the log.
+const mostUsers = 5
