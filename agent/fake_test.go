@@ -71,7 +71,7 @@ func newHost(t *testing.T) *host {
 		t: t, shares: map[string]bool{"docs": true, "music": true}, mounted: map[string]string{}, sharing: map[string]bool{}, gone: map[string]bool{},
 		namespaces: map[string]netns.Network{}, bridges: map[string]bool{"br-blue": true, "br-red": true}, gateways: map[string]*server{},
 		daemons: map[string]chan struct{}{}, instances: map[string]*parts.Instance{}, guests: map[string]bool{},
-		abilities: []string{"cache_auto", "cache_never", "xattr", "posix_acl", "shared_locks", "threads"},
+		abilities: []string{"cache_auto", "cache_never", "xattr", "posix_acl", "shared_locks", "threads", "map_ids"},
 		hooks:     map[string]chan struct{}{}, connected: map[string]bool{},
 		deaths: map[string]parts.Death{},
 	}
@@ -141,7 +141,7 @@ func (h *host) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// The backend: drivers.Mounter and Prober.
+// The backend: drivers.Mounter, Prober and OwnerReporter.
 
 func (h *host) Kind() string { return "fake" }
 
@@ -161,6 +161,11 @@ func (h *host) Probe(_ context.Context, c drivers.Connection) error {
 		return fmt.Errorf("source %q: %w", c.Source, drivers.ErrNotFound)
 	}
 	return nil
+}
+
+// Owner is root, as of a directory that an operator has just made.
+func (h *host) Owner(_ context.Context, c drivers.Connection) (drivers.Owner, error) {
+	return drivers.Owner{Mode: 0o755, Path: "/pool/" + c.Source}, nil
 }
 
 func (h *host) Mount(_ context.Context, r drivers.MountRequest) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
@@ -81,6 +82,18 @@ func (a *Agent) hostFacts(ctx context.Context, at model.Attachment, i parts.Inst
 		}
 		return d.Prober.Probe(ctx, at.Connection)
 	})
+	if err == nil && at.IDs.Policy != device.Passthrough {
+		err = a.probe(ctx, at.Connection.Kind, func(d driver) error {
+			if d.OwnerReporter == nil {
+				return nil
+			}
+			owner, err := d.OwnerReporter.Owner(ctx, at.Connection)
+			if err == nil {
+				f.Share.Owner = &owner
+			}
+			return err
+		})
+	}
 	if ctx.Err() != nil {
 		return f, context.Cause(ctx)
 	}

@@ -96,6 +96,10 @@ func TestRefusals(t *testing.T) {
 		{"access control lists without xattr", attach(func(at *model.Attachment) { at.Settings.PosixACL, at.Settings.Xattr = device.On, device.Off }), fault.Invalid, fault.BadSettings},
 		{"squash to root", attach(func(at *model.Attachment) { at.IDs = device.IDs{Policy: device.Squash, GID: 1} }), fault.Invalid, fault.BadIDs},
 		{"squash that virtiofsd lacks", attach(func(at *model.Attachment) { at.IDs = device.IDs{Policy: device.Squash, UID: 1, GID: 1} }), fault.Precondition, fault.DaemonUnable},
+		{"ids that do not have the share's owner", attach(func(at *model.Attachment) {
+			r := []device.Range{{Host: 100000, Count: 9}}
+			at.IDs = device.IDs{Policy: device.Map, UIDs: r, GIDs: r}
+		}), fault.Precondition, fault.OwnerUnmapped},
 		{"other cache", attach(func(at *model.Attachment) { *at = docsVM1(); at.Settings.Cache = device.CacheNever }), fault.Conflict, fault.OtherSettings},
 		{"source missing", attach(func(at *model.Attachment) { at.Connection.Source = "none" }), fault.NotFound, fault.ShareNotFound},
 		{"source outside", attach(func(at *model.Attachment) { at.Connection.Source = "../x" }), fault.Invalid, fault.BadSource},

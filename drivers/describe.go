@@ -21,6 +21,7 @@ type Bound struct {
 	Description   Description
 	Prober        Prober
 	UsageReporter UsageReporter
+	OwnerReporter OwnerReporter
 }
 
 // describe is the only place that asks a driver for an optional interface.
@@ -36,6 +37,8 @@ func describe(m Mounter) Bound {
 	have(CanProbe, ok)
 	b.UsageReporter, ok = m.(UsageReporter)
 	have(CanReportUsage, ok)
+	b.OwnerReporter, ok = m.(OwnerReporter)
+	have(CanReportOwner, ok)
 	return b
 }
 

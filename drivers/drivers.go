@@ -6,6 +6,7 @@ package drivers
 import (
 	"context"
 	"errors"
+	"io/fs"
 )
 
 // Errors of drivers, wrapped with the backend's own text; use errors.Is.
@@ -92,6 +93,19 @@ type UsageReporter interface {
 // Usage in bytes. Size is 0 where the share has no limit of its own.
 type Usage struct{ Size, Used uint64 }
 
+// An OwnerReporter can tell, without a mount, whose the directory of a share is:
+// ErrNotFound, ErrAccess, ErrUnreachable, ErrSource.
+type OwnerReporter interface {
+	Owner(ctx context.Context, c Connection) (Owner, error)
+}
+
+// An Owner is what the kernel goes by at a directory.
+type Owner struct {
+	UID, GID uint32
+	Mode     fs.FileMode // its permissions
+	Path     string      // on this host
+}
+
 // An Ability names one optional interface.
 type Ability string
 
@@ -99,4 +113,5 @@ type Ability string
 const (
 	CanProbe       Ability = "probe"
 	CanReportUsage Ability = "usage"
+	CanReportOwner Ability = "owner"
 )

@@ -154,7 +154,7 @@ func TestBadAttachments(t *testing.T) {
 	})
 	// A file system that has no idmapped mounts.
 	ram := t.TempDir()
-	if err := errors.Join(syscall.Mount("ram", ram, "ramfs", 0, ""), os.Mkdir(filepath.Join(ram, "share"), 0o755)); err != nil {
+	if err := errors.Join(syscall.Mount("ram", ram, "ramfs", 0, ""), os.Mkdir(filepath.Join(ram, "share"), 0o755), os.Chown(filepath.Join(ram, "share"), 1, 1)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -247,6 +247,7 @@ func TestBadAttachments(t *testing.T) {
 		{"empty map", mapped("docs", "default"), invalid("bad_id_policy"), "give 1 to 340"},
 		{"map that overlaps", mapped("docs", "default", &nodev1.IdRange{Host: 1, Count: 9}, &nodev1.IdRange{Guest: 20, Host: 5, Count: 9}), invalid("bad_id_policy"), "alone"},
 		{"map on a file system without", mapped("share", "ram", &nodev1.IdRange{Host: 1, Count: 9}), precondition("id_map_unsupported"), "the id policy passthrough"},
+		{"map without the share's owner", mapped("docs", "default", &nodev1.IdRange{Host: 100000, Count: 65536}), precondition("share_owner_unmapped"), "attach it read-only"},
 		{"more than virtiofsd can", unable, precondition("virtiofsd_unable"), "ask for something else"},
 		{"second writer", &nodev1.AttachRequest{Attachment: attached("bad", "docs")}, precondition("locks_not_shared"), "attach with force"},
 		{"other cache", again(func(a *nodev1.Attachment) { a.Settings = &nodev1.DeviceSettings{Cache: nodev1.Cache_CACHE_NEVER} }), other, "delete it first"},

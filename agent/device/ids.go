@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/word"
@@ -98,6 +99,67 @@ func checkRanges(ranges []Range) error {
 
 func overlap(a, b, na, nb uint32) bool {
 	return uint64(a) < uint64(b)+uint64(nb) && uint64(b) < uint64(a)+uint64(na)
+}
+
+// Has says whether a user and a group on the share are somebody's in the guest.
+func (p IDs) Has(uid, gid uint32) (user, group bool) {
+	switch p.Policy {
+	case Squash:
+		return uid == p.UID, gid == p.GID
+	case Map:
+		return anyHas(p.UIDs, uid), anyHas(p.GIDs, gid)
+	}
+	return true, true
+}
+
+func anyHas(ranges []Range, host uint32) bool {
+	return slices.ContainsFunc(ranges, func(r Range) bool { return overlap(r.Host, host, r.Count, 1) })
+}
+
+// Root is whose on the share the guest's root is, or, where that is nobody's,
+// the first that the guest has.
+func (p IDs) Root() (uid, gid uint32) {
+	if p.Policy == Map {
+		return rootOf(p.UIDs), rootOf(p.GIDs)
+	}
+	return p.UID, p.GID
+}
+
+func rootOf(ranges []Range) uint32 {
+	for _, r := range ranges {
+		if r.Guest == 0 {
+			return r.Host
+		}
+	}
+	return ranges[0].Host
+}
+
+// String is as the command line has it.
+func (p IDs) String() string {
+	switch p.Policy {
+	case Squash:
+		return fmt.Sprintf("squash=%d:%d", p.UID, p.GID)
+	case Map:
+		if slices.Equal(p.UIDs, p.GIDs) {
+			return joined("map=", p.UIDs)
+		}
+		return joined("map-uids=", p.UIDs) + " " + joined("map-gids=", p.GIDs)
+	}
+	return "passthrough"
+}
+
+// shownRanges is enough for a person.
+const shownRanges = 3
+
+func joined(word string, ranges []Range) string {
+	var all []string
+	for _, r := range ranges[:min(len(ranges), shownRanges)] {
+		all = append(all, word+r.String())
+	}
+	if more := len(ranges) - len(all); more > 0 {
+		all = append(all, fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(all, " ")
 }
 
 // Equal tells whether both say the same.

@@ -79,6 +79,7 @@ const (
 	DaemonBlocked      Reason = "virtiofsd_blocked"
 	LocksNotShared     Reason = "locks_not_shared"
 	NoIDMap            Reason = "id_map_unsupported"
+	OwnerUnmapped      Reason = "share_owner_unmapped"
 	LibvirtUnavailable Reason = "libvirt_unavailable"
 	GuestBusy          Reason = "guest_busy"
 	GuestAgentAbsent   Reason = "guest_agent_absent"

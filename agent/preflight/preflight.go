@@ -11,9 +11,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/drivers"
 )
 
 // Facts are what an attachment would meet. What is nil was not looked at, and
@@ -42,7 +44,8 @@ type Other struct {
 // A Share is what its driver found.
 type Share struct {
 	Name    string
-	Refused *fault.Error // nil: it can be had
+	Refused *fault.Error   // nil: it can be had
+	Owner   *drivers.Owner // of its directory
 }
 
 // A Finding is the verdict on one thing.
@@ -99,7 +102,11 @@ func Look(f Facts) []Finding {
 		add(f.virtiofsd())
 	}
 	if f.Share != nil {
-		add(f.share(), f.locks())
+		add(f.share())
+		if f.Share.Owner != nil && f.Want.IDs.Policy != device.Passthrough {
+			add(f.owner())
+		}
+		add(f.locks())
 	}
 	if slices.ContainsFunc(f.Others, func(o Other) bool { return o.Share }) {
 		add(f.twice())

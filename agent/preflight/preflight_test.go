@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"errors"
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/drivers"
 )
 
 // good are facts with nothing wrong.
@@ -62,6 +64,14 @@ func TestLook(t *testing.T) {
 		"the host's are used":  {func(f *Facts) { f.Program.FileMax, f.Program.FilesOpen = 1<<20, 9000 }, "open-files", model.Warn, "", "fs.file-max"},
 		"too little memory":    {func(f *Facts) { f.Program.Memory = 256 << 20 }, "memory-limit", model.Warn, "", "--memory with more than 512M"},
 		"enough memory":        {func(f *Facts) { f.Program.Memory = 1 << 30 }, "memory-limit", model.Pass, "", ""},
+		"owner outside":        {func(f *Facts) { mapped(f, 0, 0, 0o777) }, "share-owner", model.Fail, fault.OwnerUnmapped, "chown 100000:200000 '/pool/my docs'"},
+		"group outside":        {func(f *Facts) { mapped(f, 100001, 0, 0o775) }, "share-owner", model.Fail, fault.OwnerUnmapped, "chown 100001:200000 "},
+		"owner inside":         {func(f *Facts) { mapped(f, 165535, 200000, 0o700) }, "share-owner", model.Pass, "", ""},
+		"outside, to read":     {func(f *Facts) { mapped(f, 0, 0, 0o755); f.Want.ReadOnly = true }, "share-owner", model.Pass, "", ""},
+		"outside, closed":      {func(f *Facts) { mapped(f, 0, 0, 0o750); f.Want.ReadOnly = true }, "share-owner", model.Fail, fault.OwnerUnmapped, "chown 100000:200000 "},
+		"its group may read":   {func(f *Facts) { mapped(f, 0, 200009, 0o750); f.Want.ReadOnly = true }, "share-owner", model.Pass, "", ""},
+		"squashed, of another": {func(f *Facts) { squashed(f, 1000, 1001) }, "share-owner", model.Fail, fault.OwnerUnmapped, "chown 1000:1000 "},
+		"squashed":             {func(f *Facts) { squashed(f, 1000, 1000) }, "share-owner", model.Pass, "", ""},
 		"no channel":           {func(f *Facts) { f.Guest = &parts.GuestAgent{} }, "guest-agent", model.Warn, "", "org.qemu.guest_agent.0"},
 		"mute agent":           {func(f *Facts) { f.Guest.Err = errors.New("it does not answer") }, "guest-agent", model.Warn, "", "systemctl enable --now qemu-guest-agent"},
 		"guest-exec is off":    {func(f *Facts) { f.Guest.Commands = []string{"guest-ping"} }, "guest-agent", model.Warn, "", "allow guest-exec, guest-exec-status"},
@@ -90,6 +100,19 @@ func TestLook(t *testing.T) {
 			t.Errorf("%s: refused with %v", name, err)
 		}
 	}
+}
+
+// mapped is a guest with other ids, and a share of an owner.
+func mapped(f *Facts, uid, gid uint32, mode fs.FileMode) {
+	f.Want.IDs = device.IDs{Policy: device.Map, UIDs: []device.Range{{Host: 100000, Count: 65536}}, GIDs: []device.Range{{Host: 200000, Count: 65536}}}
+	f.Program.Abilities = append(f.Program.Abilities, "map_ids")
+	f.Share.Owner = &drivers.Owner{UID: uid, GID: gid, Mode: mode, Path: "/pool/my docs"}
+}
+
+func squashed(f *Facts, uid, gid uint32) {
+	f.Want.IDs = device.IDs{Policy: device.Squash, UID: 1000, GID: 1000}
+	f.Program.Abilities = append(f.Program.Abilities, "squash_ids")
+	f.Share.Owner = &drivers.Owner{UID: uid, GID: gid, Mode: 0o755, Path: "/pool/docs"}
 }
 
 // TestOrder: an attach fails with the first, so the order is part of the API.

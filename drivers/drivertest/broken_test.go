@@ -156,7 +156,7 @@ func TestBroken(t *testing.T) {
 			Missing:    drivers.Connection{Kind: local.Kind, Source: "none"},
 			Invalid:    map[string]drivers.Connection{"empty": {Kind: local.Kind}},
 			Properties: drivers.Properties{StableHandles: true},
-			Abilities:  []drivers.Ability{drivers.CanProbe},
+			Abilities:  []drivers.Ability{drivers.CanProbe, drivers.CanReportOwner},
 			Delete: func(t *testing.T) {
 				if err := os.RemoveAll(share); err != nil {
 					t.Error(err)

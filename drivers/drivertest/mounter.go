@@ -77,6 +77,7 @@ func RunMounter(t *testing.T, open func(t *testing.T, e Env) Backend) {
 		{"Handles", (*bench).handles},
 		{"Probe", (*bench).probe},
 		{"Usage", (*bench).usage},
+		{"Owner", (*bench).owner},
 		{"Secret", (*bench).secret},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -430,6 +431,18 @@ func (b *bench) probe() {
 			b.Errorf("%s: found", name)
 		}
 	}
+	b.expect()
+}
+
+func (b *bench) owner() {
+	r, ok := b.Mounter.(drivers.OwnerReporter)
+	if !ok {
+		return // the driver cannot tell
+	}
+	_, err := r.Owner(b.Context(), b.Share)
+	b.must(err)
+	_, err = r.Owner(b.Context(), b.Missing)
+	b.want(err, drivers.ErrNotFound)
 	b.expect()
 }
 

@@ -38,8 +38,8 @@ type Options struct {
 	Logger *slog.Logger // nil discards
 }
 
-// A Driver implements drivers.Mounter and drivers.Prober. Its connections have
-// the share's path below the pool as Source ("docs", "team/docs"), the pool's
+// A Driver implements drivers.Mounter, drivers.Prober and drivers.OwnerReporter.
+// Its connections have the share's path below the pool as Source ("docs", "team/docs"), the pool's
 // name in Options["pool"], and no secret.
 //
 // It has no drivers.UsageReporter: a plain directory has no size of its own,
@@ -50,8 +50,9 @@ type Driver struct {
 }
 
 var (
-	_ drivers.Mounter = (*Driver)(nil)
-	_ drivers.Prober  = (*Driver)(nil)
+	_ drivers.Mounter       = (*Driver)(nil)
+	_ drivers.Prober        = (*Driver)(nil)
+	_ drivers.OwnerReporter = (*Driver)(nil)
 )
 
 // New refuses a pool without a name or with a path that is not absolute. It
@@ -96,6 +97,20 @@ func (d *Driver) Probe(ctx context.Context, c drivers.Connection) error {
 		return fmt.Errorf("probe: %w", err)
 	}
 	return unix.Close(dir)
+}
+
+// Owner looks at the share's directory.
+func (d *Driver) Owner(ctx context.Context, c drivers.Connection) (drivers.Owner, error) {
+	dir, err := d.open(ctx, c)
+	if err != nil {
+		return drivers.Owner{}, fmt.Errorf("owner: %w", err)
+	}
+	defer func() { _ = unix.Close(dir) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(dir, &st); err != nil {
+		return drivers.Owner{}, fmt.Errorf("owner of share %q: %w", c.Source, err)
+	}
+	return drivers.Owner{UID: st.Uid, GID: st.Gid, Mode: fs.FileMode(st.Mode).Perm(), Path: filepath.Join(d.pools[poolName(c)], c.Source)}, nil
 }
 
 // Mount binds the share's directory at r.Target; see mounts.Bind. ctx is

@@ -72,7 +72,7 @@ func TestContract(t *testing.T) {
 						"no pool": conn("team/docs"), "secret": secret,
 					},
 					Properties: drivers.Properties{StableHandles: true},
-					Abilities:  []drivers.Ability{drivers.CanProbe},
+					Abilities:  []drivers.Ability{drivers.CanProbe, drivers.CanReportOwner},
 					Delete: func(t *testing.T) {
 						if err := os.RemoveAll(filepath.Join(pool, "team", "docs")); err != nil {
 							t.Error(err)
