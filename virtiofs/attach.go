@@ -15,7 +15,7 @@ import (
 // Instance finds a domain by UUID or name: ErrNoInstance, ErrUnavailable. One
 // that is off has Running false.
 func (h *Host) Instance(ctx context.Context, nameOrUUID string) (Instance, error) {
-	i, err := call(ctx, h, h.calls, func(v hypervisor) (Instance, error) { return find(v, nameOrUUID) })
+	i, err := call(ctx, h, h.calls, func(v hypervisor) (Instance, error) { return h.find(v, nameOrUUID) })
 	if err != nil {
 		return Instance{}, fmt.Errorf("look at instance %q: %w", nameOrUUID, err)
 	}
@@ -23,17 +23,17 @@ func (h *Host) Instance(ctx context.Context, nameOrUUID string) (Instance, error
 }
 
 // find reads one domain, and its definition.
-func find(v hypervisor, ref string) (Instance, error) {
-	i, err := findLive(v, ref)
+func (h *Host) find(v hypervisor, ref string) (Instance, error) {
+	i, err := h.findLive(v, ref)
 	if err != nil {
 		return Instance{}, err
 	}
-	return withDefinition(v, i)
+	return h.withDefinition(v, i)
 }
 
 // findLive reads one domain without its definition: where it is off, what it
 // has is not told apart from what its next start has.
-func findLive(v hypervisor, ref string) (Instance, error) {
+func (h *Host) findLive(v hypervisor, ref string) (Instance, error) {
 	// libvirt's C strings end at a NUL, so that it would find what stands before.
 	if ref == "" || strings.ContainsRune(ref, 0) {
 		return Instance{}, ErrNoInstance
@@ -42,7 +42,7 @@ func findLive(v hypervisor, ref string) (Instance, error) {
 	if err != nil {
 		return Instance{}, err
 	}
-	i, err := parseInstance(doc)
+	i, err := h.parsed.instance(doc)
 	if err != nil {
 		return Instance{}, err
 	}
@@ -58,7 +58,7 @@ func (h *Host) Devices(ctx context.Context) ([]Device, error) {
 	}
 	var devices []Device
 	for _, doc := range docs {
-		i, err := parseInstance(doc)
+		i, err := h.parsed.instance(doc)
 		if err != nil {
 			return nil, err
 		}
@@ -134,7 +134,7 @@ const (
 
 // plug checks the instance and attaches the device, under the instance's lock.
 func (h *Host) plug(v hypervisor, d Device, xml string) (plugged, error) {
-	i, err := findLive(v, d.Instance)
+	i, err := h.findLive(v, d.Instance)
 	if err != nil {
 		return 0, err
 	}
@@ -165,7 +165,7 @@ func (h *Host) plug(v hypervisor, d Device, xml string) (plugged, error) {
 	}
 	if err := v.attach(i.UUID, xml); err != nil {
 		// It may have stopped since.
-		if now, again := findLive(v, i.UUID); again == nil && !now.Running {
+		if now, again := h.findLive(v, i.UUID); again == nil && !now.Running {
 			return 0, fmt.Errorf("%w: %w", ErrInstanceOff, err)
 		}
 		if errors.Is(explain(err), ErrNoSharedMemory) {

@@ -13,7 +13,7 @@ import (
 
 // withDefinition adds what the next start of a domain has. Of one that is off
 // that is all there is.
-func withDefinition(v hypervisor, i Instance) (Instance, error) {
+func (h *Host) withDefinition(v hypervisor, i Instance) (Instance, error) {
 	if !i.Running {
 		i.Persistent, i.Defined, i.Filesystems = true, i.Filesystems, nil
 		return i, nil
@@ -22,7 +22,7 @@ func withDefinition(v hypervisor, i Instance) (Instance, error) {
 	if err != nil || doc == "" {
 		return i, err
 	}
-	d, err := parseInstance(doc)
+	d, err := h.parsed.instance(doc)
 	i.Persistent, i.Defined = true, d.Filesystems
 	return i, err
 }
@@ -95,7 +95,7 @@ func (h *Host) redefine(ctx context.Context, d Device, change func(hypervisor, I
 		return err
 	}
 	_, err = callThen(ctx, h, h.calls, func(v hypervisor) (struct{}, error) {
-		i, err := find(v, d.Instance)
+		i, err := h.find(v, d.Instance)
 		if err == nil {
 			err = change(v, i)
 		}

@@ -52,6 +52,8 @@ type Host struct {
 	calls chan struct{}
 	asks  chan struct{} // of guest agents
 
+	parsed parsed
+
 	mu      sync.Mutex
 	link    *link // nil while there is no connection
 	why     error // why there is none
