@@ -271,7 +271,7 @@ func (a *Agent) InstanceChanged(e parts.InstanceEvent) {
 		if e.Rebooted || e.UUID == "" {
 			// Where libvirt was away nobody saw whether the guest started anew.
 			o.guestForgets()
-			a.wakeLocked(o.rec.Group(o.key.id), lookAgain)
+			a.lookAtLocked(o)
 			a.retryLocked(o)
 			continue
 		}

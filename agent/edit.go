@@ -149,7 +149,7 @@ func (a *Agent) retryLocked(o *object) {
 		}
 	}
 	if failed || o.status.Phase != model.Ready {
-		a.wakeLocked(key, lookAgain)
+		a.lookAtLocked(o)
 		return
 	}
 	a.wakeLocked(key, lookOn)
@@ -159,8 +159,7 @@ func (a *Agent) retryLocked(o *object) {
 // They are not due at once and keep their number of tries, since a step that
 // fails may itself cause the event that this is called for.
 func (a *Agent) soonerLocked(o *object) {
-	key := o.rec.Group(o.key.id)
-	g := a.groups[key]
+	g := a.groups[o.rec.Group(o.key.id)]
 	if g == nil {
 		return
 	}
@@ -170,7 +169,7 @@ func (a *Agent) soonerLocked(o *object) {
 			f.Next = soon
 		}
 	}
-	a.wakeLocked(key, lookAgain)
+	a.lookAtLocked(o)
 }
 
 // await waits until a put object has settled. An object that this call created

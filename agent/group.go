@@ -27,6 +27,7 @@ type group struct {
 	// Guarded by Agent.mu.
 	members  map[objectKey]bool
 	look     bool                   // forget what was seen
+	again    map[objectKey]bool     // of these members alone
 	there    map[reconcile.Key]bool // what was last seen, for others to read
 	gone     map[reconcile.Key]bool // mounts whose share was deleted at the backend
 	fails    map[reconcile.Key]*retry.Failure
@@ -66,7 +67,7 @@ func (a *Agent) joinLocked(o *object) *group {
 	if g == nil {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
-			members: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*retry.Failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
+			members: map[objectKey]bool{}, again: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*retry.Failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
 			kept: map[objectKey]*retry.Failure{}, unknown: map[reconcile.Key]*retry.Failure{}, beside: map[reconcile.Key]context.CancelFunc{}, glances: map[objectKey]*glance{}, answers: answers.Cache{}, records: map[objectKey]*intent.Record{},
 		}
 		a.groups[key] = g
@@ -88,6 +89,38 @@ func (a *Agent) wakeLocked(key string, l looking) {
 	select {
 	case g.wake <- struct{}{}:
 	default: // a wake-up is already on its way
+	}
+}
+
+// lookAtLocked looks at one object anew, and not at the others of its group: a
+// share may have hundreds, and each instance tells of itself alone.
+func (a *Agent) lookAtLocked(o *object) {
+	key := o.rec.Group(o.key.id)
+	if g := a.groups[key]; g != nil {
+		g.again[o.key] = true
+		a.wakeLocked(key, lookOn)
+	}
+}
+
+// forgetLocked what was seen of one object. While a device goes in or out it
+// is put off: the step's end is looked at in any case.
+func (a *Agent) forgetLocked(g *group, key objectKey) {
+	o := a.objects[key]
+	if o == nil || o.rec == nil {
+		delete(g.again, key)
+		return
+	}
+	if g.beside[reconcile.Key{Kind: reconcile.Device, Name: key.id}] != nil {
+		return
+	}
+	delete(g.again, key)
+	for _, k := range o.rec.Keys(key.id) {
+		delete(g.is, k)
+		delete(g.seen, k)
+		delete(g.gone, k)
+	}
+	if at := o.rec.Attachment; at != nil {
+		delete(g.answers, at.InstanceUUID)
 	}
 }
 
@@ -214,6 +247,10 @@ func (a *Agent) members(g *group, now time.Time) []member {
 		g.seen = map[reconcile.Key]bool{}
 		g.gone = map[reconcile.Key]bool{}
 		clear(g.answers)
+		clear(g.again)
+	}
+	for key := range g.again {
+		a.forgetLocked(g, key)
 	}
 	for k, f := range g.unknown {
 		if !now.Before(f.Next) {
@@ -273,7 +310,7 @@ func (a *Agent) due(g *group, steps []reconcile.Step, now time.Time) []reconcile
 	return due
 }
 
-// watchEnd looks at the group again when a process of it ends.
+// watchEnd looks again at what a process serves when it ends.
 func (a *Agent) watchEnd(g *group, k reconcile.Key, done <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -292,7 +329,11 @@ func (a *Agent) watchEnd(g *group, k reconcile.Key, done <-chan struct{}) {
 		if g.watching[k] == done { // and not its successor already
 			delete(g.watching, k)
 		}
-		a.wakeLocked(g.key, lookAgain)
+		for key := range g.members {
+			if o := a.objects[key]; o != nil && o.rec != nil && slices.Contains(o.rec.Keys(key.id), k) {
+				a.lookAtLocked(o)
+			}
+		}
 	})
 }
 

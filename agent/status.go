@@ -32,7 +32,7 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 		if o == nil || o.rec != m.rec {
 			continue // changed meanwhile: the next pass tells
 		}
-		if g.look && o.status.Phase == model.Working {
+		if (g.look || g.again[m.key]) && o.status.Phase == model.Working {
 			continue // somebody waits for a look that begins after this one
 		}
 		s, failure := standing.Of(a.factsLocked(g, m, w, plan))
