@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // BenchmarkStart is a cold start of bus and Ganesha with one export, until it
@@ -93,22 +95,10 @@ func BenchmarkBare(b *testing.B) {
 			}
 			return cmd
 		}
-		until := func(ready func() error) {
-			for deadline := time.Now().Add(10 * time.Second); ; {
-				err := ready()
-				if err == nil {
-					return
-				}
-				if time.Now().After(deadline) {
-					b.Fatal(err)
-				}
-				time.Sleep(time.Millisecond)
-			}
-		}
 		bus := run(s.g.busSpec().Path, s.g.busSpec().Args, nil)
-		until(func() error { _, err := s.g.client(b.Context()); return err })
+		wait.Until(b, "the bus answers", func() bool { _, err := s.g.client(b.Context()); return err == nil })
 		nfsd := run(s.g.ganeshaSpec(1).Path, s.g.ganeshaSpec(1).Args, s.g.ganeshaSpec(1).Env)
-		until(func() error { return s.g.null(b.Context()) })
+		wait.Until(b, "Ganesha answers", func() bool { return s.g.null(b.Context()) == nil })
 		b.StopTimer()
 		for _, cmd := range []*exec.Cmd{nfsd, bus} {
 			if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // A fakeExporter stands on a real bus under Ganesha's name and answers as
@@ -154,17 +156,14 @@ func newFake(t *testing.T) (*fakeExporter, *site) {
 		_ = bus.Wait()                          // killed
 	})
 	var conn *dbus.Conn
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	wait.Until(t, "the bus answers", func() bool {
 		c, err := dial(t.Context(), s.g.socket(), time.Second)
-		if err == nil {
-			conn = c.conn
-			break
+		if err != nil {
+			return false
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Millisecond)
-	}
+		conn = c.conn
+		return true
+	})
 	t.Cleanup(func() { _ = conn.Close() }) // the bus is gone before
 	// Nor is there a process that the library could be at work in.
 	if _, err := s.g.files.Prepare(nil); err != nil {

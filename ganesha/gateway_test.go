@@ -14,6 +14,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/integration/nfs41"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 func TestLife(t *testing.T) { onBoth(t, testLife) }
@@ -76,11 +77,7 @@ func testLife(t *testing.T, system string) {
 	if err := s.g.Stop(ctx, StopOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second): // Stop has seen the end through a handle of its own
-		t.Error("Done is open after Stop")
-	}
+	wait.Closed(t, "Done is closed after Stop", done) // which has seen the end through a handle of its own
 	if _, err := os.Stat(s.o.RunDir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("RunDir after Stop: %v", err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/integration/nfs41"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // graceSite is a gateway with a lease and a grace period, one of the tests that
@@ -166,11 +167,7 @@ func TestGraceLasts(t *testing.T) {
 		if took := time.Since(began); took < s.o.Grace {
 			t.Errorf("grace of %s ended after %s", s.o.Grace, took)
 		}
-		for ; s.wakes(); <-time.After(20 * time.Millisecond) {
-			if time.Since(began) > 30*time.Second {
-				t.Fatal("the library does not stop waking Ganesha")
-			}
-		}
+		wait.Until(t, "the library stops waking Ganesha", func() bool { return !s.wakes() })
 	})
 }
 
@@ -189,20 +186,12 @@ func TestGraceStopped(t *testing.T) {
 		gone.Abandon()
 		s.kill(s.pid())
 		s.start(share)
-		for began := time.Now(); !s.wakes(); <-time.After(time.Millisecond) {
-			if time.Since(began) > 30*time.Second {
-				t.Fatal("the library wakes nobody")
-			}
-		}
+		wait.Until(t, "the library wakes Ganesha", s.wakes)
 		done := s.g.Done()
 		if err := syscall.Kill(s.pid(), syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		select {
-		case <-done:
-		case <-time.After(30 * time.Second):
-			t.Fatal("Ganesha does not end")
-		}
+		wait.Closed(t, "Ganesha ends", done)
 		log, err := os.ReadFile(s.g.logFile())
 		if err != nil {
 			t.Fatal(err)

@@ -20,7 +20,11 @@ import (
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/integration/nfs41"
+	"github.com/causeway-project/causeway/integration/programs"
+	"github.com/causeway-project/causeway/integration/wait"
 )
+
+var built = programs.Built{Packages: []string{"cmd/causeway-launch"}}
 
 // insideEnv marks the test binary that TestMain started in its own namespaces.
 const insideEnv = "CAUSEWAY_GANESHA_TEST_INSIDE"
@@ -39,7 +43,12 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "namespaces of the test:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := built.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, "clean up:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
 }
 
 func again() int {
@@ -99,21 +108,6 @@ func need(t testing.TB, programs ...string) {
 	default:
 		t.Skip(why)
 	}
-}
-
-// launcher builds causeway-launch once for all tests.
-func launcher(t testing.TB) string {
-	t.Helper()
-	file := "/run/causeway-launch"
-	if _, err := os.Stat(file); err == nil {
-		return file
-	}
-	build := exec.Command("go", "build", "-o", file, "../cmd/causeway-launch")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build causeway-launch: %v\n%s", err, out)
-	}
-	return file
 }
 
 // library builds causeway-preload.so once for all tests.
@@ -197,7 +191,7 @@ func newSiteOn(t testing.TB, system string) *site {
 		Lease:    2 * time.Second, // its half is how often grace is looked at
 		Grace:    3 * time.Second,
 		Mounts:   binds{},
-		Starter:  &process.Starter{Launcher: launcher(t)},
+		Starter:  &process.Starter{Launcher: built.Path(t, "causeway-launch")},
 		Logger:   slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}}
 	s.addNetNS()
@@ -381,7 +375,7 @@ func (s *site) stop(pid int) {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		s.t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	wait.Until(s.t, fmt.Sprintf("no thread of %d runs", pid), func() bool {
 		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 		if err != nil || len(tasks) == 0 {
 			s.t.Fatalf("threads of %d: %v, %v", pid, tasks, err)
@@ -393,13 +387,8 @@ func (s *site) stop(pid int) {
 				running++
 			}
 		}
-		if running == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("%d threads of %d run still", running, pid)
-		}
-	}
+		return running == 0
+	})
 }
 
 // kill ends a process at once and waits until the gateway's Ganesha has ended.
@@ -409,9 +398,5 @@ func (s *site) kill(pid int) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		s.t.Fatal(err)
 	}
-	select {
-	case <-done:
-	case <-time.After(10 * time.Second):
-		s.t.Fatal("the gateway did not end")
-	}
+	wait.Closed(s.t, "the gateway ends", done)
 }

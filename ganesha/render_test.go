@@ -2,35 +2,15 @@ package ganesha
 
 import (
 	"errors"
-	"flag"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-project/causeway/integration/golden"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s differs, -want +got (go test -update rewrites it):\n%s", file, diff)
-	}
-}
 
 func TestRenderServer(t *testing.T) {
 	for _, r := range []release{{4, 3}, {6, 5}} {
@@ -42,7 +22,7 @@ func TestRenderServer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		golden(t, "server-"+r.String()+".conf", got)
+		golden.Check(t, "server-"+r.String()+".conf", got)
 	}
 }
 
@@ -65,7 +45,7 @@ func TestRenderServerRefuses(t *testing.T) {
 }
 
 func TestRenderBus(t *testing.T) {
-	golden(t, "bus.conf", renderBus("/run/causeway/gateways/a network & co/sock/bus"))
+	golden.Check(t, "bus.conf", renderBus("/run/causeway/gateways/a network & co/sock/bus"))
 }
 
 func rule(client string, level Level, squash Squash) Rule {
@@ -98,7 +78,7 @@ func TestRenderExport(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, "export-"+name+".conf", got)
+			golden.Check(t, "export-"+name+".conf", got)
 		})
 	}
 }

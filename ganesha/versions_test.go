@@ -17,6 +17,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/ganesha/nfs3"
+	"github.com/causeway-project/causeway/integration/golden"
 	"github.com/causeway-project/causeway/integration/nfsv3"
 )
 
@@ -40,7 +41,7 @@ func TestRenderVersions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, "versions-"+name+"-"+r.String()+".conf", got+export)
+			golden.Check(t, "versions-"+name+"-"+r.String()+".conf", got+export)
 		}
 	}
 }

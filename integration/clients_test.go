@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/programs"
 )
 
 // Debian's packages for Python belong to Debian's Python, whatever comes first
@@ -125,10 +126,11 @@ func (e *example) upTo(t *testing.T, all ...string) (printed []string) {
 func TestExamples(t *testing.T) {
 	w, ctx := theWorld(t), limited(t, 3*time.Minute)
 	thePython(t, "grpc, google.protobuf")
-	program := filepath.Join(t.TempDir(), "example")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-race", "-o", program, "../api/node/client/example").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	built := t.TempDir()
+	if err := programs.Build(ctx, programs.Options{Dir: built, Packages: []string{"api/node/client/example"}, Race: true}); err != nil {
+		t.Fatal(err)
 	}
+	program := filepath.Join(built, "example")
 	dir := w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	for _, test := range []struct {

@@ -16,7 +16,7 @@ import (
 func TestTroubleshootingIsComplete(t *testing.T) {
 	page := read(t, "../docs/troubleshooting.md")
 	known := map[string]bool{}
-	for file, text := range programs(t) {
+	for file, text := range sources(t) {
 		for _, pattern := range []string{
 			`(?m)\bReason\s+= "([a-z0-9_]+)"`,
 			`"(causeway_[a-z_]+)"`,
@@ -43,8 +43,8 @@ func TestTroubleshootingIsComplete(t *testing.T) {
 	}
 }
 
-// programs are the sources of what an operator installs, by file.
-func programs(t *testing.T) map[string]string {
+// sources are those of what an operator installs, by file.
+func sources(t *testing.T) map[string]string {
 	t.Helper()
 	texts := map[string]string{}
 	for _, dir := range []string{"agent", "cmd", "drivers", "ganesha", "netns", "virtiofs"} {

@@ -84,12 +84,15 @@ var mayImport = map[string][]string{
 	"integration/bench":             {"..."},
 	"integration/demo":              {"..."},
 	"integration/generations/probe": {},
-	"integration/lab":               {"api/node/v1"},
+	"integration/golden":            {},
+	"integration/lab":               {"api/node/v1", "integration/programs", "integration/wait"},
 	"integration/lab/guest/writer":  {},
 	"integration/lab/run":           {"integration/lab"},
 	"integration/netspace":          {},
 	"integration/nfs41":             {"integration/netspace"},
 	"integration/nfsv3":             {"integration/netspace"},
+	"integration/programs":          {},
+	"integration/wait":              {},
 }
 
 // onlyIn gives outside packages, and all below them, their homes. It confines

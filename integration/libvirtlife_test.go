@@ -16,6 +16,7 @@ import (
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // TestLibvirtLife has libvirtd end, hang and come back while shares are attached
@@ -80,7 +81,7 @@ func TestLibvirtLife(t *testing.T) {
 			record, _ := os.ReadFile(filepath.Join(n.StateDir, "ledger/attachment/other.json"))
 			done := make(chan error, 1)
 			go func() {
-				done <- lab.Wait(ctx, func() (bool, error) { err := call(ctx); return err == nil, err })
+				done <- wait.For(ctx, func() (bool, error) { err := call(ctx); return err == nil, err })
 			}()
 			if round > 0 { // strike when the call is taken, not before
 				until(ctx, t, "the intent is not there", func() (bool, error) {

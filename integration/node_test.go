@@ -19,6 +19,7 @@ import (
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // A node is one agent with fresh directories and its API. When the test ends
@@ -143,7 +144,7 @@ func (n *node) finish(ctx context.Context) {
 // until polls, and says what it waited for when the test's time is over.
 func until(ctx context.Context, t *testing.T, what string, done func() (bool, error)) {
 	t.Helper()
-	if err := lab.Wait(ctx, done); err != nil {
+	if err := wait.For(ctx, done); err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}
 }

@@ -2,8 +2,6 @@ package integration
 
 import (
 	"context"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,6 +13,7 @@ import (
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/programs"
 )
 
 // locked says what becomes of a lock that one guest tries and another holds,
@@ -43,10 +42,8 @@ func (n *node) locked(ctx context.Context, holder, other *lab.Guest, held, tried
 func TestTwoWriters(t *testing.T) {
 	w, ctx := theWorld(t), limited(t, 5*time.Minute)
 	dir := w.share(t, "docs")
-	build := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", filepath.Join(dir, "locker"), "../virtiofs/testdata/locker")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	if err := programs.Build(ctx, programs.Options{Dir: dir, Packages: []string{"virtiofs/testdata/locker"}}); err != nil {
+		t.Fatal(err)
 	}
 	second, err := w.libvirt.Boot(ctx, lab.GuestOptions{Name: "vm2"})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/virtiofs/keeper"
 	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
 )
@@ -110,12 +111,10 @@ func (v victim) waitsInFUSE(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := wait(waiting, func() bool {
+	wait.Until(t, "a request is in flight", func() bool {
 		out, err := s.exec(t.Context(), "sh", "-c", "cat /proc/[0-9]*/wchan")
 		return err == nil && strings.Contains(out, "request_wait_answer")
-	}); err != nil {
-		t.Fatalf("no request in flight: %v", err)
-	}
+	})
 }
 
 // repaired takes the dead device out and brings the share again, as the agent
@@ -161,7 +160,7 @@ func (w *world) unwedge(t *testing.T) {
 	if err := w.guest.Reset(0); err != nil {
 		t.Error(err)
 	}
-	_ = wait(20*time.Second, func() bool {
+	_ = wait.Within(wait.Long, func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		all, err := w.host.Devices(ctx)
@@ -211,7 +210,7 @@ func TestDaemonDies(t *testing.T) {
 			wantState(t, v.daemons, v.daemon, virtiofsd.Dead)
 			if status != nil {
 				var is execStatus
-				if err := wait(waiting, func() (ended bool) {
+				if err := wait.Within(wait.Long, func() (ended bool) {
 					var err error
 					is, err = status(t.Context())
 					return err == nil && is.Exited
@@ -222,13 +221,11 @@ func TestDaemonDies(t *testing.T) {
 				t.Logf("guest: %d %s%s", is.ExitCode, is.Out, is.Err)
 			}
 			var r *keeper.Report
-			if err := wait(waiting, func() (known bool) {
+			wait.Until(t, "its end is reported", func() bool {
 				var err error
 				r, err = keeper.ReadReport(v.daemon.Dir)
 				return err == nil && r != nil && r.Ended != nil
-			}); err != nil {
-				t.Fatal("no report of its end")
-			}
+			})
 			t.Logf("%s, %d answered %s", r.Ended, r.Ended.Answered, r.Ended.Blind)
 			if tt.stop && r.Ended.Answered == 0 {
 				t.Error("nothing was in flight")
@@ -259,9 +256,7 @@ func TestDaemonIsTakenAway(t *testing.T) {
 	if err := <-detached; err != nil {
 		t.Error(err)
 	}
-	if err := wait(waiting, func() bool { is, err := status(t.Context()); return err == nil && is.Exited && is.ExitCode != 0 }); err != nil {
-		t.Errorf("the guest's task did not fail: %v", err)
-	}
+	wait.Until(t, "the guest's task fails", func() bool { is, err := status(t.Context()); return err == nil && is.Exited && is.ExitCode != 0 })
 	if err := w.host.GuestUnmount(ctx, v.mount); err != nil {
 		t.Error(err)
 	}

@@ -9,24 +9,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"libvirt.org/go/libvirtxml"
-)
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Error(d)
-	}
-}
+	"github.com/causeway-project/causeway/integration/golden"
+)
 
 func TestDeviceXML(t *testing.T) {
 	for _, tt := range []struct {
@@ -42,7 +27,7 @@ func TestDeviceXML(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, "device-"+tt.name+".xml", xml+"\n")
+			golden.Check(t, "device-"+tt.name+".xml", xml+"\n")
 		})
 	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // fakeVirt is a model of libvirtd 9.0, as far as a hypervisor goes. It keeps
@@ -57,9 +59,7 @@ func startFake(t *testing.T) (*fakeVirt, *Host, *events) {
 	h.dial = f.dial
 	h.admit = func(Instance, string) error { return nil }
 	runHost(t, h)
-	if err := wait(waiting, func() bool { return h.Connected() == nil }); err != nil {
-		t.Fatal(err)
-	}
+	wait.Until(t, "libvirt is connected", func() bool { return h.Connected() == nil })
 	t.Cleanup(func() {
 		for k, err := range f.fail {
 			t.Errorf("the failure of %s was not used: %v", k, err)

@@ -11,13 +11,15 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // plugFake starts a fake with fakeDevice("a") in its guest.
 func plugFake(t *testing.T) (*fakeVirt, *Host, GuestMount) {
 	t.Helper()
 	f, h, _ := startFake(t)
-	if err := h.Attach(limited(t, waiting), fakeDevice("a")); err != nil {
+	if err := h.Attach(limited(t, wait.Long), fakeDevice("a")); err != nil {
 		t.Fatal(err)
 	}
 	return f, h, GuestMount{Instance: guestUUID, Tag: "tag-a", Path: "/mnt/a b"}
@@ -68,7 +70,7 @@ func TestGuestMountOnModel(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f, h, m := plugFake(t)
 			f.change(func(d *fakeDomain) { tt.change(&d.guest) })
-			limit := waiting
+			limit := wait.Long
 			if tt.want == context.DeadlineExceeded {
 				limit = 50 * time.Millisecond
 			}
@@ -131,7 +133,7 @@ func TestGuestUnmountOnModel(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f, h, m := plugFake(t)
 			f.change(tt.change)
-			err := h.GuestUnmount(limited(t, waiting), m)
+			err := h.GuestUnmount(limited(t, wait.Long), m)
 			if !errors.Is(err, tt.want) {
 				t.Errorf("GuestUnmount = %v, want %v", err, tt.want)
 			}
@@ -154,14 +156,14 @@ func TestGuestUnmountEverywhere(t *testing.T) {
 		d.guest.commands = map[int]string{7: "ba\x1bsh"}
 	})
 	m.Path = ""
-	err := h.GuestUnmount(limited(t, waiting), m)
+	err := h.GuestUnmount(limited(t, wait.Long), m)
 	var held *HeldError
 	want := []Holder{{7, `ba\x1bsh`}, {12, "?"}}
 	if !errors.Is(err, ErrGuestBusy) || !errors.As(err, &held) || !slices.Equal(held.Holders, want) {
 		t.Errorf("GuestUnmount = %v, want ErrGuestBusy and holders %v", err, want)
 	}
 	m.Lazy = true
-	if err := h.GuestUnmount(limited(t, waiting), m); err != nil {
+	if err := h.GuestUnmount(limited(t, wait.Long), m); err != nil {
 		t.Error(err)
 	}
 	left := []guestEntry{{"tag-b", "/b", "virtiofs"}, {"tag-a", "/e", "tmpfs"}}
@@ -184,7 +186,7 @@ func TestHungAgentsHoldUpNobody(t *testing.T) {
 	for i := range 3 * hung {
 		g := m
 		g.Instance = uuid(i % hung)
-		if _, err := h.GuestMounted(limited(t, waiting), g); !errors.Is(err, ErrGuestAgent) {
+		if _, err := h.GuestMounted(limited(t, wait.Long), g); !errors.Is(err, ErrGuestAgent) {
 			t.Errorf("GuestMounted = %v, want ErrGuestAgent", err)
 		}
 	}
@@ -196,7 +198,7 @@ func TestHungAgentsHoldUpNobody(t *testing.T) {
 			t.Errorf("a hung agent was asked %d times in a row, want once", asked)
 		}
 	}
-	if err := h.GuestMount(limited(t, waiting), m); err != nil {
+	if err := h.GuestMount(limited(t, wait.Long), m); err != nil {
 		t.Error(err)
 	}
 	// An event says that there is news.
@@ -206,7 +208,7 @@ func TestHungAgentsHoldUpNobody(t *testing.T) {
 	f.mu.Unlock()
 	g := m
 	g.Instance = uuid(0)
-	if _, err := h.GuestMounted(limited(t, waiting), g); err != nil {
+	if _, err := h.GuestMounted(limited(t, wait.Long), g); err != nil {
 		t.Error(err)
 	}
 }

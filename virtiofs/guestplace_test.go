@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // TestGuestMountPlaces: what a guest may have at the path already.
@@ -68,9 +70,7 @@ func TestGuestAgentForbids(t *testing.T) {
 	if err := s.do(ctx, "sh", "-c", restart); err != nil {
 		t.Fatal(err)
 	}
-	if err := wait(time.Minute, func() bool { return errors.Is(s.do(ctx, "true"), ErrGuestForbids) }); err != nil {
-		t.Fatal(err)
-	}
+	wait.Until(t, "the guest forbids", func() bool { return errors.Is(s.do(ctx, "true"), ErrGuestForbids) })
 	if got, err := w.host.GuestMounted(ctx, m); err != nil || !got {
 		t.Errorf("GuestMounted = %v, %v, want it seen all the same", got, err)
 	}
@@ -87,9 +87,7 @@ func TestGuestAgentForbids(t *testing.T) {
 	if err := w.guest.Reset(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := wait(time.Minute, func() bool { return w.host.GuestMount(ctx, m) == nil }); err != nil {
-		t.Errorf("after a reset: %v", err)
-	}
+	wait.Until(t, "mounted after a reset", func() bool { return w.host.GuestMount(ctx, m) == nil })
 	if err := w.host.GuestUnmount(ctx, m); err != nil {
 		t.Error(err)
 	}

@@ -10,10 +10,9 @@ import (
 	"time"
 
 	"libvirt.org/go/libvirt"
-)
 
-// waiting bounds what ought to happen at once.
-const waiting = 20 * time.Second
+	"github.com/causeway-project/causeway/integration/wait"
+)
 
 // runHost runs a Host until the test ends.
 func runHost(t *testing.T, h *Host) {
@@ -35,7 +34,7 @@ func fakeDevice(n string) Device {
 
 func TestAttachOnModel(t *testing.T) {
 	f, h, _ := startFake(t)
-	ctx := limited(t, waiting)
+	ctx := limited(t, wait.Long)
 	a := fakeDevice("a")
 	for range 2 {
 		if err := h.Attach(ctx, a); err != nil {
@@ -90,7 +89,7 @@ func TestAttachErrorsOnModel(t *testing.T) {
 				f.fail["attach"] = tt.fail
 			}
 			before := f.String()
-			err := h.Attach(limited(t, waiting), tt.dev)
+			err := h.Attach(limited(t, wait.Long), tt.dev)
 			if err == nil || tt.want != errAny && !errors.Is(err, tt.want) {
 				t.Errorf("Attach = %v, want %v", err, tt.want)
 			}
@@ -106,7 +105,7 @@ var errAny = errors.New("any error")
 func TestOneTagAtOnce(t *testing.T) {
 	f, h, _ := startFake(t)
 	f.change(func(d *fakeDomain) { d.ports = 100 })
-	ctx := limited(t, waiting)
+	ctx := limited(t, wait.Long)
 	var wg sync.WaitGroup
 	errs := make([]error, 20)
 	for i := range errs {
@@ -136,7 +135,7 @@ func TestOneTagAtOnce(t *testing.T) {
 func TestDetachWaitsForTheGuest(t *testing.T) {
 	f, h, _ := startFake(t)
 	a := fakeDevice("a")
-	if err := h.Attach(limited(t, waiting), a); err != nil {
+	if err := h.Attach(limited(t, wait.Long), a); err != nil {
 		t.Fatal(err)
 	}
 	f.change(func(d *fakeDomain) { d.asleep = true })
@@ -144,7 +143,7 @@ func TestDetachWaitsForTheGuest(t *testing.T) {
 		t.Fatalf("Detach = %v, want ErrGuestBusy: libvirt's success is none", err)
 	}
 	done := make(chan error)
-	ctx := limited(t, waiting)
+	ctx := limited(t, wait.Long)
 	go func() { done <- h.Detach(ctx, a) }()
 	f.release(guestUUID)
 	if err := <-done; err != nil {
@@ -154,7 +153,7 @@ func TestDetachWaitsForTheGuest(t *testing.T) {
 
 func TestDetachOfNothing(t *testing.T) {
 	f, h, _ := startFake(t)
-	ctx := limited(t, waiting)
+	ctx := limited(t, wait.Long)
 	if err := h.Detach(ctx, fakeDevice("a")); err != nil {
 		t.Errorf("no such device: %v", err)
 	}
@@ -189,9 +188,7 @@ func TestReconnect(t *testing.T) {
 		t.Errorf("Instance on a dead connection = %v, want ErrUnavailable", err)
 	}
 	// No close callback: the failed call is enough.
-	if err := wait(waiting, func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.dials > 2 }); err != nil {
-		t.Fatal("it does not try again", err)
-	}
+	wait.Until(t, "it tries again", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.dials > 2 })
 	if err := h.Connected(); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("Connected = %v, want ErrUnavailable", err)
 	}
@@ -201,9 +198,7 @@ func TestReconnect(t *testing.T) {
 	f.mu.Lock()
 	f.away = false
 	f.mu.Unlock()
-	if err := wait(waiting, func() bool { return seen.count(everything) == 2 }); err != nil {
-		t.Fatal("everything was not reported again", err)
-	}
+	wait.Until(t, "everything is reported again", func() bool { return seen.count(everything) == 2 })
 	if _, err := h.Instance(t.Context(), "guest"); err != nil {
 		t.Error(err)
 	}
@@ -228,9 +223,7 @@ func TestHungLibvirtd(t *testing.T) {
 		wg.Go(func() { errs[i] = h.Attach(ctx, Device{fmt.Sprint(i), AliasPrefix + "x", "x", "/run/x", 0}) })
 	}
 	inside := func() int { f.mu.Lock(); defer f.mu.Unlock(); return f.inside }
-	if err := wait(waiting, func() bool { return inside() == maxCalls }); err != nil {
-		t.Fatalf("%d calls wait, want %d", inside(), maxCalls)
-	}
+	wait.Until(t, "all calls wait", func() bool { return inside() == maxCalls })
 	cancel()
 	wg.Wait() // though libvirtd has answered none of them
 	for _, err := range errs {
@@ -248,9 +241,7 @@ func TestHungLibvirtd(t *testing.T) {
 	f.hang = nil
 	f.mu.Unlock()
 	close(hang)
-	if err := wait(waiting, func() bool { _, err := h.Instance(t.Context(), "guest"); return err == nil }); err != nil {
-		t.Error("it does not go on", err)
-	}
+	wait.Until(t, "it goes on", func() bool { _, err := h.Instance(t.Context(), "guest"); return err == nil })
 }
 
 func TestLoss(t *testing.T) {
@@ -261,9 +252,7 @@ func TestLoss(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f, h, seen := startFake(t)
 			lose(f)
-			if err := wait(waiting, func() bool { return seen.count(func(e Event) bool { return e == Event{} }) == 2 }); err != nil {
-				t.Fatal("it did not connect again", err)
-			}
+			wait.Until(t, "it connects again", func() bool { return seen.count(func(e Event) bool { return e == Event{} }) == 2 })
 			if _, err := h.Instance(t.Context(), "guest"); err != nil {
 				t.Error(err)
 			}
@@ -284,7 +273,7 @@ func TestLateAttachHoldsItsLock(t *testing.T) {
 	second := fakeDevice("b")
 	second.Tag = fakeDevice("a").Tag
 	done := make(chan error)
-	ctx := limited(t, waiting)
+	ctx := limited(t, wait.Long)
 	go func() { done <- h.Attach(ctx, second) }()
 	f.mu.Lock()
 	f.hang = nil

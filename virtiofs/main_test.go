@@ -3,7 +3,6 @@ package virtiofs
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,22 +16,18 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/integration/programs"
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
 )
 
-var update = flag.Bool("update", false, "write golden files anew")
+var built = programs.Built{Packages: []string{"cmd/causeway-launch", "cmd/causeway-keeper"}}
 
 func TestMain(m *testing.M) {
-	flag.Parse()
 	code := m.Run()
-	if err := realWorld.close(); err != nil {
+	if err := errors.Join(realWorld.close(), built.Close()); err != nil {
 		fmt.Fprintln(os.Stderr, "clean up:", err)
 		code = max(code, 1)
-	}
-	if programsDir != "" {
-		if err := os.RemoveAll(programsDir); err != nil {
-			fmt.Fprintln(os.Stderr, "clean up:", err)
-		}
 	}
 	os.Exit(code)
 }
@@ -191,7 +186,7 @@ func (w *world) open() error {
 	done := make(chan error)
 	go func() { done <- w.host.Run(ctx) }()
 	w.stop = func() { cancel(); <-done }
-	return wait(10*time.Second, func() bool { return w.host.Connected() == nil })
+	return wait.Within(wait.Long, func() bool { return w.host.Connected() == nil })
 }
 
 // booted returns the world with a guest whose agent answers.
@@ -219,7 +214,7 @@ func bootedGuest(t *testing.T) *world {
 
 func (w *world) agentAnswers(t *testing.T) {
 	t.Helper()
-	if err := wait(90*time.Second, func() bool {
+	if err := wait.Within(4*time.Minute, func() bool {
 		i, err := w.host.Instance(t.Context(), guestUUID)
 		return err == nil && i.GuestAgent
 	}); err != nil {
@@ -248,36 +243,6 @@ func (w *world) close() error {
 	return os.RemoveAll(w.root)
 }
 
-// wait polls.
-func wait(limit time.Duration, done func() bool) error {
-	deadline := time.Now().Add(limit)
-	for !done() {
-		if time.Now().After(deadline) {
-			return fmt.Errorf("not within %v", limit)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	return nil
-}
-
-// programs builds causeway-launch and causeway-keeper, once, and returns where.
-var programs = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("/tmp", "cwlaunch")
-	if err != nil {
-		return "", err
-	}
-	programsDir = dir
-	c := exec.Command("go", "build", "-o", dir,
-		"github.com/causeway-project/causeway/cmd/causeway-launch", "github.com/causeway-project/causeway/cmd/causeway-keeper")
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := c.CombinedOutput(); err != nil {
-		return "", errors.Join(err, errors.New(string(out)))
-	}
-	return dir, nil
-})
-
-var programsDir string // removed by TestMain
-
 // daemon runs one until the test ends.
 func daemon(t *testing.T, source string) (*virtiofsd.Daemons, virtiofsd.Daemon) {
 	t.Helper()
@@ -287,15 +252,11 @@ func daemon(t *testing.T, source string) (*virtiofsd.Daemons, virtiofsd.Daemon) 
 // daemonAs runs v, in a directory of its own, until the test ends.
 func daemonAs(t *testing.T, v virtiofsd.Daemon) (*virtiofsd.Daemons, virtiofsd.Daemon) {
 	t.Helper()
-	dir, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
 	run, err := os.MkdirTemp("/tmp", "cwrun")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &virtiofsd.Daemons{Starter: &process.Starter{Launcher: filepath.Join(dir, "causeway-launch")}, Keeper: filepath.Join(dir, "causeway-keeper")}
+	d := &virtiofsd.Daemons{Starter: &process.Starter{Launcher: built.Path(t, "causeway-launch")}, Keeper: built.Path(t, "causeway-keeper")}
 	v.Dir = filepath.Join(run, "virtiofs", "a")
 	t.Cleanup(func() {
 		if err := errors.Join(d.Stop(context.Background(), v, time.Second), os.RemoveAll(run)); err != nil {
@@ -312,7 +273,7 @@ func wantState(t *testing.T, d *virtiofsd.Daemons, v virtiofsd.Daemon, want virt
 	t.Helper()
 	var got virtiofsd.State
 	var err error
-	if wait(waiting, func() bool { got, err = d.State(v); return got == want }) != nil {
+	if wait.Within(wait.Long, func() bool { got, err = d.State(v); return got == want }) != nil {
 		t.Fatalf("State = %q, %v, want %q", got, err, want)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"libvirt.org/go/libvirt"
 
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
 )
 
@@ -103,16 +104,12 @@ func TestAttachMountDetach(t *testing.T) {
 	if err := held.ask(ctx, "guest-exec", execArguments{Path: "sh", Arg: []string{"-c", `cd "$1" && exec sleep 1000`, "sh", m.Path}}, &struct{}{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := wait(waiting, func() bool { return held.do(ctx, "pidof", "sleep") == nil }); err != nil {
-		t.Fatal(err)
-	}
+	wait.Until(t, "sleep runs in the guest", func() bool { return held.do(ctx, "pidof", "sleep") == nil })
 	if err := w.host.GuestUnmount(ctx, m); !errors.Is(err, ErrGuestBusy) {
 		t.Errorf("unmount of what sleep uses = %v, want ErrGuestBusy", err)
 	}
 	w.run(t, "killall", "sleep")
-	if err := wait(waiting, func() bool { return w.host.GuestUnmount(ctx, m) == nil }); err != nil {
-		t.Errorf("unmount when nobody uses it: %v", err)
-	}
+	wait.Until(t, "unmounted when nobody uses it", func() bool { return w.host.GuestUnmount(ctx, m) == nil })
 	if err := w.host.GuestUnmount(ctx, m); err != nil {
 		t.Fatal(err)
 	}
@@ -232,9 +229,7 @@ func TestDetachFromBootingGuest(t *testing.T) {
 	if err := w.guest.Reset(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := wait(10*time.Second, func() bool { return rebooted() > before }); err != nil {
-		t.Error("the reset was not reported", err)
-	}
+	wait.Until(t, "the reset is reported", func() bool { return rebooted() > before })
 	if err := w.host.Detach(ctx, d); err != nil {
 		t.Error(err)
 	}
@@ -257,9 +252,7 @@ func TestHungGuestAgent(t *testing.T) {
 	if err := w.guest.Reset(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := wait(time.Minute, func() bool { return w.host.GuestUnmount(ctx, m) == nil }); err != nil {
-		t.Errorf("after a reset: %v", err)
-	}
+	wait.Until(t, "unmounted after a reset", func() bool { return w.host.GuestUnmount(ctx, m) == nil })
 }
 
 func TestConcurrentAttaches(t *testing.T) {

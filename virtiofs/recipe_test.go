@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/virtiofs/recipe"
 )
 
@@ -131,7 +132,7 @@ type tail struct {
 func (c *tail) wait(t *testing.T, words string) {
 	t.Helper()
 	var text []byte
-	err := wait(4*time.Minute, func() bool {
+	err := wait.Within(4*time.Minute, func() bool {
 		f, err := os.Open(c.path)
 		if err != nil {
 			return false

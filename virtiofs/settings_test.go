@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/integration/programs"
 	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
 )
 
@@ -273,10 +273,8 @@ func hostLock(t *testing.T, kind, file string) string {
 // putLocker builds the program of testdata/locker into dir.
 func putLocker(t *testing.T, dir string) {
 	t.Helper()
-	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", filepath.Join(dir, "locker"), "./testdata/locker")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	if err := programs.Build(t.Context(), programs.Options{Dir: dir, Packages: []string{"virtiofs/testdata/locker"}}); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -2,16 +2,15 @@ package ledger
 
 import (
 	"encoding/json"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "write the fixture of the newest format")
+	"github.com/causeway-project/causeway/integration/golden"
+)
 
 type object struct {
 	Name string `json:"name"`
@@ -138,7 +137,7 @@ func TestTemporaryFilesOfACutWriteGo(t *testing.T) {
 
 // TestFormats reads a file of each format that was ever written.
 func TestFormats(t *testing.T) {
-	if *update {
+	if golden.Updating() {
 		l, _, _, err := Open("testdata/format1", "attachment", "export")
 		if err != nil {
 			t.Fatal(err)

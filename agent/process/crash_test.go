@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // A launcher that is killed leaves nothing, and the next start succeeds.
@@ -99,7 +100,7 @@ func TestAgentGoneWhileLauncherWaits(t *testing.T) {
 	if _, err := c.agent.Write(text); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the launcher is under way", func() bool {
+	wait.Until(t, "the launcher is under way", func() bool {
 		_, launching, err := readIdentity(dir)
 		return err == nil && launching
 	})
@@ -174,7 +175,7 @@ func TestAdopt(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, p)
+	wait.Closed(t, "it ends", p.Done())
 	if p, err := Find(dir); p != nil || err != nil {
 		t.Errorf("Find after the end = %+v, %v", p, err)
 	}
@@ -210,7 +211,7 @@ func TestZombie(t *testing.T) {
 	if p, err := Find(dir); p != nil || err != nil {
 		t.Errorf("Find of a zombie = %+v, %v", p, err)
 	}
-	ends(t, p)
+	wait.Closed(t, "it ends", p.Done())
 	if err := p.Stop(t.Context(), time.Hour); err != nil {
 		t.Error(err)
 	}
@@ -323,7 +324,7 @@ func TestLockGivenAway(t *testing.T) {
 	spec.Path, spec.Args = "/bin/sh", []string{"-c", "for fd in /proc/$$/fd/*; do fd=${fd##*/}; [ $fd -le 2 ] || eval \"exec $fd>&-\"; done; exec sleep 1000"}
 	spec.Env = []string{"PATH=/usr/bin:/bin"}
 	p := start(t, s, spec)
-	await(t, "the lock is free", func() bool {
+	wait.Until(t, "the lock is free", func() bool {
 		taken, err := held(dir)
 		return err == nil && !taken
 	})
@@ -348,7 +349,7 @@ func leaver(dir string) Spec {
 func childOf(t *testing.T, dir string) Identity {
 	t.Helper()
 	var pid int
-	await(t, "the child runs", func() bool {
+	wait.Until(t, "the child runs", func() bool {
 		_, err := fmt.Sscanf(Tail(dir, 1000), "child %d", &pid)
 		return err == nil
 	})
@@ -382,7 +383,7 @@ func TestChildrenLeft(t *testing.T) {
 		if err := syscall.Kill(p.Identity().PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		ends(t, p)
+		wait.Closed(t, "it ends", p.Done())
 		if q, err := find(soon(t), dir); !errors.Is(err, ErrHeld) {
 			t.Errorf("Find = %v, %v; want ErrHeld", q, err)
 		}
@@ -414,11 +415,11 @@ func TestStopEscalates(t *testing.T) {
 	spec.Path, spec.Args = "/bin/sh", []string{"-c", "trap 'echo no' TERM; echo ready; while :; do sleep 0.01; done"}
 	spec.Env = []string{"PATH=/usr/bin:/bin"}
 	p := start(t, s, spec)
-	await(t, "it refuses to end", func() bool { return Tail(dir, 100) == "ready" })
+	wait.Until(t, "it refuses to end", func() bool { return Tail(dir, 100) == "ready" })
 	if err := p.Stop(t.Context(), 50*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, p)
+	wait.Closed(t, "it ends", p.Done())
 	if got := Tail(dir, 100); got != "ready\nno" {
 		t.Errorf("it printed %q: no SIGTERM came before SIGKILL", got)
 	}
@@ -430,7 +431,7 @@ func TestStopCancelled(t *testing.T) {
 	spec.Path, spec.Args = "/bin/sh", []string{"-c", "trap 'echo no' TERM; echo ready; while :; do sleep 0.01; done"}
 	spec.Env = []string{"PATH=/usr/bin:/bin"}
 	p := start(t, s, spec)
-	await(t, "it refuses to end", func() bool { return Tail(dir, 100) == "ready" })
+	wait.Until(t, "it refuses to end", func() bool { return Tail(dir, 100) == "ready" })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if err := p.Stop(ctx, time.Hour); !errors.Is(err, ctx.Err()) || ctx.Err() == nil {
@@ -456,7 +457,7 @@ func TestStartCancelled(t *testing.T) {
 	go func() {
 		defer close(looked)
 		defer cancel()
-		await(t, "the identity is written", func() bool {
+		wait.Until(t, "the identity is written", func() bool {
 			id, launching, err := readIdentity(dir)
 			return err == nil && launching && id.PID > 0
 		})

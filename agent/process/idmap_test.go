@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // What a process makes in a directory with other ids belongs to those, and its
@@ -44,7 +46,7 @@ func TestIDMap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ends(t, p)
+	wait.Closed(t, "it ends", p.Done())
 	want := "directory 0:0\nforeign 65534:65534\nmine 5000:7\nunmapped\nwrite refused\nchmod refused\nchown refused\nhost"
 	if got := strings.TrimSpace(Tail(run, 1000)); got != want {
 		t.Errorf("the process says\n%s\nwant\n%s", got, want)

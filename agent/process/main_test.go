@@ -2,68 +2,45 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/causeway-project/causeway/integration/programs"
 )
 
-// binaries are built at most once, by the tests that need them.
-var binaries struct {
-	dir            string
-	plain, crashes sync.Once
-	err            [2]error
-}
+var (
+	built   = programs.Built{Packages: []string{"cmd/causeway-launch"}}
+	crashes = programs.Built{Packages: []string{"cmd/causeway-launch"}, Tags: "crashpoints"}
+)
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "as-program" {
 		program(os.Args[2:])
 		return
 	}
-	dir, err := os.MkdirTemp("", "process-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	binaries.dir = dir
 	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
-
-func build(name, tags string) error {
-	cmd := exec.Command("go", "build", "-tags", tags, "-ldflags", "-s -w",
-		"-o", filepath.Join(binaries.dir, name), "github.com/causeway-project/causeway/cmd/causeway-launch")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w: %s", err, out)
+	if err := errors.Join(built.Close(), crashes.Close()); err != nil {
+		fmt.Fprintln(os.Stderr, "clean up:", err)
+		code = max(code, 1)
 	}
-	return nil
+	os.Exit(code)
 }
 
 // starter returns a Starter with the real launcher.
 func starter(t testing.TB) *Starter {
 	t.Helper()
 	needRoot(t)
-	binaries.plain.Do(func() { binaries.err[0] = build("launch", "") })
-	if binaries.err[0] != nil {
-		t.Fatal(binaries.err[0])
-	}
-	return &Starter{Launcher: filepath.Join(binaries.dir, "launch")}
+	return &Starter{Launcher: built.Path(t, "causeway-launch")}
 }
 
 // crasher returns a Starter whose launcher dies where CAUSEWAY_CRASH_AT says.
 func crasher(t testing.TB) *Starter {
 	t.Helper()
 	needRoot(t)
-	binaries.crashes.Do(func() { binaries.err[1] = build("crash", "crashpoints") })
-	if binaries.err[1] != nil {
-		t.Fatal(binaries.err[1])
-	}
-	return &Starter{Launcher: filepath.Join(binaries.dir, "crash")}
+	return &Starter{Launcher: crashes.Path(t, "causeway-launch")}
 }
 
 func needRoot(t testing.TB) {
@@ -109,25 +86,4 @@ func end(t testing.TB, dir string) {
 			t.Error(err)
 		}
 	})
-}
-
-// await polls until ok, or fails the test.
-func await(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in 10 s: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// ends waits for the end of p.
-func ends(t testing.TB, p *Process) {
-	t.Helper()
-	select {
-	case <-p.Done():
-	case <-time.After(10 * time.Second):
-		t.Fatalf("process %d did not end in 10 s", p.id.PID)
-	}
 }

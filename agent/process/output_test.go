@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 func TestTail(t *testing.T) {
@@ -46,7 +48,7 @@ func TestOutput(t *testing.T) {
 	spec := sleeper(dir)
 	spec.Path, spec.Args = "/bin/sh", []string{"-c", "echo out; echo err >&2"}
 	for range 2 {
-		ends(t, start(t, s, spec))
+		wait.Closed(t, "it ends", start(t, s, spec).Done())
 	}
 	if got := Tail(dir, 1000); got != "out\nerr\nout\nerr" {
 		t.Errorf("two runs printed %q", got)
@@ -55,12 +57,12 @@ func TestOutput(t *testing.T) {
 	if err := os.WriteFile(file, make([]byte, outputMax+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, start(t, s, spec))
+	wait.Closed(t, "it ends", start(t, s, spec).Done())
 	if got, err := os.ReadFile(file); err != nil || string(got) != "out\nerr\n" {
 		t.Errorf("after a long output: %d bytes, %v", len(got), err)
 	}
 	spec.Output = "other"
-	ends(t, start(t, s, spec))
+	wait.Closed(t, "it ends", start(t, s, spec).Done())
 	if got, err := os.ReadFile(filepath.Join(dir, "other")); err != nil || string(got) != "out\nerr\n" {
 		t.Errorf("output in another file: %q, %v", got, err)
 	}

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // program is what the test binary does where it runs under the launcher.
@@ -50,8 +52,8 @@ func TestStart(t *testing.T) {
 	if err := p.Stop(t.Context(), 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, p)
-	ends(t, found)
+	wait.Closed(t, "it ends", p.Done())
+	wait.Closed(t, "it ends", found.Done())
 	if found, err := Find(dir); found != nil || err != nil {
 		t.Errorf("Find after the end = %+v, %v", found, err)
 	}
@@ -83,7 +85,7 @@ func TestStartAfter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the program saw what came first", func() bool { return strings.Contains(Tail(dir, 100), "was first") })
+	wait.Until(t, "the program saw what came first", func() bool { return strings.Contains(Tail(dir, 100), "was first") })
 	again, err := s.StartAfter(t.Context(), spec, func(context.Context) error { calls++; return nil })
 	if err != nil || again.Identity() != p.Identity() || calls != 2 {
 		t.Errorf("%+v, %v after %d calls; want %+v", again, err, calls, p.Identity())
@@ -201,5 +203,5 @@ func TestDoneOfKilled(t *testing.T) {
 	if err := syscall.Kill(p.Identity().PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, p)
+	wait.Closed(t, "it ends", p.Done())
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 func lookAround(files []string) report {
@@ -91,7 +93,7 @@ func TestRoot(t *testing.T) {
 	}
 	before := ours(mountInfo(t, os.Getpid()))
 	p := start(t, s, spec)
-	ends(t, p)
+	wait.Closed(t, "it ends", p.Done())
 	var got report
 	if err := json.Unmarshal([]byte(Tail(spec.Dir, 1<<16)), &got); err != nil {
 		t.Fatalf("%v: %s", err, Tail(spec.Dir, 1000))
@@ -149,7 +151,7 @@ func TestOwnPIDs(t *testing.T) {
 		t.Errorf("process numbers %v, want 1 inside", got)
 	}
 	var inner int
-	await(t, "the child runs", func() bool {
+	wait.Until(t, "the child runs", func() bool {
 		_, err := fmt.Sscanf(Tail(dir, 1000), "child %d", &inner)
 		return err == nil
 	})
@@ -265,7 +267,7 @@ func TestLinks(t *testing.T) {
 			spec.Path, spec.Args = "/bin/cat", []string{c.reach}
 			spec.Output = strings.ReplaceAll(c.name, " ", "-")
 			spec.Root = &Root{ReadOnly: append(c.paths, system...)}
-			ends(t, start(t, s, spec))
+			wait.Closed(t, "it ends", start(t, s, spec).Done())
 			if b, err := os.ReadFile(at("run", spec.Output)); err != nil || string(b) != "x" {
 				t.Errorf("%s inside: %q, %v", c.reach, b, err)
 			}
@@ -313,7 +315,7 @@ func TestSystemDir(t *testing.T) {
 		System: []string{"/usr", "/bin", "/etc/passwd", "/etc/localtime", "/etc/absent"}, SystemDir: at("system"),
 		ReadOnly: []string{at("mine")},
 	}
-	ends(t, start(t, s, spec))
+	wait.Closed(t, "it ends", start(t, s, spec).Done())
 	if b, err := os.ReadFile(at("run", "output")); err != nil || string(b) != "theirstheirsours" {
 		t.Errorf("read %q, %v", b, err)
 	}

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // descriptors counts those of this process that lead to a pidfd.
@@ -50,11 +52,11 @@ func TestClose(t *testing.T) {
 	if err := syscall.Kill(ours.Identity().PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, ours)
+	wait.Closed(t, "it ends", ours.Done())
 	if _, err := readStat(ours.Identity().PID); err == nil {
 		t.Error("our child was left a zombie")
 	}
-	await(t, "the descriptor is closed", func() bool { return descriptors(t) == before-1 })
+	wait.Until(t, "the descriptor is closed", func() bool { return descriptors(t) == before-1 })
 }
 
 // A reaper that went by the pid could take away another child's status.

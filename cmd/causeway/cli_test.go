@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/integration/golden"
 )
 
 func TestOutputs(t *testing.T) {
@@ -50,7 +51,7 @@ func TestOutputs(t *testing.T) {
 			if got.code != exitOK || got.err != "" {
 				t.Errorf("%s -o %s: exit %d, %q", args, format, got.code, got.err)
 			}
-			golden(t, name+"."+format, got.out)
+			golden.Check(t, name+"."+format, got.out)
 			if strings.ContainsFunc(got.out, rawInJSON) {
 				t.Errorf("%s -o %s prints what a terminal may act on: %q", args, format, got.out)
 			}
@@ -182,7 +183,7 @@ func TestRequests(t *testing.T) {
 			all.WriteString("  " + a + "\n")
 		}
 	}
-	golden(t, "requests.txt", all.String())
+	golden.Check(t, "requests.txt", all.String())
 }
 
 func TestUsage(t *testing.T) {
@@ -267,7 +268,7 @@ func TestUsage(t *testing.T) {
 		}
 		all.WriteString(strings.ReplaceAll("$ causeway "+args+"\n"+got.err, empty, "FILE"))
 	}
-	golden(t, "usage.txt", all.String())
+	golden.Check(t, "usage.txt", all.String())
 }
 
 func TestErrors(t *testing.T) {
@@ -311,7 +312,7 @@ func TestErrors(t *testing.T) {
 		}
 		all.WriteString("$ causeway " + args + "\n" + got.err)
 	}
-	golden(t, "errors.txt", all.String())
+	golden.Check(t, "errors.txt", all.String())
 }
 
 func TestPreflightThatFails(t *testing.T) {
@@ -321,12 +322,12 @@ func TestPreflightThatFails(t *testing.T) {
 	if got.code != exitConflict {
 		t.Errorf("exit %d", got.code)
 	}
-	golden(t, "node-preflight-fails.txt", got.out+got.err)
+	golden.Check(t, "node-preflight-fails.txt", got.out+got.err)
 	got = runCLI(t.Context(), f.serve(t), "", "attachment", "preflight", "--instance", "full", "--source", "local:docs", "--tag", "docs")
 	if got.code != exitConflict {
 		t.Errorf("exit %d", got.code)
 	}
-	golden(t, "attachment-preflight-fails.txt", got.out+got.err)
+	golden.Check(t, "attachment-preflight-fails.txt", got.out+got.err)
 }
 
 func TestNobodyThere(t *testing.T) {
@@ -440,7 +441,7 @@ func TestWatch(t *testing.T) {
 			t.Errorf("%s: exit %d, %s", c.args, code, &errs)
 		}
 		cancel()
-		golden(t, c.golden, out.String())
+		golden.Check(t, c.golden, out.String())
 	}
 	f.watching(agentError(codes.Unavailable, "shutting_down", "the agent stops; watch again"), nil)
 	if got := runCLI(t.Context(), socket, "", "watch"); got.code != exitTryAgain || !strings.Contains(got.err, "watch again") {

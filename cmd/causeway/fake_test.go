@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"flag"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -23,8 +21,6 @@ import (
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // fakeAgent is a node API over a few objects. It notes what changes it was
 // asked for.
@@ -357,25 +353,4 @@ func runCLI(ctx context.Context, socket, stdin string, args ...string) ran {
 	c := &cli{in: strings.NewReader(stdin), out: &out, errs: &errs, now: noon}
 	code := c.run(ctx, args, "unix://"+socket)
 	return ran{code, out.String(), errs.String()}
-}
-
-// golden compares with testdata/name.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got):\n%s", path, diff)
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/integration/golden"
 )
 
 // gatewayServer has figures that grow by the same with each question, and a
@@ -59,7 +60,7 @@ func TestTop(t *testing.T) {
 			if got.code != exitOK || got.err != "" {
 				t.Errorf("%s -o %s: exit %d, %q", args, format, got.code, got.err)
 			}
-			golden(t, name+"."+format, got.out)
+			golden.Check(t, name+"."+format, got.out)
 			if strings.ContainsFunc(got.out, rawInJSON) {
 				t.Errorf("%s -o %s prints what a terminal may act on: %q", args, format, got.out)
 			}

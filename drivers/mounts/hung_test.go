@@ -11,6 +11,7 @@ import (
 
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/mounts"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // hungMount mounts a file system whose server never answers: a FUSE device
@@ -75,18 +76,7 @@ func TestHungMount(t *testing.T) {
 	wantErr(t, mounts.Unmount(t.Context(), target), drivers.ErrBusy)
 
 	answer()
-	eventually(t, func() bool { return len(g.Stuck()) == 0 })
+	wait.Until(t, "nothing is stuck", func() bool { return len(g.Stuck()) == 0 })
 	wantErr(t, g.Do(t.Context(), target, touch), unix.ENOTCONN)
 	must(t, mounts.Unmount(t.Context(), target))
-}
-
-func eventually(t *testing.T, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatal("not within 20 s")
-		}
-		time.Sleep(time.Millisecond)
-	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // A gateway as the command line shows it.
@@ -97,7 +98,7 @@ func (d *demo) kills(ctx context.Context) {
 		}
 		// virtiofs may show the length of a second ago.
 		want := fmt.Sprintf("%d line %d\n", wrote.Lines, wrote.Lines)
-		return lab.Wait(ctx, func() (bool, error) {
+		return wait.For(ctx, func() (bool, error) {
 			got, err := d.guest.Shell(ctx, "cd "+overVirtiofs+"; echo $(wc -l <log) $(tail -n 1 log)")
 			if err == nil && got != want {
 				err = fmt.Errorf("vm1 reads %q by virtiofs, want %q", got, want)

@@ -18,6 +18,8 @@ import (
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/programs"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // able is a finding of one ability of this host's virtiofsd. The agent says
@@ -126,7 +128,7 @@ var abilities = []finding{
 		if strings.TrimSpace(out) != "read" {
 			s.Errorf("beside a write that waits the guest reads %q, %v", out, readErr)
 		}
-		s.must(lab.Wait(ctx, func() (bool, error) {
+		s.must(wait.For(ctx, func() (bool, error) {
 			_, err := s.guest.Shell(ctx, "ls /tmp/threads-wrote")
 			return err == nil, err
 		}))
@@ -247,7 +249,7 @@ func stale(ctx context.Context, s seat, a *nodev1.Attachment) string {
 		}
 		return "the guest sees changes of others at once"
 	}
-	s.must(lab.Wait(ctx, func() (bool, error) { return s.in(ctx, "stat -c %s /mnt/clock/f") == "5", nil }))
+	s.must(wait.For(ctx, func() (bool, error) { return s.in(ctx, "stat -c %s /mnt/clock/f") == "5", nil }))
 	switch got := s.in(ctx, "stat -c %s "+at+"; cat "+at); got {
 	case "5\nnewer":
 		return "the guest sees changes of others after a second"
@@ -266,7 +268,7 @@ func locked(ctx context.Context, s seat, a *nodev1.Attachment) string {
 	s.write(dir+"/f", "")
 	s.in(ctx, "/tmp/probe lock "+a.GetMountAt()+"/f >/tmp/"+a.GetId()+" 2>&1 &")
 	defer s.in(ctx, "killall probe")
-	s.must(lab.Wait(ctx, func() (bool, error) {
+	s.must(wait.For(ctx, func() (bool, error) {
 		out, err := s.guest.Shell(ctx, "cat /tmp/"+a.GetId())
 		if err == nil && out != "" && out != "locked\n" {
 			s.Fatalf("the guest locks: %s", out)
@@ -336,23 +338,16 @@ func scale(files int) string {
 
 // probe is built and brought into the guest, as /tmp/probe.
 func (s seat) probe(ctx context.Context) error {
-	repo, err := lab.Repo()
-	if err != nil {
-		return err
-	}
 	// Not into the pool, which the compilers of the host do not see.
 	temporary, err := lab.TempDir()
 	if err != nil {
 		return err
 	}
-	program := filepath.Join(temporary, "probe")
-	build := exec.CommandContext(ctx, "go", "build", "-o", program, "./integration/generations/probe")
-	build.Dir, build.Env = repo, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build probe: %w: %s", err, out)
+	if err := programs.Build(ctx, programs.Options{Dir: temporary, Packages: []string{"integration/generations/probe"}}); err != nil {
+		return err
 	}
 	dir := s.mounted(ctx, &nodev1.Attachment{Id: "tools"})
-	if out, err := exec.CommandContext(ctx, "cp", program, dir).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, "cp", filepath.Join(temporary, "probe"), dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy probe: %w: %s", err, out)
 	}
 	if _, err := s.guest.Shell(ctx, "cp /mnt/tools/probe /tmp/probe"); err != nil {

@@ -22,7 +22,9 @@ import (
 	"google.golang.org/grpc/status"
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/integration/golden"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // runVariable makes this program run another one, inside.
@@ -128,7 +130,7 @@ func (s seat) attach(ctx context.Context, a *nodev1.Attachment) *nodev1.Attachme
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		// The guest may yet hold what a program of its has just let go.
-		if err := lab.Wait(ctx, func() (bool, error) {
+		if err := wait.For(ctx, func() (bool, error) {
 			_, err := s.attachments.Detach(ctx, &nodev1.DetachRequest{Id: a.GetId()})
 			return err == nil, err
 		}); err != nil {
@@ -210,7 +212,7 @@ func newer(t *testing.T, env []string, arguments ...string) {
 
 func TestDebian13(t *testing.T) {
 	arguments := []string{"-test.v", "-test.run=^TestHere$"}
-	if *update {
+	if golden.Updating() {
 		arguments = append(arguments, "-update")
 	}
 	newer(t, nil, arguments...)

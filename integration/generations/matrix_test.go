@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -16,9 +15,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-)
 
-var update = flag.Bool("update", false, "write anew what was found, and the table of it")
+	"github.com/causeway-project/causeway/integration/golden"
+)
 
 // A finding is a line of the table in docs/generations.md.
 type finding struct {
@@ -69,13 +68,13 @@ func TestHere(t *testing.T) {
 		t.Run(f.what, func(t *testing.T) {
 			s := sit(t) // the first has to make it
 			found[f.what] = f.find(limited(t, 4*time.Minute), s)
-			if diff := cmp.Diff(before[f.what], found[f.what]); diff != "" && !*update {
+			if diff := cmp.Diff(before[f.what], found[f.what]); diff != "" && !golden.Updating() {
 				t.Errorf("on Debian %s, -before +now:\n%s", generation, diff)
 			}
 			t.Log(found[f.what])
 		})
 	}
-	if *update && !t.Failed() {
+	if golden.Updating() && !t.Failed() {
 		for _, f := range findings() {
 			if _, ran := found[f.what]; !ran {
 				found[f.what] = before[f.what]
@@ -119,7 +118,7 @@ func TestTable(t *testing.T) {
 	if !ok || !closed {
 		t.Fatalf("%s has no place for the table", page)
 	}
-	if *update {
+	if golden.Updating() {
 		if err := os.WriteFile(page, []byte(before+begin+b.String()+end+after), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // virsh runs one command; what it complained of is the error.
@@ -62,7 +63,7 @@ func (h *hand) start(ctx context.Context, s seat) {
 	// The one in Rust has a child that serves, and that outlives it a little.
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s.must(h.cmd.Start())
-	s.must(lab.Wait(ctx, func() (bool, error) {
+	s.must(wait.For(ctx, func() (bool, error) {
 		err := os.Chmod(h.socket, 0o777)
 		return err == nil, err
 	}))
@@ -107,7 +108,7 @@ func (h *hand) unplug(ctx context.Context, s seat) {
 // gone waits until the device is.
 func (h *hand) gone(ctx context.Context, s seat) {
 	s.Helper()
-	s.must(lab.Wait(ctx, func() (bool, error) {
+	s.must(wait.For(ctx, func() (bool, error) {
 		xml, err := s.guest.XML()
 		return err == nil && !strings.Contains(xml, h.alias()), err
 	}))
@@ -191,14 +192,14 @@ var rules = []finding{
 		s.must(err)
 		s.must(s.guest.MountVirtiofs(ctx, "dies", "/mnt/dies"))
 		h.kill()
-		s.must(lab.Wait(ctx, func() (bool, error) { // its child may take a moment longer
+		s.must(wait.For(ctx, func() (bool, error) { // its child may take a moment longer
 			held, err := h.connected()
 			return !held, err
 		}))
 		h.start(ctx, s)
 		short, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
-		again := lab.Wait(short, h.connected) == nil
+		again := wait.For(short, h.connected) == nil
 		h.unplug(ctx, s)
 		said, _ := s.guest.Shell(ctx, "ls /mnt/dies 2>&1 | sed 's/.*: //'; umount /mnt/dies")
 		if again {

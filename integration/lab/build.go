@@ -4,8 +4,9 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
+
+	"github.com/causeway-project/causeway/integration/programs"
 )
 
 // Programs of the project, built from the working tree.
@@ -34,18 +35,17 @@ func Build(ctx context.Context, o BuildOptions) (*Programs, error) {
 	if err != nil {
 		return nil, err
 	}
-	build := []string{"go", "-C", root, "build", "-buildvcs=false", "-o", dir + "/"}
-	agent, launch := slices.Clone(build), append([]string{"env", "CGO_ENABLED=0"}, build...)
+	tags := ""
 	if o.CrashPoints {
-		agent, launch = append(agent, "-tags", "crashpoints"), append(launch, "-tags", "crashpoints")
+		tags = "crashpoints"
 	}
-	if o.Race {
-		agent = append(agent, "-race")
-	}
-	for _, argv := range [][]string{
-		append(agent, "./cmd/causeway-agent"), append(build, "./cmd/causeway"), append(launch, "./cmd/causeway-launch", "./cmd/causeway-keeper"),
+	for _, p := range []programs.Options{
+		{Packages: []string{"cmd/causeway-agent"}, Tags: tags, Race: o.Race, C: true},
+		{Packages: []string{"cmd/causeway"}},
+		{Packages: []string{"cmd/causeway-launch", "cmd/causeway-keeper"}, Tags: tags},
 	} {
-		if _, err := command(ctx, argv...); err != nil {
+		p.Dir = dir
+		if err := programs.Build(ctx, p); err != nil {
 			return nil, err
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // A daemon is a child of this program, with its output in a file.
@@ -89,7 +91,7 @@ func (d *daemon) name() string { return filepath.Base(d.cmd.Path) }
 
 // until waits for ready, and fails at once if the daemon ends.
 func (d *daemon) until(ctx context.Context, ready func() (bool, error)) error {
-	err := Wait(ctx, func() (bool, error) {
+	err := wait.For(ctx, func() (bool, error) {
 		if !d.running() {
 			return true, nil
 		}

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // A nested program is this one again, in namespaces of its own within ours.
@@ -77,7 +78,7 @@ func TestNothingIsLeft(t *testing.T) {
 			}
 			disk := filepath.Join(filepath.Dir(pool), "disk")
 			// The orphans may still be on their way to be sleep.
-			if err := lab.Wait(limited(t), func() (bool, error) {
+			if err := wait.For(limited(t), func() (bool, error) {
 				l, s := loops(t, disk), sleepers(t, marker)
 				return l == 1 && s == 2, fmt.Errorf("%d loop devices, %d orphans, want 1 and 2", l, s)
 			}); err != nil {
@@ -92,7 +93,7 @@ func TestNothingIsLeft(t *testing.T) {
 				t.Errorf("exit code %d, want %d", code, tt.code)
 			}
 			ctx := limited(t)
-			if err := lab.Wait(ctx, func() (bool, error) {
+			if err := wait.For(ctx, func() (bool, error) {
 				l, s := loops(t, disk), sleepers(t, marker)
 				return l == 0 && s == 0, fmt.Errorf("%d loop devices, %d orphans are left", l, s)
 			}); err != nil {
@@ -156,7 +157,7 @@ func TestWait(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why, last := errors.New("why"), errors.New("last")
 	n := 0
-	err := lab.Wait(ctx, func() (bool, error) {
+	err := wait.For(ctx, func() (bool, error) {
 		if n++; n == 3 {
 			cancel(why)
 		}

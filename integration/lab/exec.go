@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"libvirt.org/go/libvirt"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // ExitError of a program in a guest.
@@ -38,7 +40,7 @@ func (g *Guest) Exec(ctx context.Context, argv ...string) (string, error) {
 		Err       []byte `json:"err-data"`
 		Shortened bool   `json:"out-truncated"`
 	}
-	if err := Wait(ctx, func() (bool, error) {
+	if err := wait.For(ctx, func() (bool, error) {
 		err := g.ask(ctx, "guest-exec-status", map[string]any{"pid": pid}, &status)
 		return err == nil && status.Exited, err
 	}); err != nil {
@@ -67,7 +69,7 @@ func (g *Guest) spawn(ctx context.Context, argv []string) (pid int, err error) {
 	}
 	// A lost answer would start it twice; so the agent is asked first whether it
 	// listens, which may be repeated.
-	if err := Wait(ctx, func() (bool, error) {
+	if err := wait.For(ctx, func() (bool, error) {
 		err := g.ask(ctx, "guest-ping", nil, nil)
 		return err == nil, err
 	}); err != nil {
@@ -158,7 +160,7 @@ func (g *Guest) MountVirtiofs(ctx context.Context, tag, at string) error {
 	if _, err := g.Exec(ctx, "mkdir", "-p", at); err != nil {
 		return err
 	}
-	return Wait(ctx, func() (bool, error) {
+	return wait.For(ctx, func() (bool, error) {
 		_, err := g.Exec(ctx, "mount", "-t", "virtiofs", tag, at)
 		return err == nil, err
 	})

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"libvirt.org/go/libvirt"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // GuestOptions of a Guest.
@@ -122,7 +124,7 @@ func (g *Guest) WaitAgent(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
-	err := Wait(ctx, func() (bool, error) {
+	err := wait.For(ctx, func() (bool, error) {
 		err := g.with(func(d *libvirt.Domain) error {
 			_, err := d.QemuAgentCommand(`{"execute":"guest-ping"}`, 1, 0)
 			return err
@@ -154,7 +156,7 @@ func (g *Guest) Reset(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
-	return Wait(ctx, func() (bool, error) {
+	return wait.For(ctx, func() (bool, error) {
 		now, err := g.bootID(ctx)
 		return err == nil && now != before, err
 	})

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 // Repo returns the root of the repository, found from the working directory.
@@ -98,22 +97,4 @@ func command(ctx context.Context, argv ...string) (string, error) {
 		return "", fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(string(out)))
 	}
 	return string(out), nil
-}
-
-// Wait polls until done says so, with growing pauses of 1 to 50 ms. The error
-// after ctx holds the last one of done.
-func Wait(ctx context.Context, done func() (bool, error)) error {
-	pause := time.Millisecond
-	for {
-		ok, err := done()
-		if ok {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
-		case <-time.After(pause):
-		}
-		pause = min(pause*2, 50*time.Millisecond)
-	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
@@ -161,7 +162,7 @@ func TestHostState(t *testing.T) {
 		"state gateways/blue",
 	}
 	var got lab.HostState
-	if err := lab.Wait(ctx, func() (bool, error) { // for the daemon's exec
+	if err := wait.For(ctx, func() (bool, error) { // for the daemon's exec
 		var err error
 		if got, err = agent.HostState(ctx, w.libvirt); err != nil {
 			t.Fatal(err)

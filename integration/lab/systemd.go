@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 //go:embed systemd.sh
@@ -118,7 +120,7 @@ func (s *Systemd) Close() error {
 	// Process 1 is gone when all others there are.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err = errors.Join(err, Wait(ctx, func() (bool, error) {
+	err = errors.Join(err, wait.For(ctx, func() (bool, error) {
 		err := syscall.Kill(s.PID, 0)
 		return s.PID == 0 || errors.Is(err, syscall.ESRCH), err
 	}))

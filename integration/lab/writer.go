@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // A Writer is a program in a guest that appends lines, "line 1", "line 2" and
@@ -84,7 +86,7 @@ func (w *Writer) Mark(ctx context.Context) error {
 // WaitLines returns when so many lines are written and synced.
 func (w *Writer) WaitLines(ctx context.Context, lines int) error {
 	var last Progress
-	err := Wait(ctx, func() (bool, error) {
+	err := wait.For(ctx, func() (bool, error) {
 		p, err := w.Progress(ctx)
 		if err != nil {
 			return false, err
@@ -117,7 +119,7 @@ func (w *Writer) Stop(ctx context.Context) (Progress, error) {
 	if exit := (*ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		return Progress{}, err // gone already is as good
 	}
-	if err := Wait(ctx, func() (bool, error) {
+	if err := wait.For(ctx, func() (bool, error) {
 		// The agent reaps it when it is asked for its end.
 		var s struct {
 			Exited bool `json:"exited"`

@@ -1,37 +1,22 @@
 package recipe
 
 import (
-	"flag"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
-)
 
-var update = flag.Bool("update", false, "write golden files anew")
+	"github.com/causeway-project/causeway/integration/golden"
+)
 
 func TestCloudConfig(t *testing.T) {
 	got, err := CloudConfig([]Mount{{Tag: "docs", Path: "/mnt/the-docs"}, {Tag: "music", ReadOnly: true}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden := filepath.Join("testdata", "cloud-config.yaml")
-	if *update {
-		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := cmp.Diff(string(want), got); d != "" {
-		t.Error(d)
-	}
+	golden.Check(t, "cloud-config.yaml", got)
 }
 
 // TestCloudConfigIsValid reads it as YAML, and asks cloud-init where it is

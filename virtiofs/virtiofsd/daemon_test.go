@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/integration/golden"
 )
 
 func TestArguments(t *testing.T) {
@@ -36,7 +37,7 @@ func TestArguments(t *testing.T) {
 				}
 				text.WriteString(strings.Join(args, "\n") + "\n\n")
 			}
-			golden(t, "arguments-"+string(p.Flavour), text.String())
+			golden.Check(t, "arguments-"+string(p.Flavour), text.String())
 		})
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/virtiofs/keeper"
 )
 
@@ -65,7 +66,7 @@ func TestDeath(t *testing.T) {
 			tt.kill(t, r.Keeper, r.PID)
 			<-done
 			var got *Death
-			if err := wait(waiting, func() bool { got, err = d.Death(v); return err == nil && got != nil && got.Over }); err != nil {
+			if err := wait.Within(wait.Long, func() bool { got, err = d.Death(v); return err == nil && got != nil && got.Over }); err != nil {
 				t.Fatalf("Death = %+v, %v", got, err)
 			}
 			got.At = time.Time{}
@@ -135,19 +136,15 @@ func TestReplace(t *testing.T) {
 		t.Fatal(err)
 	}
 	signal(t, r.PID, syscall.SIGSTOP)
-	if err := wait(waiting, func() bool { s, err := states(r.PID); return err == nil && strings.Contains(s, "T") }); err != nil {
-		t.Fatal(err)
-	}
+	wait.Until(t, "it is stopped", func() bool { s, err := states(r.PID); return err == nil && strings.Contains(s, "T") })
 	if err := d.Replace(ctx, v); err != nil {
 		t.Fatal(err)
 	}
 	wantState(t, d, v, Dead)
-	if err := wait(waiting, func() bool {
+	wait.Until(t, "it is said to be replaced", func() bool {
 		death, err := d.Death(v)
 		return err == nil && death != nil && death.Cause == Cause(keeper.Replaced)
-	}); err != nil {
-		t.Errorf("not said to be replaced: %v", err)
-	}
+	})
 }
 
 // The kernel, out of memory, is to kill virtiofsd before its keeper.

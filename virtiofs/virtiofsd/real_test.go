@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // daemons returns a Daemons, and one with a short run directory, which is
@@ -25,15 +26,11 @@ func daemons(t *testing.T, source string) (*Daemons, Daemon) {
 	if _, err := findBinary("/"); err != nil {
 		missing(t, "%v", err)
 	}
-	dir, err := programs()
-	if err != nil {
-		t.Fatal(err)
-	}
 	run, err := os.MkdirTemp("/tmp", "cwrun")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &Daemons{Starter: &process.Starter{Launcher: filepath.Join(dir, "causeway-launch")}, Keeper: filepath.Join(dir, "causeway-keeper")}
+	d := &Daemons{Starter: &process.Starter{Launcher: built.Path(t, "causeway-launch")}, Keeper: built.Path(t, "causeway-keeper")}
 	v := Daemon{Dir: filepath.Join(run, "virtiofs", "a"), Source: source}
 	t.Cleanup(func() {
 		if err := d.Stop(context.Background(), v, time.Second); err != nil {
@@ -50,7 +47,7 @@ func wantState(t *testing.T, d *Daemons, v Daemon, want State) {
 	t.Helper()
 	var got State
 	var err error
-	if wait(waiting, func() bool { got, err = d.State(v); return got == want }) != nil {
+	if wait.Within(wait.Long, func() bool { got, err = d.State(v); return got == want }) != nil {
 		t.Fatalf("State = %q, %v, want %q", got, err, want)
 	}
 }

@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,41 +15,24 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/integration/programs"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
-// launcher is built once, by the tests that need it.
-var launcher struct {
-	sync.Once
-	dir string
-	err error
-}
+var built = programs.Built{Packages: []string{"cmd/causeway-launch"}}
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "cgroup-test-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	launcher.dir = dir
 	code := m.Run()
-	os.RemoveAll(dir)
+	if err := built.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, "clean up:", err)
+		code = max(code, 1)
+	}
 	os.Exit(code)
 }
 
 func starter(t *testing.T, g process.Groups) *process.Starter {
 	t.Helper()
-	path := filepath.Join(launcher.dir, "launch")
-	launcher.Do(func() {
-		cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", path, "github.com/causeway-project/causeway/cmd/causeway-launch")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			launcher.err = fmt.Errorf("go build: %w: %s", err, out)
-		}
-	})
-	if launcher.err != nil {
-		t.Fatal(launcher.err)
-	}
-	return &process.Starter{Launcher: path, Groups: g}
+	return &process.Starter{Launcher: built.Path(t, "causeway-launch"), Groups: g}
 }
 
 // unable skips the test, but never on CI.
@@ -156,15 +137,6 @@ func run(t *testing.T, s *process.Starter, spec process.Spec) *process.Process {
 	return p
 }
 
-func ends(t *testing.T, p *process.Process) {
-	t.Helper()
-	select {
-	case <-p.Done():
-	case <-time.After(30 * time.Second):
-		t.Fatal("it still runs")
-	}
-}
-
 func name(t *testing.T) process.Name {
 	return process.Name{Group: "tests", Own: strings.ReplaceAll(t.Name(), "/", "-")}
 }
@@ -173,7 +145,7 @@ func TestMemory(t *testing.T) {
 	tr, _ := tree(t)
 	s := starter(t, tr)
 	spec := process.Spec{Path: "/usr/bin/tail", Args: []string{"/dev/zero"}, Name: name(t), Limits: process.Limits{Memory: 32 << 20}}
-	ends(t, run(t, s, spec))
+	wait.Closed(t, "it ends", run(t, s, spec).Done())
 	h, err := s.Hits(spec.Name)
 	if err != nil || h.Memory == 0 {
 		t.Errorf("hits %+v, %v; want a kill", h, err)
@@ -198,7 +170,7 @@ func TestTasks(t *testing.T) {
 		Name: name(t), Limits: process.Limits{Tasks: 12},
 	}
 	p := run(t, s, spec)
-	ends(t, p) // dash gives up: "Cannot fork"
+	wait.Closed(t, "it ends", p.Done()) // dash gives up: "Cannot fork"
 	h, err := s.Hits(spec.Name)
 	if err != nil || h.Tasks == 0 {
 		t.Errorf("hits %+v, %v; want one refused", h, err)

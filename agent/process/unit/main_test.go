@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/programs"
 )
 
 // insideVariable names the launcher to the tests, which run in a world whose
@@ -46,11 +47,8 @@ func underSystemd() (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	launcher := filepath.Join(dir, "causeway-launch")
-	build := exec.CommandContext(ctx, "go", "build", "-ldflags", "-s -w", "-o", launcher, "github.com/causeway-project/causeway/cmd/causeway-launch")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("go build: %w: %s", err, out)
+	if err := programs.Build(ctx, programs.Options{Dir: dir, Packages: []string{"cmd/causeway-launch"}}); err != nil {
+		return 1, err
 	}
 	s, err := lab.StartSystemd(ctx)
 	if err != nil {
@@ -69,7 +67,7 @@ func underSystemd() (code int, err error) {
 	args := slices.DeleteFunc(slices.Clone(os.Args), func(a string) bool { return strings.HasPrefix(a, "-test.testlogfile=") })
 	args[0] = program
 	cmd := s.Command(ctx, args...)
-	cmd.Env = append(os.Environ(), insideVariable+"="+launcher, "TMPDIR="+dir)
+	cmd.Env = append(os.Environ(), insideVariable+"="+filepath.Join(dir, "causeway-launch"), "TMPDIR="+dir)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	err = cmd.Run()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 func TestName(t *testing.T) {
@@ -74,24 +75,6 @@ func show(t *testing.T, unit string, properties ...string) map[string]string {
 func loaded(t *testing.T) string {
 	t.Helper()
 	return systemctl(t, "list-units", "--all", "--plain", "--no-legend", "--type=service", "causeway-*")
-}
-
-func await(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not after 20 s: %s", what)
-		}
-	}
-}
-
-func awaitEnd(t *testing.T, p *process.Process) {
-	t.Helper()
-	select {
-	case <-p.Done():
-	case <-time.After(30 * time.Second):
-		t.Fatal("it still runs")
-	}
 }
 
 // spec of a program that sleeps.
@@ -155,7 +138,7 @@ func TestUnit(t *testing.T) {
 			if err := p.Stop(t.Context(), 100*time.Millisecond); err != nil {
 				t.Fatal(err)
 			}
-			await(t, "no unit is left", func() bool { return loaded(t) == "" })
+			wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
 			if journal, err := exec.Command("journalctl", "-u", unit, "--no-pager").CombinedOutput(); err != nil || strings.Contains(string(journal), "not our child") {
 				t.Errorf("journal %v: %s", err, journal)
 			}
@@ -172,11 +155,11 @@ func TestIDMap(t *testing.T) {
 	spec.Path, spec.Args, spec.Env = "/bin/sh", []string{"-c", `stat -c %u:%g "$1"; exec sleep 1000`, "sh", share}, []string{"PATH=/usr/bin:/bin"}
 	spec.IDMap = &process.IDMap{Dir: share, UIDs: []process.IDRange{{Process: 0, Disk: 100000, Count: 9}}, GIDs: []process.IDRange{{Process: 7, Disk: 200000, Count: 9}}}
 	p := start(t, s, spec)
-	await(t, "it sees its owner", func() bool { return strings.TrimSpace(process.Tail(spec.Dir, 100)) == "0:7" })
+	wait.Until(t, "it sees its owner", func() bool { return strings.TrimSpace(process.Tail(spec.Dir, 100)) == "0:7" })
 	if err := p.Stop(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "no unit is left", func() bool { return loaded(t) == "" })
+	wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
 }
 
 // At once, while systemd may not have seen the end of the last one.
@@ -191,15 +174,15 @@ func TestAgain(t *testing.T) {
 	for range 30 {
 		p := start(t, s, spec)
 		pid := strconv.Itoa(p.Identity().PID)
-		await(t, "systemd knows that it runs", func() bool {
+		wait.Until(t, "systemd knows that it runs", func() bool {
 			return cmp.Equal(show(t, unit, "ActiveState", "MainPID"), map[string]string{"ActiveState": "active", "MainPID": pid})
 		})
 		if err := syscall.Kill(p.Identity().PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		awaitEnd(t, p)
+		wait.Closed(t, "it ends", p.Done())
 	}
-	await(t, "no unit is left", func() bool { return loaded(t) == "" })
+	wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
 }
 
 func TestTasks(t *testing.T) {
@@ -208,27 +191,27 @@ func TestTasks(t *testing.T) {
 	// It stays, so that its counters do.
 	spec.Path, spec.Args, spec.Env = "/bin/bash", []string{"-c", "for i in {1..40}; do sleep 1000 & done; sleep 1000"}, []string{"PATH=/bin"}
 	p := start(t, s, spec)
-	await(t, "a task is refused", func() bool {
+	wait.Until(t, "a task is refused", func() bool {
 		h, err := s.Hits(spec.Name)
 		return err == nil && h.Tasks > 0
 	})
 	if err := p.Stop(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "no unit is left", func() bool { return loaded(t) == "" })
+	wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
 }
 
 func TestMemory(t *testing.T) {
 	s, _ := world(t)
 	spec := spec(t)
 	spec.Path, spec.Args = "/usr/bin/tail", []string{"/dev/zero"}
-	awaitEnd(t, start(t, s, spec))
-	await(t, "no unit is left", func() bool { return loaded(t) == "" })
+	wait.Closed(t, "it ends", start(t, s, spec).Done())
+	wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
 		t.Log("control groups of version 1: systemd does not tell of memory")
 		return
 	}
-	await(t, "it is told", func() bool {
+	wait.Until(t, "it is told", func() bool {
 		h, err := s.Hits(spec.Name)
 		return err == nil && h.Memory > 0
 	})
@@ -273,7 +256,7 @@ func TestStartFails(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Start = %v, %v; want %q", p, err, c.want)
 			}
-			await(t, "no unit is left", func() bool { return loaded(t) == "" })
+			wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
 			if left, _ := filepath.Glob(filepath.Join(spec.Dir, "call-*")); len(left) > 0 {
 				t.Errorf("%v was left behind", left)
 			}
@@ -303,7 +286,7 @@ func TestHalfStarted(t *testing.T) {
 			if err := p.Stop(t.Context(), time.Second); err != nil {
 				t.Fatal(err)
 			}
-			await(t, "no unit is left", func() bool { return loaded(t) == "" })
+			wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
 		})
 	}
 }
@@ -339,12 +322,12 @@ func TestChangesHands(t *testing.T) {
 			if err := adopted.Stop(t.Context(), time.Second); err != nil {
 				t.Fatal(err)
 			}
-			awaitEnd(t, p)
+			wait.Closed(t, "it ends", p.Done())
 			next := start(t, c.yet, spec)
 			if err := next.Stop(t.Context(), time.Second); err != nil {
 				t.Fatal(err)
 			}
-			await(t, "no unit is left", func() bool { return loaded(t) == "" })
+			wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
 		})
 	}
 }

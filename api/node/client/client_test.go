@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // fakeAgent answers each call with the next of its answers, and goes on with
@@ -253,9 +254,7 @@ func TestUnreached(t *testing.T) {
 	done := make(chan error, 1)
 	waiting := newClient(t, Options{Socket: socket})
 	go func() { done <- detach(limited(t), waiting) }()
-	for waiting.dialed.Load() == nil {
-		time.Sleep(time.Millisecond)
-	}
+	wait.Until(t, "it has dialed", func() bool { return waiting.dialed.Load() != nil })
 	(&fakeAgent{}).serve(t, socket)
 	if err := <-done; err != nil {
 		t.Errorf("the agent came meanwhile: %v", err)
