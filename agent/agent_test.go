@@ -18,6 +18,7 @@ import (
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/drivers"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 func share(source string) drivers.Connection {
@@ -107,7 +108,7 @@ func TestLife(t *testing.T) {
 			}
 		}
 		want := worlds[i]
-		eventually(t, fmt.Sprintf("after verb %d the host has\n%s\nand not\n%s", i, want, seen(h, dir)), func() bool { return seen(h, dir) == want })
+		wait.Until(t, fmt.Sprintf("after verb %d the host has\n%s\nand not\n%s", i, want, seen(h, dir)), func() bool { return seen(h, dir) == want })
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "state/ledger/*/*")); len(left) != 0 {
 		t.Errorf("left in the ledger: %v", left)
@@ -128,7 +129,7 @@ func TestFailEverywhere(t *testing.T) {
 			if err := verb(); err != nil {
 				t.Fatalf("call %d failed, verb %d: %v", failAt, i, err)
 			}
-			eventually(t, fmt.Sprintf("call %d failed, verb %d", failAt, i), func() bool { return seen(h, dir) == worlds[i] })
+			wait.Until(t, fmt.Sprintf("call %d failed, verb %d", failAt, i), func() bool { return seen(h, dir) == worlds[i] })
 		}
 		a.stop()
 		if !h.failed {
@@ -164,7 +165,7 @@ func TestDieEverywhere(t *testing.T) {
 			if err := verbs[i](); err != nil {
 				break
 			}
-			eventually(t, fmt.Sprintf("dies at %d, verb %d", dieAt, i), func() bool { return seen(h, dir) == worlds[i] || ctx.Err() != nil })
+			wait.Until(t, fmt.Sprintf("dies at %d, verb %d", dieAt, i), func() bool { return seen(h, dir) == worlds[i] || ctx.Err() != nil })
 			if ctx.Err() != nil {
 				break
 			}
@@ -183,7 +184,7 @@ func TestDieEverywhere(t *testing.T) {
 			if err := verbs[i](); err != nil {
 				t.Fatalf("died at %d, verb %d: %v", dieAt, i, err)
 			}
-			eventually(t, fmt.Sprintf("died at %d, verb %d: host has\n%s\nwant\n%s", dieAt, i, seen(h, dir), worlds[i]), func() bool { return seen(h, dir) == worlds[i] })
+			wait.Until(t, fmt.Sprintf("died at %d, verb %d: host has\n%s\nwant\n%s", dieAt, i, seen(h, dir), worlds[i]), func() bool { return seen(h, dir) == worlds[i] })
 		}
 		a.stop()
 	}
@@ -223,8 +224,8 @@ func TestGatewayDies(t *testing.T) {
 		}
 	}
 	h.gateways["blue"].kill()
-	eventually(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
-	eventually(t, "one restart counted", func() bool {
+	wait.Until(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
+	wait.Until(t, "one restart counted", func() bool {
 		n, err := a.Network(t.Context(), "blue")
 		return err == nil && n.Gateway.Restarts == 1 && n.Gateway.Running && n.Gateway.Exports == 1
 	})
@@ -253,12 +254,12 @@ func TestDrift(t *testing.T) {
 	h.drift = true
 	h.mu.Unlock()
 	a.NetworksChanged()
-	eventually(t, "repaired in place", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return !h.drift })
+	wait.Until(t, "repaired in place", func() bool { h.mu.Lock(); defer h.mu.Unlock(); return !h.drift })
 	d := <-told
 	if d.Count != 1 || d.At.IsZero() || !slices.Equal(d.What, []string{"link is down"}) {
 		t.Errorf("watchers were told of %+v", d)
 	}
-	eventually(t, "ready", func() bool {
+	wait.Until(t, "ready", func() bool {
 		n, err := a.Network(t.Context(), "blue")
 		return err == nil && n.Status.Phase == model.Ready && n.Drift.Count == 1
 	})
@@ -362,7 +363,7 @@ func TestFiftyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	eventually(t, "the gateway to go with its last export", func() bool { return h.String() == "namespace cw-blue" })
+	wait.Until(t, "the gateway to go with its last export", func() bool { return h.String() == "namespace cw-blue" })
 }
 
 // TestStepWithoutEffect: what claims to work and does not is not tried as fast

@@ -13,6 +13,7 @@ import (
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // TestDaemonDies: the device goes first, without the guest being asked to
@@ -29,7 +30,7 @@ func TestDaemonDies(t *testing.T) {
 	h.endDaemon(a.at.Daemon("docs-vm1"))
 	h.mu.Unlock()
 	want := []string{"detach ua-cw-docs-vm1", "guest unmount docs", "daemon docs-vm1", "attach ua-cw-docs-vm1", "guest mount docs"}
-	eventually(t, "repaired", func() bool {
+	wait.Until(t, "repaired", func() bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		return len(h.log) >= len(want)
@@ -140,11 +141,11 @@ func TestForceDetach(t *testing.T) {
 				return
 			}
 			reasonOf(t, err, fault.Precondition, tt.reason)
-			eventually(t, "its access ends", func() bool { return h.String() == tt.left })
+			wait.Until(t, "its access ends", func() bool { return h.String() == tt.left })
 			// An agent that starts anew remembers.
 			a.stop()
 			a = h.boot(dir)
-			eventually(t, "said again", func() bool {
+			wait.Until(t, "said again", func() bool {
 				at, err := a.Attachment(t.Context(), "docs-vm1")
 				return err == nil && at.RemovalForced && at.Status.Phase == model.Degraded && at.Status.Reason == tt.reason
 			})
@@ -155,7 +156,7 @@ func TestForceDetach(t *testing.T) {
 			h.instances["vm1"].Devices = nil // it was reset
 			h.mu.Unlock()
 			a.InstanceChanged(parts.InstanceEvent{UUID: "uuid-vm1", Rebooted: true})
-			eventually(t, "forgotten", func() bool {
+			wait.Until(t, "forgotten", func() bool {
 				_, err := a.Attachment(t.Context(), "docs-vm1")
 				return err != nil
 			})
@@ -185,17 +186,17 @@ func TestGuestStateIsTrue(t *testing.T) {
 		}
 	}
 	change(func() { h.agentless = true })
-	eventually(t, "unknown without an agent", state(model.Ready, model.GuestUnknown))
+	wait.Until(t, "unknown without an agent", state(model.Ready, model.GuestUnknown))
 	change(func() { h.agentless = false })
-	eventually(t, "mounted", state(model.Ready, model.GuestMounted))
+	wait.Until(t, "mounted", state(model.Ready, model.GuestMounted))
 	change(func() { delete(h.guests, "uuid-vm1 /mnt/docs") })
-	eventually(t, "mounted again", func() bool { return h.String() == before })
+	wait.Until(t, "mounted again", func() bool { return h.String() == before })
 	change(func() { delete(h.guests, "uuid-vm1 /mnt/docs"); h.agentless = true })
-	eventually(t, "unknown, and believed", state(model.Ready, model.GuestUnknown))
+	wait.Until(t, "unknown, and believed", state(model.Ready, model.GuestUnknown))
 	a.InstanceChanged(parts.InstanceEvent{UUID: "uuid-vm1", Rebooted: true})
-	eventually(t, "unknown after its reboot", state(model.Degraded, model.GuestUnknown))
+	wait.Until(t, "unknown after its reboot", state(model.Degraded, model.GuestUnknown))
 	change(func() { h.agentless = false })
-	eventually(t, "mounted when the agent is back", func() bool { return h.String() == before && state(model.Ready, model.GuestMounted)() })
+	wait.Until(t, "mounted when the agent is back", func() bool { return h.String() == before && state(model.Ready, model.GuestMounted)() })
 }
 
 // TestSlowGuest: one guest that does not answer holds nobody else up.
@@ -213,7 +214,7 @@ func TestSlowGuest(t *testing.T) {
 	}
 	detached := make(chan error)
 	go func() { detached <- a.Detach(t.Context(), "docs-vm1") }()
-	eventually(t, "being removed", func() bool {
+	wait.Until(t, "being removed", func() bool {
 		at, err := a.Attachment(t.Context(), "docs-vm1")
 		return err == nil && at.Status.Phase == model.Removing
 	})
@@ -250,13 +251,13 @@ func TestInstanceGoesOffAndComesBack(t *testing.T) {
 		a.InstanceChanged(parts.InstanceEvent{UUID: i.UUID, Rebooted: on})
 	}
 	power(false)
-	eventually(t, "all released", func() bool { return h.String() == "" })
-	eventually(t, "pending", func() bool {
+	wait.Until(t, "all released", func() bool { return h.String() == "" })
+	wait.Until(t, "pending", func() bool {
 		at, _ := a.Attachment(t.Context(), "docs-vm1")
 		return at.Status.Phase == model.Pending && at.Status.Reason == fault.InstanceOff
 	})
 	power(true)
-	eventually(t, "attached again", func() bool { return h.String() == before })
+	wait.Until(t, "attached again", func() bool { return h.String() == before })
 }
 
 // TestLibvirtAway: nothing is touched that could not be seen, and the same

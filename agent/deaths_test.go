@@ -12,6 +12,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // musicVM1 is a second attachment of the instance of docsVM1.
@@ -38,7 +39,7 @@ func (n *node) becomes(t *testing.T, id string, phase model.Phase, reason fault.
 			t.Logf("%s: %+v", id, last)
 		}
 	}()
-	eventually(t, fmt.Sprintf("%s %s %s", id, phase, reason), func() bool {
+	wait.Until(t, fmt.Sprintf("%s %s %s", id, phase, reason), func() bool {
 		at, err := n.Attachment(t.Context(), id)
 		last = at.Status
 		return err == nil && last.Phase == phase && last.Reason == reason
@@ -53,7 +54,7 @@ func TestDeathIsRepaired(t *testing.T) {
 	}
 	dir := a.at.Daemon("docs-vm1")
 	h.die(dir, parts.Death{At: time.Now(), Cause: "killed", Kept: true, Over: true})
-	eventually(t, "a fresh daemon", func() bool {
+	wait.Until(t, "a fresh daemon", func() bool {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		return h.daemons[dir] != nil

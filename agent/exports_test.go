@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // TestReadOnlyExport: the rules say so, since one mount of a file system serves
@@ -61,7 +62,7 @@ func TestShareDeletedUnderAnExport(t *testing.T) {
 		}
 		return e.Status
 	}
-	eventually(t, "degraded", func() bool { return status().Phase == model.Degraded && status().Reason == fault.ShareGone })
+	wait.Until(t, "degraded", func() bool { return status().Phase == model.Degraded && status().Reason == fault.ShareGone })
 	if now := h.String(); now != before {
 		t.Errorf("the host has\n%s\nand had\n%s", now, before)
 	}
@@ -69,7 +70,7 @@ func TestShareDeletedUnderAnExport(t *testing.T) {
 	h.shares["docs"] = true
 	h.mu.Unlock()
 	look()
-	eventually(t, "ready", func() bool { return status().Phase == model.Ready })
+	wait.Until(t, "ready", func() bool { return status().Phase == model.Ready })
 	h.mu.Lock()
 	gone := h.gone[mount]
 	h.mu.Unlock()
@@ -98,7 +99,7 @@ func TestViewTakenAway(t *testing.T) {
 	puts := len(h.log)
 	h.mu.Unlock()
 	a.MountsChanged()
-	eventually(t, "made again", func() bool { return h.String() == before })
+	wait.Until(t, "made again", func() bool { return h.String() == before })
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if done := h.log[puts:]; !slices.Equal(done, []string{"bind docs"}) {

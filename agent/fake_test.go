@@ -20,6 +20,7 @@ import (
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/netns"
 	"github.com/causeway-project/causeway/netns/plug"
 )
@@ -358,7 +359,7 @@ type node struct {
 func (h *host) boot(dir string) *node {
 	h.t.Helper()
 	n := h.launch(dir)
-	eventually(h.t, "in sync", n.InSync)
+	wait.Until(h.t, "in sync", n.InSync)
 	return n
 }
 
@@ -398,16 +399,6 @@ func (h *host) checkVersions(v ganesha.Versions) error {
 		return fmt.Errorf("rpcbind not installed: %w", ganesha.ErrVersion)
 	}
 	return nil
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("not in time: %s", what)
 }
 
 var discard = slog.New(slog.DiscardHandler)

@@ -13,6 +13,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // TestLibvirtGoesInTheMiddle: what waits for libvirt neither asks it as fast
@@ -38,7 +39,7 @@ func TestLibvirtGoesInTheMiddle(t *testing.T) {
 	if looks > 20 {
 		t.Errorf("asked libvirt %d times within 700 ms", looks)
 	}
-	eventually(t, "attached", func() bool {
+	wait.Until(t, "attached", func() bool {
 		at, err := a.Attachment(t.Context(), "docs-vm1")
 		return err == nil && at.Status.Phase == model.Ready
 	})
@@ -93,14 +94,14 @@ func TestGuestRestartsUnseen(t *testing.T) {
 	h.instances["vm1"].Devices, h.guests = nil, map[string]bool{}
 	h.mu.Unlock()
 	a.InstanceChanged(parts.InstanceEvent{UUID: uuid})
-	eventually(t, "attached and mounted again", func() bool { return h.String() == before })
+	wait.Until(t, "attached and mounted again", func() bool { return h.String() == before })
 
 	// Reset while libvirt was away: the device stays.
 	h.mu.Lock()
 	h.guests = map[string]bool{}
 	h.mu.Unlock()
 	a.InstanceChanged(parts.InstanceEvent{})
-	eventually(t, "mounted again", func() bool { return h.String() == before })
+	wait.Until(t, "mounted again", func() bool { return h.String() == before })
 }
 
 // TestRefusedNetworkWithExport: an export that came before the network was
@@ -120,7 +121,7 @@ func TestRefusedNetworkWithExport(t *testing.T) {
 			e := docs()
 			e.Network = "red"
 			early.Go(func() { _, _ = a.PutExport(ctx, e) })
-			eventually(t, "export known", func() bool { _, err := a.Export(ctx, "docs"); return err == nil })
+			wait.Until(t, "export known", func() bool { _, err := a.Export(ctx, "docs"); return err == nil })
 		})
 	}
 	a = h.boot(shortDir(t))
@@ -151,7 +152,7 @@ func TestDeleteDuringTry(t *testing.T) {
 		if what == "ensure cw-red" {
 			once.Do(func() {
 				deleting.Go(func() { deleted = a.DeleteNetwork(t.Context(), "red") })
-				eventually(t, "being removed", func() bool {
+				wait.Until(t, "being removed", func() bool {
 					n, err := a.Network(t.Context(), "red")
 					return err == nil && n.Status.Phase == model.Removing
 				})
@@ -222,7 +223,7 @@ func TestEventsKeepTheBackOff(t *testing.T) {
 	if n < 2 || n > 8 {
 		t.Errorf("%d tries of two steps within 300 ms", n)
 	}
-	eventually(t, "repaired", func() bool {
+	wait.Until(t, "repaired", func() bool {
 		at, err := a.Attachment(t.Context(), "docs-vm1")
 		n, err2 := a.Network(t.Context(), "blue")
 		return err == nil && err2 == nil && at.Status.Phase == model.Ready && n.Status.Phase == model.Ready
@@ -240,7 +241,7 @@ func TestBridgeComes(t *testing.T) {
 	h.drift, h.bridges["br-blue"] = true, false
 	h.mu.Unlock()
 	a.NetworksChanged()
-	eventually(t, "failed", func() bool {
+	wait.Until(t, "failed", func() bool {
 		n, err := a.Network(t.Context(), "blue")
 		return err == nil && n.Status.Reason == fault.NoBridge && n.Status.Attempts > 2
 	})
@@ -248,7 +249,7 @@ func TestBridgeComes(t *testing.T) {
 	h.bridges["br-blue"] = true
 	h.mu.Unlock()
 	a.NetworksChanged()
-	eventually(t, "ready", func() bool { n, _ := a.Network(t.Context(), "blue"); return n.Status.Phase == model.Ready })
+	wait.Until(t, "ready", func() bool { n, _ := a.Network(t.Context(), "blue"); return n.Status.Phase == model.Ready })
 }
 
 // TestRecordThatStays: the caller hears why an object does not go, and it goes

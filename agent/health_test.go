@@ -14,6 +14,7 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/retry"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // published boots an agent with one share that is exported.
@@ -79,12 +80,12 @@ func TestGatewayHangs(t *testing.T) {
 	h.mu.Lock()
 	g.hung = true
 	h.mu.Unlock()
-	eventually(t, "one restart counted", func() bool {
+	wait.Until(t, "one restart counted", func() bool {
 		n, err := a.Network(t.Context(), "blue")
 		return err == nil && n.Gateway.Restarts == 1 && n.Gateway.Running && n.Status.Phase == model.Ready
 	})
-	eventually(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
-	eventually(t, "told", func() bool { return strings.Contains(heard(), "degraded gateway_stuck, ready") })
+	wait.Until(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
+	wait.Until(t, "told", func() bool { return strings.Contains(heard(), "degraded gateway_stuck, ready") })
 	if got := testutil.ToFloat64(a.metrics.stuck); got != 1 {
 		t.Errorf("stuck gateways counted: %v", got)
 	}
@@ -99,15 +100,15 @@ func TestGatewayBlocked(t *testing.T) {
 	h.mu.Lock()
 	g.hung, g.blocked = true, true
 	h.mu.Unlock()
-	eventually(t, "degraded", func() bool {
+	wait.Until(t, "degraded", func() bool {
 		s := phaseOf(t, a, "blue")
 		return s.Phase == model.Degraded && s.Reason == fault.GatewayBlocked
 	})
 	h.mu.Lock()
 	g.hung, g.blocked = false, false
 	h.mu.Unlock()
-	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
-	eventually(t, "serving still", func() bool { return seen(h, dir) == worlds[1] })
+	wait.Until(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
+	wait.Until(t, "serving still", func() bool { return seen(h, dir) == worlds[1] })
 	n, err := a.Network(t.Context(), "blue")
 	if err != nil || n.Gateway.Restarts != 0 {
 		t.Errorf("%d restarts, %v; want none", n.Gateway.Restarts, err)
@@ -122,7 +123,7 @@ func TestGatewayMute(t *testing.T) {
 	h.mu.Lock()
 	g.mute = true
 	h.mu.Unlock()
-	eventually(t, "replaced", func() bool {
+	wait.Until(t, "replaced", func() bool {
 		n, err := a.Network(t.Context(), "blue")
 		return err == nil && n.Gateway.Restarts == 1
 	})
@@ -141,13 +142,13 @@ func TestGatewayKeepsEnding(t *testing.T) {
 	g := h.gateways["blue"]
 	for restarts := int64(1); restarts <= 4; restarts++ {
 		g.kill()
-		eventually(t, "started again", func() bool {
+		wait.Until(t, "started again", func() bool {
 			n, err := a.Network(t.Context(), "blue")
 			return err == nil && n.Gateway.Restarts == restarts && n.Gateway.Running
 		})
 	}
-	eventually(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
-	eventually(t, "degraded", func() bool { return phaseOf(t, a, "blue").Phase == model.Degraded })
+	wait.Until(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
+	wait.Until(t, "degraded", func() bool { return phaseOf(t, a, "blue").Phase == model.Degraded })
 	if s := phaseOf(t, a, "blue"); s.Reason != fault.GatewayCrashes || !strings.Contains(s.Message, "it fell over") {
 		t.Errorf("the network is %+v, want degraded with the log's end", s)
 	}
@@ -155,11 +156,11 @@ func TestGatewayKeepsEnding(t *testing.T) {
 	o := a.objects[objectKey{model.KindNetwork, "blue"}]
 	o.gateway.StartedAt = time.Now().Add(-2 * steadyAfter)
 	a.mu.Unlock()
-	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
+	wait.Until(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
 	// The next end is the first again: it is started at once.
 	g.kill()
-	eventually(t, "started again", func() bool { return seen(h, dir) == worlds[1] })
-	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
+	wait.Until(t, "started again", func() bool { return seen(h, dir) == worlds[1] })
+	wait.Until(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
 }
 
 // TestGatewayReachesLimits: that is the reason, whether it ends or goes on, and
@@ -178,11 +179,11 @@ func TestGatewayReachesLimits(t *testing.T) {
 		o := a.objects[objectKey{model.KindNetwork, "blue"}]
 		o.gateway.StartedAt, o.limited.at = time.Now().Add(-2*steadyAfter), time.Now().Add(-2*steadyAfter)
 		a.mu.Unlock()
-		eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
+		wait.Until(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
 	}
 	reason := func(want fault.Reason) {
 		t.Helper()
-		eventually(t, string(want), func() bool {
+		wait.Until(t, string(want), func() bool {
 			s := phaseOf(t, a, "blue")
 			return s.Phase == model.Degraded && s.Reason == want
 		})
@@ -197,7 +198,7 @@ func TestGatewayReachesLimits(t *testing.T) {
 	for restarts := int64(2); restarts <= 4; restarts++ {
 		count(uint64(restarts), 0)
 		g.kill()
-		eventually(t, "started again", func() bool {
+		wait.Until(t, "started again", func() bool {
 			n, err := a.Network(t.Context(), "blue")
 			return err == nil && n.Gateway.Restarts == restarts && n.Gateway.Running
 		})
@@ -212,7 +213,7 @@ func TestGatewayReachesLimits(t *testing.T) {
 	// Another agent does not blame what runs for what was before it.
 	a.stop()
 	a = h.boot(dir)
-	eventually(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
+	wait.Until(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
 	if got := testutil.ToFloat64(a.metrics.limits.WithLabelValues("memory")); got != 0 {
 		t.Errorf("the next agent counts %v", got)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // persistent makes an instance one whose starts libvirt tells of.
@@ -75,11 +76,11 @@ func TestPersistent(t *testing.T) {
 	const off = "definition of vm1 with ua-cw-docs-vm1 tag docs"
 	for range 3 {
 		h.powerOff(a, "vm1")
-		eventually(t, "only the definition is left", func() bool { return h.String() == off })
+		wait.Until(t, "only the definition is left", func() bool { return h.String() == off })
 		if err := h.powerOn(a, "vm1"); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "as before", func() bool { return h.String() == running })
+		wait.Until(t, "as before", func() bool { return h.String() == running })
 	}
 	// At once: the last life's daemon has not yet gone.
 	h.powerOff(a, "vm1")
@@ -93,7 +94,7 @@ func TestPersistent(t *testing.T) {
 	if err := h.powerOn(a, "vm1"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "as before", func() bool { return h.String() == running })
+	wait.Until(t, "as before", func() bool { return h.String() == running })
 
 	h.powerOff(a, "vm1")
 	if err := a.Detach(t.Context(), "docs-vm1"); err != nil || h.String() != "" {
@@ -114,7 +115,7 @@ func TestStartRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.powerOff(a, "vm1")
-	eventually(t, "released", func() bool { return !strings.Contains(h.String(), "mount") })
+	wait.Until(t, "released", func() bool { return !strings.Contains(h.String(), "mount") })
 	h.mu.Lock()
 	delete(h.shares, "docs")
 	h.mu.Unlock()
@@ -151,7 +152,7 @@ func TestPreparedForNothing(t *testing.T) {
 	if err := a.PrepareStart(t.Context(), model.Start{Instance: "vm1", UUID: "uuid-vm1", Sockets: []string{socket}}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "released", func() bool { return h.String() == "definition of vm1 with ua-cw-docs-vm1 tag docs" })
+	wait.Until(t, "released", func() bool { return h.String() == "definition of vm1 with ua-cw-docs-vm1 tag docs" })
 }
 
 // TestDefinitionConverges: whoever changes the definition, or the hook.
@@ -175,13 +176,13 @@ func TestDefinitionConverges(t *testing.T) {
 	}
 	wants := func(p model.Persistence, why string) {
 		t.Helper()
-		eventually(t, "attachment is "+string(p), func() bool {
+		wait.Until(t, "attachment is "+string(p), func() bool {
 			at, err := a.Attachment(t.Context(), "docs-vm1")
 			return err == nil && at.Persistence == p && strings.Contains(at.LiveOnly, why)
 		})
 	}
 	change(func(i *parts.Instance) { i.Defined = nil })
-	eventually(t, "defined again", func() bool { return defined() == 1 })
+	wait.Until(t, "defined again", func() bool { return defined() == 1 })
 	change(func(i *parts.Instance) { i.Hook = parts.HookUnread })
 	wants(model.Persistent, "")
 	change(func(i *parts.Instance) { i.Hook = parts.HookMissing })
@@ -210,7 +211,7 @@ func TestStartWithoutLibvirt(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.powerOff(a, "vm1")
-	eventually(t, "released", func() bool { return !strings.Contains(h.String(), "mount") })
+	wait.Until(t, "released", func() bool { return !strings.Contains(h.String(), "mount") })
 	a.stop()
 	h.mu.Lock()
 	h.libvirtOff = true
@@ -240,11 +241,11 @@ func TestAgentStartsBesideAnInstance(t *testing.T) {
 	}
 	running := h.String()
 	h.powerOff(a, "vm1")
-	eventually(t, "released", func() bool { return !strings.Contains(h.String(), "mount") })
+	wait.Until(t, "released", func() bool { return !strings.Contains(h.String(), "mount") })
 	a.stop()
 	a = h.launch(dir)
 	if err := h.powerOn(a, "vm1"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "as before", func() bool { return h.String() == running })
+	wait.Until(t, "as before", func() bool { return h.String() == running })
 }

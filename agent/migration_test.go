@@ -12,6 +12,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 const vm3 = "8c5b4ff3-6d52-4d4c-9bb1-000000000003"
@@ -108,7 +109,7 @@ func moveFails(t *testing.T, steps []moveStep, at int) bool {
 		if err := s.do(t.Context(), h, a.Agent); err != nil {
 			t.Fatalf("call %d failed, step %d: %v", at, i, err)
 		}
-		eventually(t, fmt.Sprintf("call %d failed, step %d: host has\n%s\nwant\n%s", at, i, seen(h, dir), s.want), func() bool { return seen(h, dir) == s.want })
+		wait.Until(t, fmt.Sprintf("call %d failed, step %d: host has\n%s\nwant\n%s", at, i, seen(h, dir), s.want), func() bool { return seen(h, dir) == s.want })
 	}
 	nothingLeft(t, dir)
 	return h.failed
@@ -138,7 +139,7 @@ func moveDies(t *testing.T, steps []moveStep, at int) bool {
 		if err := steps[i].do(ctx, h, a.Agent); err != nil {
 			break
 		}
-		eventually(t, fmt.Sprintf("dies at %d, step %d", at, i), func() bool { return seen(h, dir) == steps[i].want || ctx.Err() != nil })
+		wait.Until(t, fmt.Sprintf("dies at %d, step %d", at, i), func() bool { return seen(h, dir) == steps[i].want || ctx.Err() != nil })
 		if ctx.Err() != nil {
 			break
 		}
@@ -155,7 +156,7 @@ func moveDies(t *testing.T, steps []moveStep, at int) bool {
 		if err := steps[i].do(t.Context(), h, a.Agent); err != nil {
 			t.Fatalf("died at %d, step %d: %v", at, i, err)
 		}
-		eventually(t, fmt.Sprintf("died at %d, step %d: host has\n%s\nwant\n%s", at, i, seen(h, dir), steps[i].want), func() bool { return seen(h, dir) == steps[i].want })
+		wait.Until(t, fmt.Sprintf("died at %d, step %d: host has\n%s\nwant\n%s", at, i, seen(h, dir), steps[i].want), func() bool { return seen(h, dir) == steps[i].want })
 	}
 	a.stop()
 	nothingLeft(t, dir)
@@ -211,11 +212,11 @@ func TestMoveExpires(t *testing.T) {
 				must(t, sees(h, a.Agent, c.there))
 				if restarts {
 					a.stop()
-					eventually(t, "time is over", func() bool { return time.Now().After(soon) })
+					wait.Until(t, "time is over", func() bool { return time.Now().After(soon) })
 					a = h.boot(dir)
 				}
 				defer a.stop()
-				eventually(t, "ends as it should", func() bool {
+				wait.Until(t, "ends as it should", func() bool {
 					at, err := a.Attachment(t.Context(), "docs-vm3")
 					gone := err != nil
 					return time.Now().After(soon) && seen(h, dir) == c.want && gone != c.kept && (gone || at.Status.Phase != model.Working)

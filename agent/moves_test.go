@@ -15,6 +15,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/netns"
 )
 
@@ -64,7 +65,7 @@ func served(t *testing.T) (*host, *node) {
 	}
 	// The export may serve a moment before its network is said to be ready again
 	// with the gateway that came with it.
-	eventually(t, "its network is ready", func() bool {
+	wait.Until(t, "its network is ready", func() bool {
 		n, err := a.Network(t.Context(), "blue")
 		return err == nil && n.Status.Phase == model.Ready
 	})
@@ -249,7 +250,7 @@ func TestMoveFailsEverywhere(t *testing.T) {
 			if err := verb(); err != nil {
 				t.Fatalf("call %d failed, verb %d: %v", failAt, i, err)
 			}
-			eventually(t, fmt.Sprintf("call %d failed, verb %d: %s", failAt, i, want[i]), func() bool { return h.plugged() == want[i] })
+			wait.Until(t, fmt.Sprintf("call %d failed, verb %d: %s", failAt, i, want[i]), func() bool { return h.plugged() == want[i] })
 		}
 		a.stop()
 		if !h.failed {
@@ -275,7 +276,7 @@ func TestMoveDiesEverywhere(t *testing.T) {
 		verbs, want := moves(ctx, a.Agent)
 		i := 0
 		for ; i < len(verbs) && verbs[i]() == nil; i++ {
-			eventually(t, fmt.Sprintf("dies at %d, verb %d: %s", dieAt, i, want[i]), func() bool { return h.plugged() == want[i] || ctx.Err() != nil })
+			wait.Until(t, fmt.Sprintf("dies at %d, verb %d: %s", dieAt, i, want[i]), func() bool { return h.plugged() == want[i] || ctx.Err() != nil })
 			if ctx.Err() != nil {
 				break
 			}
@@ -289,7 +290,7 @@ func TestMoveDiesEverywhere(t *testing.T) {
 		a = h.boot(dir)
 		// By itself first: the caller may be gone for good.
 		if n, err := a.Network(t.Context(), "blue"); err == nil && i < len(want)-1 {
-			eventually(t, fmt.Sprintf("died at %d in verb %d: %+v", dieAt, i, n.Status), func() bool {
+			wait.Until(t, fmt.Sprintf("died at %d in verb %d: %+v", dieAt, i, n.Status), func() bool {
 				n, err := a.Network(t.Context(), "blue")
 				return err == nil && n.Status.Phase == model.Ready
 			})
@@ -299,7 +300,7 @@ func TestMoveDiesEverywhere(t *testing.T) {
 			if err := verbs[i](); err != nil {
 				t.Fatalf("died at %d, verb %d: %v", dieAt, i, err)
 			}
-			eventually(t, fmt.Sprintf("died at %d, verb %d: is %s, want %s", dieAt, i, h.plugged(), want[i]), func() bool { return h.plugged() == want[i] })
+			wait.Until(t, fmt.Sprintf("died at %d, verb %d: is %s, want %s", dieAt, i, h.plugged(), want[i]), func() bool { return h.plugged() == want[i] })
 		}
 		a.stop()
 	}
@@ -331,7 +332,7 @@ func TestDeletedOnTheMove(t *testing.T) {
 		if err := errors.Join(a.DeleteExport(t.Context(), "docs"), a.DeleteNetwork(t.Context(), "blue")); err != nil {
 			t.Fatalf("died at %d: %v", dieAt, err)
 		}
-		eventually(t, "nothing is left: "+h.String(), func() bool { return h.String() == "" })
+		wait.Until(t, "nothing is left: "+h.String(), func() bool { return h.String() == "" })
 		a.stop()
 	}
 }
@@ -398,7 +399,7 @@ func TestOtherSettings(t *testing.T) {
 	h.gateways["blue"].settings = "of another start"
 	h.mu.Unlock()
 	a = h.boot(filepath.Dir(a.o.StateDir))
-	eventually(t, "it serves as wanted", func() bool {
+	wait.Until(t, "it serves as wanted", func() bool {
 		n, err := a.Network(t.Context(), "blue")
 		return err == nil && n.Status.Phase == model.Ready && n.Gateway.PID == 44
 	})
@@ -424,7 +425,7 @@ func TestReboot(t *testing.T) {
 	for range 20 {
 		h := newHost(t)
 		a = h.boot(filepath.Dir(a.o.StateDir))
-		eventually(t, "all is ready", func() bool {
+		wait.Until(t, "all is ready", func() bool {
 			for _, id := range []string{"docs", "music"} {
 				if e, err := a.Export(t.Context(), id); err != nil || e.Status.Phase != model.Ready {
 					return false
@@ -456,7 +457,7 @@ func TestRebootWithoutShare(t *testing.T) {
 	h := newHost(t)
 	delete(h.shares, "music")
 	a = h.boot(filepath.Dir(a.o.StateDir))
-	eventually(t, "docs is ready", func() bool {
+	wait.Until(t, "docs is ready", func() bool {
 		e, err := a.Export(t.Context(), "docs")
 		return err == nil && e.Status.Phase == model.Ready
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 func reasonOf(t *testing.T, err error, kind fault.Kind, reason fault.Reason) {
@@ -150,7 +151,7 @@ func TestRefusals(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			reasonOf(t, c.call(), c.kind, c.reason)
-			eventually(t, "nothing half-made", func() bool { return h.String() == before })
+			wait.Until(t, "nothing half-made", func() bool { return h.String() == before })
 			if d := cmp.Diff(ledger, ledgerFiles(dir)); d != "" {
 				t.Errorf("ledger (-before +after):\n%s", d)
 			}

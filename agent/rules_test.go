@@ -23,6 +23,7 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/retry"
 	"github.com/causeway-project/causeway/ganesha"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // lets is a rule that squashes root, as most do.
@@ -357,8 +358,8 @@ func TestRuleExpires(t *testing.T) {
 	}
 	put("for-ever", "10.77.0.0/24", 0)
 	put("soon", "10.77.0.5/32", 300*time.Millisecond)
-	eventually(t, "expired", func() bool { return h.served() == "10.77.0.0/24 rw" })
-	eventually(t, "shown", func() bool {
+	wait.Until(t, "expired", func() bool { return h.served() == "10.77.0.0/24 rw" })
+	wait.Until(t, "shown", func() bool {
 		return a.states(t) == "soon denying access_rule_expired, for-ever active"
 	})
 	put("soon", "10.77.0.5/32", time.Hour) // again, for longer
@@ -370,7 +371,7 @@ func TestRuleExpires(t *testing.T) {
 	until := time.Now().Add(time.Second)
 	a.stop()
 	stopped := h.served()
-	eventually(t, "the time of expiry", func() bool { return time.Now().After(until) })
+	wait.Until(t, "the time of expiry", func() bool { return time.Now().After(until) })
 	if got := h.served(); got != stopped {
 		t.Errorf("without an agent the rules became %s, from %s", got, stopped)
 	}
@@ -453,7 +454,7 @@ func TestRefusedRule(t *testing.T) {
 	check()
 	a.stop()
 	a = h.boot(dir)
-	eventually(t, "seen", func() bool {
+	wait.Until(t, "seen", func() bool {
 		return !strings.Contains(a.states(t), "applying") && !strings.Contains(a.states(t), "queued")
 	})
 	check()
@@ -502,7 +503,7 @@ func TestRulesDrift(t *testing.T) {
 	a.mu.Lock()
 	a.wakeLocked(a.objects[objectKey{model.KindExport, "docs"}].rec.Group("docs"), lookAgain)
 	a.mu.Unlock()
-	eventually(t, "undone", func() bool { return h.served() == want })
+	wait.Until(t, "undone", func() bool { return h.served() == want })
 	if got := testutil.ToFloat64(a.metrics.ruleDrift); got != drift+1 {
 		t.Errorf("drift counted is %v, was %v", got, drift)
 	}

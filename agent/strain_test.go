@@ -10,6 +10,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/strain"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // TestNearLimit: the warning comes and goes with what virtiofsd takes, and the
@@ -40,7 +41,7 @@ func TestNearLimit(t *testing.T) {
 		}
 	}
 	look(strain.Usage{Files: 820, FilesLimit: 1000, Memory: 5 << 20})
-	eventually(t, "warned", status(model.Degraded, fault.FilesNearLimit))
+	wait.Until(t, "warned", status(model.Degraded, fault.FilesNearLimit))
 	want := `# HELP causeway_virtiofsd_near_limit_total Times that a virtiofsd came to 80 % of a limit.
 # TYPE causeway_virtiofsd_near_limit_total counter
 causeway_virtiofsd_near_limit_total{limit="files"} 1
@@ -52,7 +53,7 @@ causeway_virtiofsd_open_files{attachment="docs-vm1"} 820
 		t.Error(err)
 	}
 	look(strain.Usage{Files: 100, FilesLimit: 1000, Memory: 5 << 20})
-	eventually(t, "the warning ends", status(model.Ready, ""))
+	wait.Until(t, "the warning ends", status(model.Ready, ""))
 	if got := h.String(); got != before {
 		t.Errorf("the host has\n%s\nwant\n%s", got, before)
 	}

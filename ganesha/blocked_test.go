@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/integration/nfs41"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // FIFREEZE and FITHAW of linux/fs.h: what changes the file system waits.
@@ -32,7 +33,7 @@ func testBackendHangs(t *testing.T, system string) {
 	}
 	s.start(hung, healthy)
 	pid := s.pid()
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*wait.Long)
 	defer cancel()
 	open := func(path string) *nfs41.File {
 		f, err := s.client(identity{}).Open(ctx, path, nfs41.OpenOptions{Access: nfs41.ReadWrite, Create: nfs41.Unchecked, Mode: 0o644})
@@ -68,22 +69,13 @@ func testBackendHangs(t *testing.T, system string) {
 		}
 	}
 	write(files[:few])
-	blocked := func(n int) {
-		for {
-			w, err := waiting(pid)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(w) >= n {
-				return
-			}
-			if ctx.Err() != nil {
-				t.Fatalf("%d threads wait, want %d", len(w), n)
-			}
-			time.Sleep(time.Millisecond)
+	wait.Until(t, "threads wait", func() bool {
+		w, err := waiting(pid)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	blocked(few)
+		return len(w) >= few
+	})
 	if _, err := other.WriteAt(ctx, []byte("y"), 0); err != nil {
 		t.Fatal(err)
 	}

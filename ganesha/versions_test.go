@@ -19,6 +19,7 @@ import (
 	"github.com/causeway-project/causeway/ganesha/nfs3"
 	"github.com/causeway-project/causeway/integration/golden"
 	"github.com/causeway-project/causeway/integration/nfsv3"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 var allVersions = Versions{NFS3, NFS40, NFS41, NFS42}
@@ -272,17 +273,9 @@ func (s *site) lock(ctx context.Context, c *nfsv3.Client, l nfsv3.Lock) nfsv3.Lo
 // untilGrace asks for a lock until grace has ended.
 func (s *site) untilGrace(ctx context.Context, c *nfsv3.Client, l nfsv3.Lock) nfsv3.LockStatus {
 	s.t.Helper()
-	for {
-		got := s.lock(ctx, c, l)
-		if got != nfsv3.InGrace {
-			return got
-		}
-		select {
-		case <-ctx.Done():
-			s.t.Fatal("grace does not end")
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	got := nfsv3.InGrace
+	wait.Until(s.t, "grace ends", func() bool { got = s.lock(ctx, c, l); return got != nfsv3.InGrace })
+	return got
 }
 
 // A neighbour is a namespace beside the gateway's, with machines of 10.66.0.0/24.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/plug"
 )
@@ -78,9 +79,9 @@ func TestDuplicateFoundAfterwards(t *testing.T) {
 		if err := blue().addAddress(nl, l, netip.MustParsePrefix("fd77::2/64"), 0); err != nil {
 			return err
 		}
-		return kernel.Poll(t.Context(), answer, func() (bool, error) {
+		return wait.Within(wait.Long, func() bool {
 			have, err := addresses(nl, l)
-			return have[netip.MustParsePrefix("fd77::2/64")].Flags&unix.IFA_F_DADFAILED != 0, err
+			return err == nil && have[netip.MustParsePrefix("fd77::2/64")].Flags&unix.IFA_F_DADFAILED != 0
 		})
 	})
 	n.Addresses = prefixes("fd77::9/64", "fd77::2/64")
@@ -130,9 +131,7 @@ func TestAddressesAreAnnounced(t *testing.T) {
 	in(t, "ten", "ip neigh replace fd77::2 lladdr 02:00:00:00:00:99 dev t0 nud stale")
 	h, n := newHost(), blue()
 	ensure(t, h, n)
-	err := kernel.Poll(t.Context(), answer, func() (bool, error) {
-		return strings.Count(in(t, "ten", "ip neigh"), n.MAC.String()) >= 2, nil
-	})
+	err := wait.Within(wait.Long, func() bool { return strings.Count(in(t, "ten", "ip neigh"), n.MAC.String()) >= 2 })
 	if err != nil {
 		t.Errorf("neighbours: %v\n%s", err, in(t, "ten", "ip neigh"))
 	}

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/causeway-project/causeway/netns/kernel"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // addressesOf are the addresses of eth0, as "ip" lists them.
@@ -96,8 +96,8 @@ func TestChangedAddresses(t *testing.T) {
 				if p.Addr() == netip.MustParseAddr("fd77::3") && p.Bits() == 56 {
 					continue // nor for its neighbours
 				}
-				err := kernel.Poll(t.Context(), answer, func() (bool, error) {
-					return strings.Contains(in(t, "ten", "ip neigh show "+p.Addr().String()), change.mac), nil
+				err := wait.Within(wait.Long, func() bool {
+					return strings.Contains(in(t, "ten", "ip neigh show "+p.Addr().String()), change.mac)
 				})
 				if err != nil {
 					t.Errorf("neighbours: %v\n%s", err, in(t, "ten", "ip neigh"))

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/plug"
 )
@@ -78,13 +79,7 @@ func startSwitch(t *testing.T) *Host {
 		})
 	}
 	start("ovsdb-server", "--remote=punix:"+socket, "--unixctl="+filepath.Join(dir, "db.ctl"), db)
-	err = kernel.Poll(t.Context(), answer, func() (bool, error) {
-		_, err := os.Stat(socket)
-		return err == nil, nil
-	})
-	if err != nil {
-		t.Fatalf("wait for ovsdb-server: %v", err)
-	}
+	wait.Until(t, "ovsdb-server listens", func() bool { _, err := os.Stat(socket); return err == nil })
 	h := New(Options{ProbeWait: 100 * time.Millisecond, OVSDB: "unix:" + socket})
 	if _, err := h.plugs.OVS.Run(t.Context(), "--no-wait", "init"); err != nil {
 		t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/causeway-project/causeway/netns/kernel"
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/netns/namespace"
 )
 
@@ -256,15 +256,13 @@ func acknowledged(t *testing.T, c net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = kernel.Poll(t.Context(), answer, func() (bool, error) {
+	wait.Until(t, "all is acknowledged", func() bool {
 		var left int
 		var ioctlErr error
-		if err := raw.Control(func(fd uintptr) { left, ioctlErr = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); err != nil {
-			return false, err
+		err := raw.Control(func(fd uintptr) { left, ioctlErr = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+		if err := errors.Join(err, ioctlErr); err != nil {
+			t.Fatal(err)
 		}
-		return left == 0, ioctlErr
+		return left == 0
 	})
-	if err != nil {
-		t.Fatalf("wait for acknowledgement: %v", err)
-	}
 }

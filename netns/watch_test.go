@@ -5,22 +5,12 @@ import (
 	"encoding/binary"
 	"os"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/netns/namespace"
 )
-
-// awaitEvent fails the test if nothing is told in time.
-func awaitEvent(t *testing.T, events <-chan struct{}, what string) {
-	t.Helper()
-	select {
-	case <-events:
-	case <-time.After(answer):
-		t.Fatalf("%s: not told", what)
-	}
-}
 
 // startWatch starts one watcher and awaits that it has begun.
 func startWatch(t *testing.T, watch func(context.Context, func()) error) <-chan struct{} {
@@ -35,7 +25,7 @@ func startWatch(t *testing.T, watch func(context.Context, func()) error) <-chan 
 			t.Error(err)
 		}
 	})
-	awaitEvent(t, events, "begin")
+	wait.Closed(t, "begin", events)
 	return events
 }
 
@@ -65,7 +55,7 @@ func TestWatchLinks(t *testing.T) {
 	} {
 		drain(events)
 		ip(t, words)
-		awaitEvent(t, events, words)
+		wait.Closed(t, words, events)
 	}
 }
 
@@ -80,7 +70,7 @@ func TestWatchNamespaces(t *testing.T) {
 	} {
 		drain(events)
 		ip(t, words)
-		awaitEvent(t, events, words)
+		wait.Closed(t, words, events)
 	}
 	drain(events)
 	for unix.Unmount(namespace.Dir, unix.MNT_DETACH) == nil {
@@ -88,11 +78,11 @@ func TestWatchNamespaces(t *testing.T) {
 	if err := os.Remove(namespace.Dir); err != nil {
 		t.Fatal(err)
 	}
-	awaitEvent(t, events, "directory removed")
-	awaitEvent(t, events, "watched anew")
+	wait.Closed(t, "directory removed", events)
+	wait.Closed(t, "watched anew", events)
 	drain(events)
 	ip(t, "netns add cw-one")
-	awaitEvent(t, events, "added in the new directory")
+	wait.Closed(t, "added in the new directory", events)
 	ip(t, "netns del cw-one")
 }
 
@@ -101,7 +91,7 @@ func TestWatch(t *testing.T) {
 	h, n := newHost(), blue()
 	events := startWatch(t, h.Watch)
 	ensure(t, h, n)
-	awaitEvent(t, events, "network made")
+	wait.Closed(t, "network made", events)
 }
 
 func TestGone(t *testing.T) {
