@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,12 +13,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/allotment"
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/agent/starts"
 	"github.com/causeway-project/causeway/agent/tree"
 	"github.com/causeway-project/causeway/drivers"
@@ -87,8 +88,8 @@ type Agent struct {
 	starts  starts.Table
 
 	mu       sync.Mutex
-	objects  map[objectKey]*object
-	exports  exportIndex // of the objects
+	objects  map[model.Key]*object
+	exports  allotment.Table[*object] // of the objects
 	groups   map[string]*group
 	servers  map[string]placedServer // by network
 	damaged  []ledger.Damage
@@ -119,7 +120,7 @@ func New(o Options) (*Agent, error) {
 	o.Settings = o.Settings.Or(device.Builtin())
 	a := &Agent{
 		o: o, log: o.Logger, at: tree.New(tree.Options{StateDir: o.StateDir, RunDir: o.RunDir, Mounts: o.Mounts, Drivers: o.Drivers}), start: time.Now(),
-		objects: map[objectKey]*object{}, exports: exportIndex{}, groups: map[string]*group{}, servers: map[string]placedServer{},
+		objects: map[model.Key]*object{}, exports: allotment.Table[*object]{}, groups: map[string]*group{}, servers: map[string]placedServer{},
 		watchers: map[*watcher]bool{},
 	}
 	a.metrics = newMetrics(a)
@@ -149,9 +150,11 @@ func New(o Options) (*Agent, error) {
 			damaged = append(damaged, ledger.Damage{Kind: lr.Kind, ID: lr.ID, Path: filepath.Join(a.at.Ledger(), lr.Kind, lr.ID+".json"), Err: err})
 			continue
 		}
-		key := objectKey{lr.Kind, lr.ID}
+		key := model.Key{Kind: lr.Kind, ID: lr.ID}
 		a.objects[key] = newObject(key, r)
-		a.exports.add(a.objects[key], r)
+		if r.Export != nil {
+			a.exports.Add(key.ID, r.Export, a.objects[key])
+		}
 		a.objects[key].wasReady = true // as far as anybody knows
 	}
 	a.damaged = damaged
@@ -182,7 +185,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	// Networks first, so that the shares' first look meets adopted gateways.
 	// One that takes longer, or cannot be had, does not hold up the others.
-	networks := a.join(func(k objectKey) bool { return k.kind == model.KindNetwork })
+	networks := a.join(func(k model.Key) bool { return k.Kind == model.KindNetwork })
 	patience, cancel := context.WithTimeout(ctx, adoptionPatience)
 	defer cancel()
 	overdue := a.overdue(time.Now())
@@ -199,7 +202,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	shares := a.join(func(k objectKey) bool { return k.kind != model.KindNetwork })
+	shares := a.join(func(k model.Key) bool { return k.Kind != model.KindNetwork })
 	for _, g := range append(networks, shares...) {
 		seen := g.looked
 		if overdue[g.key] {
@@ -234,7 +237,7 @@ func (a *Agent) Run(ctx context.Context) error {
 const adoptionPatience = 3 * time.Second
 
 // join puts the objects that were in the ledger into their groups.
-func (a *Agent) join(which func(objectKey) bool) []*group {
+func (a *Agent) join(which func(model.Key) bool) []*group {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var gs []*group
@@ -306,9 +309,9 @@ func (a *Agent) lookAtNetworks() (n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key, o := range a.objects {
-		if key.kind == model.KindNetwork && o.rec != nil {
+		if key.Kind == model.KindNetwork && o.rec != nil {
 			n++
-			a.wakeLocked(intent.NetworkGroup(key.id), lookAgain)
+			a.wakeLocked(intent.NetworkGroup(key.ID), lookAgain)
 			if o.failure != nil && slices.Contains([]fault.Reason{fault.NoBridge, fault.NoDevice, fault.NoNamespace}, o.failure.Reason) {
 				a.retryLocked(o)
 			}
@@ -367,7 +370,7 @@ func (a *Agent) server(network string, n *intent.Network) parts.Server {
 // ready refuses what changes the host before the host has been seen.
 func (a *Agent) ready() error {
 	if !a.InSync() {
-		return &fault.Error{Kind: fault.Unavailable, Reason: fault.NotInSync, Message: "the agent has just started and is still looking at this host: try again in a moment"}
+		return refusal.NotInSync()
 	}
 	return nil
 }
@@ -378,19 +381,4 @@ func (a *Agent) within(ctx context.Context) (context.Context, context.CancelFunc
 		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, a.o.CallTimeout)
-}
-
-// callEnded is what a caller hears whose context ended first.
-func callEnded(ctx context.Context, key objectKey, s model.Status) *fault.Error {
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return &fault.Error{Kind: fault.Deadline, Reason: fault.CallTimeout, Message: "the call was cancelled: the intent stands, repeat the call to wait for it", Err: ctx.Err()}
-	}
-	why := string(s.Phase)
-	if s.Message != "" {
-		why += ": " + s.Message
-	}
-	return &fault.Error{
-		Kind: fault.Deadline, Reason: fault.CallTimeout, Metadata: map[string]string{"id": key.id, "waiting_for": string(s.Reason)},
-		Message: fmt.Sprintf("%s %s did not settle in time (%s): the intent stands, repeat the call to wait for it", key.kind, key.id, why),
-	}
 }

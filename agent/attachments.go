@@ -12,6 +12,7 @@ import (
 	"github.com/causeway-project/causeway/agent/move"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/preflight"
+	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -30,7 +31,7 @@ func (a *Agent) Attach(ctx context.Context, at model.Attachment) (model.Attachme
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{model.KindAttachment, at.ID}
+	key := model.AttachmentKey(at.ID)
 	instance, err := a.preflightAttachment(ctx, key, at)
 	if err != nil {
 		return model.Attachment{}, err
@@ -54,7 +55,7 @@ func (a *Agent) Attach(ctx context.Context, at model.Attachment) (model.Attachme
 // preflightAttachment refuses what the host can tell is wrong before anything
 // is written. An attachment that is there already needs no preflight: its
 // instance may well be off by now.
-func (a *Agent) preflightAttachment(ctx context.Context, key objectKey, at model.Attachment) (parts.Instance, error) {
+func (a *Agent) preflightAttachment(ctx context.Context, key model.Key, at model.Attachment) (parts.Instance, error) {
 	a.mu.Lock()
 	o := a.objects[key]
 	known := o != nil && o.rec != nil && (at.Instance == o.rec.Attachment.Instance || at.Instance == o.rec.Attachment.InstanceUUID)
@@ -100,15 +101,15 @@ func (a *Agent) checkConnection(c drivers.Connection) error {
 	return nil
 }
 
-func (a *Agent) attachmentRecord(key objectKey, old *intent.Record, at model.Attachment, i parts.Instance) (*intent.Record, error) {
+func (a *Agent) attachmentRecord(key model.Key, old *intent.Record, at model.Attachment, i parts.Instance) (*intent.Record, error) {
 	want := intent.AttachmentOf(at, i.UUID)
 	if old != nil {
 		what := old.Attachment.Differs(want)
 		switch {
 		case old.Removing && (what != "" || old.RemovalForced):
-			return nil, beingRemoved(key)
+			return nil, refusal.BeingRemoved(key)
 		case what != "":
-			return nil, otherSettings(key, what)
+			return nil, refusal.OtherSettings(key, what)
 		case old.Removing:
 			// Nothing else would free who asked for a removal that a guest
 			// holds up, but to end what the guest does.
@@ -142,17 +143,17 @@ func (a *Agent) attachmentRecord(key objectKey, old *intent.Record, at model.Att
 // Detach takes a share away from its instance: GuestBusy while the guest does
 // not let go; all goes on working then. An unknown id is success.
 func (a *Agent) Detach(ctx context.Context, id string) error {
-	return a.removeByID(ctx, objectKey{model.KindAttachment, id}, removal{})
+	return a.removeByID(ctx, model.AttachmentKey(id), removal{})
 }
 
 // ForceDetach does not wait for a guest that does not let go: its access ends
 // within Options.ForceGrace. NeedsReset where the guest keeps the device all the same.
 func (a *Agent) ForceDetach(ctx context.Context, id string) error {
-	return a.removeByID(ctx, objectKey{model.KindAttachment, id}, removal{forced: true})
+	return a.removeByID(ctx, model.AttachmentKey(id), removal{forced: true})
 }
 
-func (a *Agent) removeByID(ctx context.Context, key objectKey, r removal) error {
-	if err := word.CheckGivenID(key.kind, key.id); err != nil {
+func (a *Agent) removeByID(ctx context.Context, key model.Key, r removal) error {
+	if err := word.CheckGivenID(key.Kind, key.ID); err != nil {
 		return err
 	}
 	if err := a.ready(); err != nil {
@@ -172,12 +173,12 @@ func (a *Agent) RepairAttachment(ctx context.Context, id string) (model.Attachme
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{model.KindAttachment, id}
+	key := model.AttachmentKey(id)
 	a.mu.Lock()
 	o := a.objects[key]
 	if o == nil || o.rec == nil {
 		a.mu.Unlock()
-		return model.Attachment{}, unknownID(key.kind, id)
+		return model.Attachment{}, refusal.UnknownID(key)
 	}
 	a.mu.Unlock()
 	if err := a.replaceStopped(ctx, id); err != nil {
@@ -197,9 +198,9 @@ func (a *Agent) RepairAttachment(ctx context.Context, id string) (model.Attachme
 func (a *Agent) Attachment(_ context.Context, id string) (model.Attachment, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{model.KindAttachment, id}]
+	o := a.objects[model.AttachmentKey(id)]
 	if o == nil || o.rec == nil {
-		return model.Attachment{}, unknownID(model.KindAttachment, id)
+		return model.Attachment{}, refusal.UnknownID(model.AttachmentKey(id))
 	}
 	return a.attachmentLocked(o), nil
 }
@@ -224,7 +225,7 @@ func (a *Agent) Attachments(_ context.Context, instance string) ([]model.Attachm
 func (a *Agent) attachmentLocked(o *object) model.Attachment {
 	at := o.rec.Attachment
 	return model.Attachment{
-		ID: o.key.id, Instance: at.Instance, Connection: at.Connection.Public(), Tag: at.Tag, ReadOnly: at.ReadOnly,
+		ID: o.key.ID, Instance: at.Instance, Connection: at.Connection.Public(), Tag: at.Tag, ReadOnly: at.ReadOnly,
 		MountAt: at.MountAt, Settings: a.settingsOf(o.rec), IDs: at.IDs, Forced: at.Forced,
 		InstanceUUID: at.InstanceUUID, Guest: o.guestState(), LockScope: a.lockScope(o.rec), UnlockedUsers: a.unlockedUsersLocked(o), Status: o.status,
 		Persistence: o.persists, LiveOnly: o.liveOnly, Move: at.Move,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/word"
 )
@@ -16,7 +17,7 @@ func (a *Agent) noteDeath(m member) {
 	if m.cut {
 		return // it was ended under its device
 	}
-	d, err := a.o.Daemons.Death(a.at.Daemon(m.key.id))
+	d, err := a.o.Daemons.Death(a.at.Daemon(m.key.ID))
 	if err != nil || d == nil || !d.Over {
 		return // one that is not known yet is looked at again when its device goes
 	}
@@ -28,7 +29,7 @@ func (a *Agent) noteDeath(m member) {
 	}
 	o.died, o.down = d.At, true
 	a.metrics.deaths.WithLabelValues(d.Cause).Inc()
-	a.log.Warn("virtiofsd died and will be replaced", "attachment", m.key.id, "instance", m.rec.Attachment.InstanceUUID,
+	a.log.Warn("virtiofsd died and will be replaced", "attachment", m.key.ID, "instance", m.rec.Attachment.InstanceUUID,
 		"cause", d.Cause, "why", d.Why, "requests_failed", d.Answered)
 }
 
@@ -40,7 +41,7 @@ func (a *Agent) noteRepairLocked(o *object) {
 	o.down = false
 	took := time.Since(o.died)
 	a.metrics.repairs.Observe(took.Seconds())
-	a.log.Info("virtiofsd replaced", "attachment", o.key.id, "dur", took)
+	a.log.Info("virtiofsd replaced", "attachment", o.key.ID, "dur", took)
 }
 
 // detachDead takes out a device whose virtiofsd has died. While a keeper answers
@@ -66,7 +67,7 @@ func (a *Agent) detachDead(ctx context.Context, m member, d *parts.Death) error 
 	return err
 }
 
-func (a *Agent) setWedged(key objectKey, wedged bool) {
+func (a *Agent) setWedged(key model.Key, wedged bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if o := a.objects[key]; o != nil {
@@ -89,7 +90,7 @@ func (a *Agent) pluggable(ctx context.Context, m member, own *parts.Death) error
 	a.mu.Lock()
 	for key, o := range a.objects {
 		if r := o.rec; key != m.key && r != nil && r.Attachment != nil && r.Attachment.InstanceUUID == at.InstanceUUID {
-			others = append(others, other{key.id, r.Attachment.Alias, o.wedged})
+			others = append(others, other{key.ID, r.Attachment.Alias, o.wedged})
 		}
 	}
 	a.mu.Unlock()

@@ -2,14 +2,11 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"syscall"
 	"time"
 
-	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -17,7 +14,7 @@ import (
 // the only way in. change is called with the lock held and no I/O to do; it
 // gets the record as it is (nil for a new one) and returns the next, or the
 // same for no change. created says whether the object is new.
-func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, change func(old *intent.Record) (*intent.Record, error)) (created bool, err error) {
+func (a *Agent) edit(ctx context.Context, key model.Key, secret drivers.Secret, change func(old *intent.Record) (*intent.Record, error)) (created bool, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[key]
@@ -30,7 +27,7 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 		}
 		a.mu.Lock()
 		if ctx.Err() != nil {
-			return false, callEnded(ctx, key, model.Status{Phase: model.Working})
+			return false, refusal.CallEnded(ctx, key, model.Status{Phase: model.Working})
 		}
 		o = a.objects[key]
 	}
@@ -58,7 +55,9 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 	// The record is reserved before it is written, so that what it allocates
 	// is not given out twice meanwhile.
 	o.writing, o.pending = true, next
-	a.exports.add(o, next)
+	if e := next.Export; e != nil {
+		a.exports.Add(key.ID, e, o)
+	}
 	a.mu.Unlock()
 	err = a.write(key, next, secret)
 	a.mu.Lock()
@@ -67,9 +66,11 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 	if err != nil {
 		if old == nil {
 			delete(a.objects, key)
-			a.exports.drop(o, next)
+			if e := next.Export; e != nil {
+				a.exports.Drop(key.ID, e, o)
+			}
 		}
-		return false, ledgerError(err)
+		return false, refusal.NotWritten(err)
 	}
 	if !next.Removing {
 		o.guest.holders = nil // nobody is held up by them
@@ -95,28 +96,25 @@ func (a *Agent) edit(ctx context.Context, key objectKey, secret drivers.Secret, 
 // write puts the secret down before the record that needs it. A new object
 // never finds the secret of a former one of its name, which a crash between the
 // two may have left.
-func (a *Agent) write(key objectKey, r *intent.Record, secret drivers.Secret) error {
+func (a *Agent) write(key model.Key, r *intent.Record, secret drivers.Secret) error {
 	var err error
 	switch {
 	case !secret.IsZero():
-		err = a.ledger.PutSecret(key.kind, key.id, secret.Reveal())
+		err = a.ledger.PutSecret(key.Kind, key.ID, secret.Reveal())
 	case r.Generation == 1:
-		err = a.ledger.DeleteSecret(key.kind, key.id)
+		err = a.ledger.DeleteSecret(key.Kind, key.ID)
 	}
 	if err != nil {
 		return err
 	}
-	return a.ledger.Put(key.kind, key.id, r)
+	return a.ledger.Put(key.Kind, key.ID, r)
 }
 
 // damageLocked refuses an id whose ledger file could not be read.
-func (a *Agent) damageLocked(key objectKey) error {
+func (a *Agent) damageLocked(key model.Key) error {
 	for _, d := range a.damaged {
-		if d.Kind == key.kind && d.ID == key.id {
-			return &fault.Error{
-				Kind: fault.Precondition, Reason: fault.RecordDamaged, Metadata: map[string]string{"file": d.Path},
-				Message: fmt.Sprintf("the ledger file of %s %s is damaged: restore %s from a backup, or remove it, and restart the agent", key.kind, key.id, d.Path),
-			}
+		if d.Kind == key.Kind && d.ID == key.ID {
+			return refusal.Damaged(d)
 		}
 	}
 	return nil
@@ -125,7 +123,7 @@ func (a *Agent) damageLocked(key objectKey) error {
 // retryLocked makes the object's failed steps due now, and forgets that they
 // failed: whoever waits wants to hear of a new try.
 func (a *Agent) retryLocked(o *object) {
-	key := o.rec.Group(o.key.id)
+	key := o.rec.Group(o.key.ID)
 	g := a.groups[key]
 	if g == nil {
 		return
@@ -142,7 +140,7 @@ func (a *Agent) retryLocked(o *object) {
 		f.Next = time.Time{}
 		failed = true
 	}
-	for _, k := range o.rec.Keys(o.key.id) {
+	for _, k := range o.rec.Keys(o.key.ID) {
 		if f := g.fails[k]; f != nil {
 			f.Next = time.Time{}
 			failed = true
@@ -159,12 +157,12 @@ func (a *Agent) retryLocked(o *object) {
 // They are not due at once and keep their number of tries, since a step that
 // fails may itself cause the event that this is called for.
 func (a *Agent) soonerLocked(o *object) {
-	g := a.groups[o.rec.Group(o.key.id)]
+	g := a.groups[o.rec.Group(o.key.ID)]
 	if g == nil {
 		return
 	}
 	soon := time.Now().Add(eventPatience)
-	for _, k := range o.rec.Keys(o.key.id) {
+	for _, k := range o.rec.Keys(o.key.ID) {
 		if f := g.fails[k]; f != nil && f.Next.After(soon) {
 			f.Next = soon
 		}
@@ -174,25 +172,25 @@ func (a *Agent) soonerLocked(o *object) {
 
 // await waits until a put object has settled. An object that this call created
 // and that can never be is withdrawn: what is refused leaves nothing behind.
-func (a *Agent) await(ctx context.Context, key objectKey, created bool) error {
+func (a *Agent) await(ctx context.Context, key model.Key, created bool) error {
 	return a.awaitObject(ctx, key, created, (*object).settled)
 }
 
 // awaitObject is await with another idea of when an object has settled.
-func (a *Agent) awaitObject(ctx context.Context, key objectKey, created bool, settled func(*object) bool) error {
+func (a *Agent) awaitObject(ctx context.Context, key model.Key, created bool, settled func(*object) bool) error {
 	for {
 		a.mu.Lock()
 		o := a.objects[key]
 		if o == nil {
 			a.mu.Unlock()
-			return &fault.Error{Kind: fault.Busy, Reason: fault.Withdrawn, Message: fmt.Sprintf("%s %s was removed meanwhile", key.kind, key.id)}
+			return refusal.RemovedMeanwhile(key)
 		}
 		changed, s, failure, removing, fresh := o.changed, o.status, o.failure, o.rec != nil && o.rec.Removing, created && !o.wasReady
 		done := settled(o)
 		a.mu.Unlock()
 		switch {
 		case removing:
-			return beingRemoved(key)
+			return refusal.BeingRemoved(key)
 		case done:
 			return nil
 		case failure != nil && failure.Permanent():
@@ -204,17 +202,17 @@ func (a *Agent) awaitObject(ctx context.Context, key objectKey, created bool, se
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return callEnded(ctx, key, s)
+			return refusal.CallEnded(ctx, key, s)
 		}
 	}
 }
 
 // withdraw takes back an object whose creation was refused.
-func (a *Agent) withdraw(ctx context.Context, key objectKey) {
+func (a *Agent) withdraw(ctx context.Context, key model.Key) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	if err := a.remove(ctx, key, removal{allowed: func(*intent.Record) error { return a.unusedLocked(key) }}); err != nil {
-		a.log.Error("object that was refused could not be withdrawn, delete it", key.kind, key.id, "err", err)
+		a.log.Error("object that was refused could not be withdrawn, delete it", key.Kind, key.ID, "err", err)
 	}
 }
 
@@ -226,7 +224,7 @@ type removal struct {
 
 // remove marks an object and waits until nothing is left of it. An unknown one
 // is gone already.
-func (a *Agent) remove(ctx context.Context, key objectKey, r removal) error {
+func (a *Agent) remove(ctx context.Context, key model.Key, r removal) error {
 	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
 		if old == nil || old.Removing && (old.RemovalForced || !r.forced) {
 			return old, nil
@@ -255,49 +253,14 @@ func (a *Agent) remove(ctx context.Context, key objectKey, r removal) error {
 		a.mu.Unlock()
 		switch {
 		case stays:
-			return &fault.Error{Kind: fault.Busy, Reason: fault.Withdrawn, Message: fmt.Sprintf("%s %s is not removed: another call asked for it again meanwhile", key.kind, key.id)}
+			return refusal.NotRemoved(key)
 		case failure != nil && failure.Permanent():
 			return failure
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return callEnded(ctx, key, s)
+			return refusal.CallEnded(ctx, key, s)
 		}
 	}
-}
-
-func beingRemoved(key objectKey) *fault.Error {
-	return &fault.Error{
-		Kind: fault.Busy, Reason: fault.BeingRemoved, Metadata: map[string]string{"id": key.id},
-		Message: fmt.Sprintf("%s %s is being removed: wait until it is gone, then create it again", key.kind, key.id),
-	}
-}
-
-func otherSettings(key objectKey, what string) *fault.Error {
-	return &fault.Error{
-		Kind: fault.Conflict, Reason: fault.OtherSettings, Metadata: map[string]string{"id": key.id, "setting": what},
-		Message: fmt.Sprintf("%s %s exists with another %s: choose another id, or delete it first", key.kind, key.id, what),
-	}
-}
-
-func unknownID(kind, id string) *fault.Error {
-	return &fault.Error{Kind: fault.NotFound, Reason: fault.UnknownID, Metadata: map[string]string{"id": id},
-		Message: fmt.Sprintf("there is no %s %q: list them to see which there are", kind, id)}
-}
-
-// ledgerError is a failure to write an intent down. Nothing was changed.
-func ledgerError(err error) *fault.Error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return &fault.Error{Kind: fault.Exhausted, Reason: fault.LedgerFull,
-			Message: "the file system of the state directory is full and nothing was changed: free some space and repeat the call", Err: err}
-	}
-	return &fault.Error{Kind: fault.Unavailable, Reason: fault.LedgerFailed,
-		Message: "the intent could not be written to the state directory and nothing was changed", Err: err}
-}
-
-// keptError is a failure to remove a record of which nothing is left on the host.
-func keptError(err error) *fault.Error {
-	return &fault.Error{Kind: fault.Unavailable, Reason: fault.LedgerFailed,
-		Message: "nothing is left on the host, and the record could not be removed from the state directory: it will be tried again", Err: err}
 }

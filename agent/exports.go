@@ -13,6 +13,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -33,7 +34,7 @@ func (a *Agent) PutExport(ctx context.Context, e model.Export) (model.Export, er
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{model.KindExport, e.ID}
+	key := model.ExportKey(e.ID)
 	if !a.known(key) {
 		err := a.probe(ctx, e.Connection.Kind, func(d driver) error {
 			if d.Prober == nil {
@@ -57,20 +58,20 @@ func (a *Agent) PutExport(ctx context.Context, e model.Export) (model.Export, er
 	return a.Export(ctx, e.ID)
 }
 
-func (a *Agent) known(key objectKey) bool {
+func (a *Agent) known(key model.Key) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.objects[key] != nil
 }
 
-func (a *Agent) exportRecord(key objectKey, old *intent.Record, e model.Export) (*intent.Record, error) {
+func (a *Agent) exportRecord(key model.Key, old *intent.Record, e model.Export) (*intent.Record, error) {
 	want := intent.ExportOf(e)
 	if old != nil {
 		if old.Removing {
-			return nil, beingRemoved(key)
+			return nil, refusal.BeingRemoved(key)
 		}
 		if what := old.Export.Differs(want); what != "" {
-			return nil, otherSettings(key, what)
+			return nil, refusal.OtherSettings(key, what)
 		}
 		rules, err := access.Replace(old.Export.Rules, e.Rules, time.Now())
 		if err != nil {
@@ -83,7 +84,7 @@ func (a *Agent) exportRecord(key objectKey, old *intent.Record, e model.Export) 
 	if err != nil {
 		return nil, err
 	}
-	network := a.objects[objectKey{model.KindNetwork, e.Network}]
+	network := a.objects[model.NetworkKey(e.Network)]
 	if network == nil {
 		return nil, &fault.Error{
 			Kind: fault.NotFound, Reason: fault.UnknownNetwork, Metadata: map[string]string{"network": e.Network},
@@ -91,12 +92,12 @@ func (a *Agent) exportRecord(key objectKey, old *intent.Record, e model.Export) 
 		}
 	}
 	if r := network.intent(); r.Removing {
-		return nil, beingRemoved(network.key)
+		return nil, refusal.BeingRemoved(network.key)
 	}
-	if other, taken := a.exports.taken(e.Network, e.Pseudo); taken {
+	if other, taken := a.exports.Taken(e.Network, e.Pseudo); taken {
 		return nil, &fault.Error{
 			Kind: fault.Precondition, Reason: fault.PseudoTaken, Metadata: map[string]string{"export": other},
-			Message: fmt.Sprintf("pseudo path %s lies at or inside that of export %s (%s), or around it: choose another", e.Pseudo, other, a.exports.of(e.Network)[other].intent().Export.Pseudo),
+			Message: fmt.Sprintf("pseudo path %s lies at or inside that of export %s (%s), or around it: choose another", e.Pseudo, other, a.exports.Of(e.Network)[other].intent().Export.Pseudo),
 		}
 	}
 	id, err := a.freeExportID(e.Network)
@@ -120,7 +121,7 @@ func (a *Agent) freeExportID(network string) (uint16, error) {
 			Message: fmt.Sprintf("ledger files of exports are damaged (%s), so no export id is safe to give out: restore or remove them, and restart the agent", strings.Join(damaged, ", ")),
 		}
 	}
-	if id, ok := a.exports.freeID(network); ok {
+	if id, ok := a.exports.FreeID(network); ok {
 		return id, nil
 	}
 	return 0, &fault.Error{Kind: fault.Exhausted, Reason: fault.NoExportIDs, Message: fmt.Sprintf("the gateway has %d exports: use another network", ganesha.MaxExportID)}
@@ -128,16 +129,16 @@ func (a *Agent) freeExportID(network string) (uint16, error) {
 
 // DeleteExport withdraws an export. An unknown id is success.
 func (a *Agent) DeleteExport(ctx context.Context, id string) error {
-	return a.removeByID(ctx, objectKey{model.KindExport, id}, removal{})
+	return a.removeByID(ctx, model.ExportKey(id), removal{})
 }
 
 // Export returns one.
 func (a *Agent) Export(_ context.Context, id string) (model.Export, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{model.KindExport, id}]
+	o := a.objects[model.ExportKey(id)]
 	if o == nil || o.rec == nil {
-		return model.Export{}, unknownID(model.KindExport, id)
+		return model.Export{}, refusal.UnknownID(model.ExportKey(id))
 	}
 	return a.exportLocked(o), nil
 }
@@ -147,9 +148,12 @@ func (a *Agent) Exports(_ context.Context, network string) ([]model.Export, erro
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var list []model.Export
-	for _, of := range a.exports {
-		for _, o := range of.objects {
-			if o.rec != nil && (network == "" || o.rec.Export.Network == network) {
+	for of := range a.exports {
+		if network != "" && of != network {
+			continue
+		}
+		for _, o := range a.exports.Of(of) {
+			if o.rec != nil {
 				list = append(list, a.exportLocked(o))
 			}
 		}
@@ -161,11 +165,11 @@ func (a *Agent) Exports(_ context.Context, network string) ([]model.Export, erro
 func (a *Agent) exportLocked(o *object) model.Export {
 	r := o.rec.Export
 	e := model.Export{
-		ID: o.key.id, Network: r.Network, Connection: r.Connection.Public(), Pseudo: r.Pseudo,
+		ID: o.key.ID, Network: r.Network, Connection: r.Connection.Public(), Pseudo: r.Pseudo,
 		ReadOnly: r.ReadOnly, ExportID: r.ExportID, Status: o.status,
 	}
-	e.Rules = o.rulesLocked(time.Now())
-	if n := a.objects[objectKey{model.KindNetwork, r.Network}]; n != nil && n.rec != nil {
+	e.Rules = o.rules.List(o.rec, o.status, time.Now())
+	if n := a.objects[model.NetworkKey(r.Network)]; n != nil && n.rec != nil {
 		for _, p := range n.rec.Network.Addresses {
 			e.Locations = append(e.Locations, location(p.Addr(), r.Pseudo))
 		}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,8 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/integration/wait"
 )
 
@@ -104,5 +107,72 @@ func TestViewTakenAway(t *testing.T) {
 	defer h.mu.Unlock()
 	if done := h.log[puts:]; !slices.Equal(done, []string{"bind docs"}) {
 		t.Errorf("steps %q", done)
+	}
+}
+
+// TestExportIDsRunOut: all that a gateway can have, and one more. One that goes
+// makes room for one.
+func TestExportIDsRunOut(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	a.mu.Lock()
+	for number := uint16(1); number <= ganesha.MaxExportID; number++ {
+		id := fmt.Sprint("export-", number)
+		r := &intent.Record{Generation: 1, Export: &intent.Export{Network: "blue", Pseudo: "/" + id, ExportID: number}}
+		a.exports.Add(id, r.Export, newObject(model.ExportKey(id), r))
+	}
+	a.mu.Unlock()
+	_, err := a.PutExport(t.Context(), docs())
+	if e := parts.Classify(err); err == nil || e.Kind != fault.Exhausted || e.Reason != fault.NoExportIDs || !strings.Contains(e.Message, "another network") {
+		t.Errorf("one too many: %v", err)
+	}
+	a.mu.Lock()
+	left := a.objects[model.ExportKey(docs().ID)]
+	one := a.exports.Of("blue")["export-4711"]
+	a.exports.Drop(one.key.ID, one.rec.Export, one)
+	a.mu.Unlock()
+	if left != nil {
+		t.Errorf("it left %+v", left)
+	}
+	e, err := a.PutExport(t.Context(), docs())
+	if err != nil || e.ExportID != 4711 {
+		t.Errorf("with room for one: id %d, %v", e.ExportID, err)
+	}
+}
+
+// TestExportIDReused: the smallest free number, and another file system id, by
+// which clients tell the two exports apart.
+func TestExportIDReused(t *testing.T) {
+	h, dir := newHost(t), shortDir(t)
+	a := h.boot(dir)
+	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
+		t.Fatal(err)
+	}
+	put := func(id string) (uint16, uint64) {
+		e := docs()
+		e.ID, e.Pseudo = id, "/"+id
+		got, err := a.PutExport(t.Context(), e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return got.ExportID, a.objects[model.ExportKey(id)].rec.Export.FSID
+	}
+	put("a")
+	number, fsid := put("b")
+	put("c")
+	if err := a.DeleteExport(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	again, fsidAgain := put("d")
+	if number != 2 || again != 2 || fsid == fsidAgain {
+		t.Errorf("number %d, then %d; file system id %d, then %d", number, again, fsid, fsidAgain)
+	}
+	if next, _ := put("e"); next != 4 {
+		t.Errorf("the next is %d", next)
 	}
 }

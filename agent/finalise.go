@@ -7,6 +7,7 @@ import (
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/refusal"
 )
 
 // finalise removes the records of objects that are to go and of which nothing
@@ -50,7 +51,7 @@ func (m member) mount() string {
 // stands says whether something of a member but its mount is on the host, or
 // may be.
 func stands(m member, w reconcile.World) bool {
-	for _, k := range m.rec.Keys(m.key.id) {
+	for _, k := range m.rec.Keys(m.key.ID) {
 		if k.Kind != reconcile.Mount && w.Remains(k) {
 			return true
 		}
@@ -70,22 +71,22 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 	o.writing = true
 	a.mu.Unlock()
 
-	err := a.ledger.Delete(m.key.kind, m.key.id)
+	err := a.ledger.Delete(m.key.Kind, m.key.ID)
 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o.writing = false
 	defer o.broadcast()
 	if err != nil {
-		a.log.Error("record could not be removed", "kind", m.key.kind, "id", m.key.id, "err", err)
-		f = f.Again(keptError(err))
+		a.log.Error("record could not be removed", "kind", m.key.Kind, "id", m.key.ID, "err", err)
+		f = f.Again(refusal.Kept(err))
 		g.kept[m.key] = f
 		o.failure = f.Err
 		o.status = o.status.Because(f.Err, f.Attempts)
 		return false
 	}
 	delete(g.kept, m.key)
-	for _, k := range m.rec.Keys(m.key.id) {
+	for _, k := range m.rec.Keys(m.key.ID) {
 		if k.Kind != reconcile.Mount {
 			delete(g.fails, k)
 			delete(g.is, k)
@@ -95,16 +96,16 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 		}
 	}
 	delete(a.objects, m.key)
-	a.exports.drop(o, m.rec)
 	delete(g.members, m.key)
 	delete(g.records, m.key)
 	delete(g.glances, m.key)
-	if m.key.kind == model.KindNetwork {
-		delete(a.servers, m.key.id)
+	if m.key.Kind == model.KindNetwork {
+		delete(a.servers, m.key.ID)
 	}
-	a.log.Info("object removed", m.key.kind, m.key.id)
+	a.log.Info("object removed", m.key.Kind, m.key.ID)
 	a.tellLocked(o, true)
 	if e := m.rec.Export; e != nil {
+		a.exports.Drop(m.key.ID, e, o)
 		l := lookOn
 		if !a.hasExportsLocked(e.Network) {
 			l = lookAgain // its last export takes the gateway along

@@ -29,7 +29,7 @@ const (
 func (a *Agent) gatewayStarts(network string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if o := a.objects[objectKey{model.KindNetwork, network}]; o != nil {
+	if o := a.objects[model.NetworkKey(network)]; o != nil {
 		o.serving = unseen
 	}
 }
@@ -39,7 +39,7 @@ func (a *Agent) gatewayStarts(network string) {
 func (a *Agent) gatewayServes(network string, st ganesha.Status) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{model.KindNetwork, network}]
+	o := a.objects[model.NetworkKey(network)]
 	if o == nil {
 		return
 	}
@@ -59,7 +59,7 @@ func (a *Agent) gatewayServes(network string, st ganesha.Status) {
 func (a *Agent) gatewayDown(network, why string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{model.KindNetwork, network}]
+	o := a.objects[model.NetworkKey(network)]
 	if o == nil || o.serving == down {
 		return
 	}
@@ -88,7 +88,7 @@ type limited struct {
 func (a *Agent) gatewayLimited(network string, st ganesha.Status) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{model.KindNetwork, network}]
+	o := a.objects[model.NetworkKey(network)]
 	if o == nil {
 		return
 	}
@@ -136,8 +136,8 @@ func (a *Agent) gatewayEndedLocked(o *object, once, keeps *fault.Error) {
 		f.Err, f.Next = keeps, f.Next.Add(retry.Backoff(o.quickEnds-2))
 		o.unsteady = keeps
 	}
-	if g := a.groups[intent.NetworkGroup(o.key.id)]; g != nil && f.Err != nil {
-		g.fails[reconcile.Gateway.Of(o.key.id)] = f
+	if g := a.groups[intent.NetworkGroup(o.key.ID)]; g != nil && f.Err != nil {
+		g.fails[reconcile.Gateway.Of(o.key.ID)] = f
 	}
 }
 
@@ -145,7 +145,7 @@ func (a *Agent) gatewayEndedLocked(o *object, once, keeps *fault.Error) {
 func (a *Agent) gatewayStops(network string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if o := a.objects[objectKey{model.KindNetwork, network}]; o != nil {
+	if o := a.objects[model.NetworkKey(network)]; o != nil {
 		o.serving = unseen
 		o.gateway.Running, o.gateway.PID = false, 0
 		a.gatewayChangedLocked(o)
@@ -155,7 +155,7 @@ func (a *Agent) gatewayStops(network string) {
 func (a *Agent) gatewayChangedLocked(o *object) {
 	o.broadcast()
 	a.tellLocked(o, false)
-	for id, e := range a.exports.of(o.key.id) {
+	for id, e := range a.exports.Of(o.key.ID) {
 		if e.rec != nil {
 			a.wakeLocked(e.rec.Group(id), lookAgain)
 		}
@@ -165,7 +165,7 @@ func (a *Agent) gatewayChangedLocked(o *object) {
 // gatewayErrorLocked says why an export waits for its network's gateway.
 func (a *Agent) gatewayErrorLocked(network string) *fault.Error {
 	e := &fault.Error{Kind: fault.Unavailable, Reason: fault.GatewayDown, Message: fmt.Sprintf("waits for the gateway of network %s", network)}
-	if o := a.objects[objectKey{model.KindNetwork, network}]; o != nil && o.failure != nil {
+	if o := a.objects[model.NetworkKey(network)]; o != nil && o.failure != nil {
 		// Not its cause, which ends with lines of Ganesha's log: a thousand exports
 		// would repeat them.
 		e.Message += ": " + o.failure.Message

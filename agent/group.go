@@ -25,24 +25,24 @@ type group struct {
 	settled chan struct{} // closed when it has taken its first steps too
 
 	// Guarded by Agent.mu.
-	members  map[objectKey]bool
+	members  map[model.Key]bool
 	look     bool                   // forget what was seen
-	again    map[objectKey]bool     // of these members alone
+	again    map[model.Key]bool     // of these members alone
 	there    map[reconcile.Key]bool // what was last seen, for others to read
 	gone     map[reconcile.Key]bool // mounts whose share was deleted at the backend
 	fails    map[reconcile.Key]*retry.Failure
 	watching map[reconcile.Key]<-chan struct{} // the processes whose end somebody waits for
 	tried    map[reconcile.Key]int             // steps in a row that said they worked, and the host did not show it
-	kept     map[objectKey]*retry.Failure      // records of which nothing is left, and that could not be removed
+	kept     map[model.Key]*retry.Failure      // records of which nothing is left, and that could not be removed
 	ended    []ending                          // steps that were taken beside the worker, for it to note
 	glanced  []*glance                         // the same of looks into guests
 
 	// The worker's own.
-	starting map[objectKey]bool                   // attachments whose instance was about to start when the pass began
-	glances  map[objectKey]*glance                // looks into guests under way
+	starting map[model.Key]bool                   // attachments whose instance was about to start when the pass began
+	glances  map[model.Key]*glance                // looks into guests under way
 	beside   map[reconcile.Key]context.CancelFunc // with a step under way beside the worker: not looked at, and left alone
 	answers  answers.Cache                        // of libvirt, whose events tell of changes
-	records  map[objectKey]*intent.Record         // of the last pass
+	records  map[model.Key]*intent.Record         // of the last pass
 	writers  []device.Writer                      // of the last pass
 	is       map[reconcile.Key]reconcile.Version
 	seen     map[reconcile.Key]bool
@@ -62,13 +62,13 @@ const (
 // joinLocked puts an object into its group, and starts the group's worker
 // where it is the first.
 func (a *Agent) joinLocked(o *object) *group {
-	key := o.rec.Group(o.key.id)
+	key := o.rec.Group(o.key.ID)
 	g := a.groups[key]
 	if g == nil {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
-			members: map[objectKey]bool{}, again: map[objectKey]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*retry.Failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
-			kept: map[objectKey]*retry.Failure{}, unknown: map[reconcile.Key]*retry.Failure{}, beside: map[reconcile.Key]context.CancelFunc{}, glances: map[objectKey]*glance{}, answers: answers.Cache{}, records: map[objectKey]*intent.Record{},
+			members: map[model.Key]bool{}, again: map[model.Key]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*retry.Failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
+			kept: map[model.Key]*retry.Failure{}, unknown: map[reconcile.Key]*retry.Failure{}, beside: map[reconcile.Key]context.CancelFunc{}, glances: map[model.Key]*glance{}, answers: answers.Cache{}, records: map[model.Key]*intent.Record{},
 		}
 		a.groups[key] = g
 		a.workers.Go(func() { a.work(a.run, g) })
@@ -95,7 +95,7 @@ func (a *Agent) wakeLocked(key string, l looking) {
 // lookAtLocked looks at one object anew, and not at the others of its group: a
 // share may have hundreds, and each instance tells of itself alone.
 func (a *Agent) lookAtLocked(o *object) {
-	key := o.rec.Group(o.key.id)
+	key := o.rec.Group(o.key.ID)
 	if g := a.groups[key]; g != nil {
 		g.again[o.key] = true
 		a.wakeLocked(key, lookOn)
@@ -104,17 +104,17 @@ func (a *Agent) lookAtLocked(o *object) {
 
 // forgetLocked what was seen of one object. While a device goes in or out it
 // is put off: the step's end is looked at in any case.
-func (a *Agent) forgetLocked(g *group, key objectKey) {
+func (a *Agent) forgetLocked(g *group, key model.Key) {
 	o := a.objects[key]
 	if o == nil || o.rec == nil {
 		delete(g.again, key)
 		return
 	}
-	if g.beside[reconcile.Key{Kind: reconcile.Device, Name: key.id}] != nil {
+	if g.beside[reconcile.Key{Kind: reconcile.Device, Name: key.ID}] != nil {
 		return
 	}
 	delete(g.again, key)
-	for _, k := range o.rec.Keys(key.id) {
+	for _, k := range o.rec.Keys(key.ID) {
 		delete(g.is, k)
 		delete(g.seen, k)
 		delete(g.gone, k)
@@ -230,7 +230,7 @@ const goneAgain = 10 * time.Second
 
 // A member is one object of a group, as it was when a pass began.
 type member struct {
-	key objectKey
+	key model.Key
 	rec *intent.Record
 	at  time.Time // when it began: rules that have expired by then are not wanted
 	cut bool      // of a forced removal: its guest has had its time
@@ -267,7 +267,7 @@ func (a *Agent) members(g *group, now time.Time) []member {
 		ms = append(ms, member{key, o.rec, now, !cut.IsZero() && !cut.After(now)})
 		if at := o.rec.Attachment; at != nil && g.records[key] != o.rec {
 			delete(g.answers, at.InstanceUUID) // whoever asked may know more than the last event told
-			for _, k := range o.rec.Keys(key.id) {
+			for _, k := range o.rec.Keys(key.ID) {
 				if cancel := g.beside[k]; cancel != nil {
 					cancel() // what it does is not what is wanted now
 				}
@@ -330,7 +330,7 @@ func (a *Agent) watchEnd(g *group, k reconcile.Key, done <-chan struct{}) {
 			delete(g.watching, k)
 		}
 		for key := range g.members {
-			if o := a.objects[key]; o != nil && o.rec != nil && slices.Contains(o.rec.Keys(key.id), k) {
+			if o := a.objects[key]; o != nil && o.rec != nil && slices.Contains(o.rec.Keys(key.ID), k) {
 				a.lookAtLocked(o)
 			}
 		}
@@ -343,7 +343,7 @@ func (a *Agent) targetOf(k reconcile.Key) string {
 	case reconcile.Mount:
 		return a.at.Mount(k.Name)
 	case reconcile.View:
-		o := a.objects[objectKey{model.KindExport, k.Name}]
+		o := a.objects[model.ExportKey(k.Name)]
 		if o == nil || o.rec == nil {
 			return ""
 		}

@@ -84,7 +84,7 @@ func (a *Agent) noteGlance(g *group, seen *glance) {
 	if seen.err != nil {
 		return
 	}
-	k := reconcile.GuestMount.Of(seen.of.key.id)
+	k := reconcile.GuestMount.Of(seen.of.key.ID)
 	delete(g.is, k)
 	if seen.mounted {
 		g.is[k] = intent.Here
@@ -96,7 +96,7 @@ func (a *Agent) noteGlance(g *group, seen *glance) {
 // one. Mounting what is mounted is success, and so is unmounting what is not.
 // So after a restart, when there is no word, each is tried.
 func (a *Agent) guestMounted(g *group, m member) bool {
-	key := reconcile.Device.Of(m.key.id)
+	key := reconcile.Device.Of(m.key.ID)
 	_, device := g.is[key]
 	a.mu.Lock()
 	o := a.objects[m.key]
@@ -128,8 +128,8 @@ func (a *Agent) nextGlanceLocked(g *group, now time.Time) (next time.Time) {
 		if o == nil || o.rec == nil || o.rec.Attachment == nil || o.rec.Attachment.MountAt == "" || o.rec.Removing || o.rec.Released() || o.guest.looked.IsZero() {
 			continue
 		}
-		k := reconcile.GuestMount.Of(key.id)
-		_, device := g.is[reconcile.Device.Of(key.id)]
+		k := reconcile.GuestMount.Of(key.ID)
+		_, device := g.is[reconcile.Device.Of(key.ID)]
 		if !device || g.glances[key] != nil || g.beside[k] != nil {
 			continue // there is nothing to see, or it is being asked
 		}
@@ -180,7 +180,7 @@ func (m member) uses(k reconcile.Key, needs []reconcile.Key) []reconcile.Key {
 // endDaemon stops a daemon; where a guest keeps its device, all that it asks of
 // it fails from now on.
 func (a *Agent) endDaemon(ctx context.Context, m member) error {
-	dir := a.at.Daemon(m.key.id)
+	dir := a.at.Daemon(m.key.ID)
 	if !m.cut {
 		return a.o.Daemons.Stop(ctx, dir)
 	}
@@ -196,7 +196,7 @@ func (a *Agent) endDaemon(ctx context.Context, m member) error {
 
 // revoked says whether a guest may still have a device whose daemon was ended.
 func (m member) revoked(g *group) bool {
-	k := reconcile.Device.Of(m.key.id)
+	k := reconcile.Device.Of(m.key.ID)
 	_, there := g.is[k]
 	return m.cut && (there || g.unknown[k] != nil || g.beside[k] != nil)
 }
@@ -204,7 +204,7 @@ func (m member) revoked(g *group) bool {
 func (a *Agent) deviceOf(m member) parts.Device {
 	return parts.Device{
 		Instance: m.rec.Attachment.InstanceUUID, Alias: m.rec.Attachment.Alias,
-		Tag: m.rec.Attachment.Tag, Socket: a.at.Socket(m.key.id), QueueSize: a.settingsOf(m.rec).QueueSize,
+		Tag: m.rec.Attachment.Tag, Socket: a.at.Socket(m.key.ID), QueueSize: a.settingsOf(m.rec).QueueSize,
 	}
 }
 
@@ -213,7 +213,7 @@ func (a *Agent) deviceOf(m member) parts.Device {
 // now, when every request to the device fails at once.
 func (a *Agent) detach(ctx context.Context, m member) error {
 	dead := !a.daemonRuns(m)
-	death, err := a.o.Daemons.Death(a.at.Daemon(m.key.id))
+	death, err := a.o.Daemons.Death(a.at.Daemon(m.key.ID))
 	if err != nil {
 		return err
 	}
@@ -241,14 +241,14 @@ func (a *Agent) detach(ctx context.Context, m member) error {
 		left := guestMountOf(m)
 		left.Lazy = true
 		if err := a.o.Instances.GuestUnmount(ctx, left); err != nil {
-			a.log.Warn("guest keeps a dead mount", "attachment", m.key.id, "err", err)
+			a.log.Warn("guest keeps a dead mount", "attachment", m.key.ID, "err", err)
 		}
 	}
 	return nil
 }
 
 func (a *Agent) daemonRuns(m member) bool {
-	done, err := a.o.Daemons.Done(a.at.Daemon(m.key.id))
+	done, err := a.o.Daemons.Done(a.at.Daemon(m.key.ID))
 	return err == nil && done != nil
 }
 
@@ -304,14 +304,14 @@ func (a *Agent) release(ctx context.Context, m member) error {
 	}
 	e := parts.Classify(err)
 	if m.rec.RemovalForced || slices.Contains([]fault.Reason{fault.GuestAgentAbsent, fault.InstanceOff, fault.InstanceNotFound}, e.Reason) {
-		a.log.Warn("guest could not be asked to unmount, its device is taken out without", "attachment", m.key.id, "err", err)
+		a.log.Warn("guest could not be asked to unmount, its device is taken out without", "attachment", m.key.ID, "err", err)
 		return nil
 	}
 	return err
 }
 
 // tellGuest changes what is known of a guest, and tells those who watch.
-func (a *Agent) tellGuest(key objectKey, change func(*guestSide)) {
+func (a *Agent) tellGuest(key model.Key, change func(*guestSide)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[key]

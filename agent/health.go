@@ -34,7 +34,7 @@ const probeDeadline = 5 * time.Second
 func (a *Agent) watchHealth(network string, s parts.Server, done <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{model.KindNetwork, network}]
+	o := a.objects[model.NetworkKey(network)]
 	if o == nil || done == nil || o.probed == done {
 		return
 	}
@@ -77,7 +77,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{model.KindNetwork, network}]
+	o := a.objects[model.NetworkKey(network)]
 	if o == nil || o.probed != done || a.run.Err() != nil {
 		return
 	}
@@ -121,7 +121,7 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 func (a *Agent) isStuck(network string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{model.KindNetwork, network}]
+	o := a.objects[model.NetworkKey(network)]
 	return o != nil && o.stuck
 }
 

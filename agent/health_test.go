@@ -153,7 +153,7 @@ func TestGatewayKeepsEnding(t *testing.T) {
 		t.Errorf("the network is %+v, want degraded with the log's end", s)
 	}
 	a.mu.Lock()
-	o := a.objects[objectKey{model.KindNetwork, "blue"}]
+	o := a.objects[model.NetworkKey("blue")]
 	o.gateway.StartedAt = time.Now().Add(-2 * steadyAfter)
 	a.mu.Unlock()
 	wait.Until(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
@@ -176,7 +176,7 @@ func TestGatewayReachesLimits(t *testing.T) {
 	}
 	calm := func() {
 		a.mu.Lock()
-		o := a.objects[objectKey{model.KindNetwork, "blue"}]
+		o := a.objects[model.NetworkKey("blue")]
 		o.gateway.StartedAt, o.limited.at = time.Now().Add(-2*steadyAfter), time.Now().Add(-2*steadyAfter)
 		a.mu.Unlock()
 		wait.Until(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })

@@ -11,6 +11,7 @@ import (
 	"github.com/causeway-project/causeway/agent/move"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/agent/word"
 )
 
@@ -50,7 +51,7 @@ func (a *Agent) PrepareStart(ctx context.Context, s model.Start) error {
 	}
 	a.mu.Lock()
 	for _, id := range ids {
-		if o := a.objects[objectKey{model.KindAttachment, id}]; o != nil && o.rec != nil {
+		if o := a.objects[model.AttachmentKey(id)]; o != nil && o.rec != nil {
 			// Somebody waits for a look that begins after this.
 			o.status.Phase, o.status.Reason, o.status.Message = model.Working, "", ""
 			a.retryLocked(o)
@@ -58,7 +59,7 @@ func (a *Agent) PrepareStart(ctx context.Context, s model.Start) error {
 	}
 	a.mu.Unlock()
 	for _, id := range ids {
-		if err := a.awaitPrepared(ctx, objectKey{model.KindAttachment, id}); err != nil {
+		if err := a.awaitPrepared(ctx, model.AttachmentKey(id)); err != nil {
 			return err
 		}
 	}
@@ -89,7 +90,7 @@ const lookForSync = 20 * time.Millisecond
 
 // startable refuses a device of which nothing will ever listen.
 func (a *Agent) startable(id string, s model.Start) error {
-	key := objectKey{model.KindAttachment, id}
+	key := model.AttachmentKey(id)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.damageLocked(key); err != nil {
@@ -100,23 +101,23 @@ func (a *Agent) startable(id string, s model.Start) error {
 		return &fault.Error{Kind: fault.NotFound, Reason: fault.UnknownID, Metadata: map[string]string{"id": id},
 			Message: fmt.Sprintf("the definition of instance %s has the device of attachment %q, which is none of this instance: take it out with 'virsh edit', then start it", word.Quote(s.Instance), id)}
 	case o.rec.Removing:
-		return beingRemoved(key)
+		return refusal.BeingRemoved(key)
 	}
 	return nil
 }
 
 // awaitPrepared returns when an attachment's daemon listens.
-func (a *Agent) awaitPrepared(ctx context.Context, key objectKey) error {
+func (a *Agent) awaitPrepared(ctx context.Context, key model.Key) error {
 	without := func(e *fault.Error) error {
-		return &fault.Error{Kind: e.Kind, Reason: e.Reason, Metadata: map[string]string{"id": key.id}, Err: e,
-			Message: fmt.Sprintf("cure that, then start the instance; or start it without this share, after 'causeway attachment delete %s'", key.id)}
+		return &fault.Error{Kind: e.Kind, Reason: e.Reason, Metadata: map[string]string{"id": key.ID}, Err: e,
+			Message: fmt.Sprintf("cure that, then start the instance; or start it without this share, after 'causeway attachment delete %s'", key.ID)}
 	}
 	for {
 		a.mu.Lock()
 		o := a.objects[key]
 		if o == nil || o.rec == nil || o.rec.Removing {
 			a.mu.Unlock()
-			return beingRemoved(key)
+			return refusal.BeingRemoved(key)
 		}
 		changed, s, failure := o.changed, o.status, o.failure
 		a.mu.Unlock()
@@ -129,14 +130,14 @@ func (a *Agent) awaitPrepared(ctx context.Context, key objectKey) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return without(callEnded(ctx, key, s))
+			return without(refusal.CallEnded(ctx, key, s))
 		}
 	}
 }
 
 // wantedOfInstance lists those of an attachment's keys that its instance wants.
 func (a *Agent) wantedOfInstance(ctx context.Context, g *group, m member) (wanted []reconcile.Key) {
-	at, keys := m.rec.Attachment, m.rec.Keys(m.key.id)
+	at, keys := m.rec.Attachment, m.rec.Keys(m.key.ID)
 	if a.starts.Under(at.InstanceUUID) {
 		g.starting[m.key] = true
 		return keys[:2] // what QEMU connects to
@@ -185,7 +186,7 @@ func (a *Agent) withoutQEMU(g *group, k reconcile.Key, w reconcile.World) bool {
 // observeDaemon tells a daemon that waits for the QEMU that is about to start
 // from one that still has the connection of the last, and takes no other.
 func (a *Agent) observeDaemon(g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
-	dir := a.at.Daemon(m.key.id)
+	dir := a.at.Daemon(m.key.ID)
 	done, err := a.o.Daemons.Done(dir)
 	if err == nil && done == nil {
 		a.noteDeath(m)
@@ -215,7 +216,7 @@ func (a *Agent) notePersistenceLocked(o *object, g *group, w reconcile.World) {
 	}
 	was, why := o.persists, o.liveOnly
 	o.persists, o.liveOnly = model.LiveOnly, answer.Instance.WhyLiveOnly(at.Alias)
-	if _, there := w.Is[reconcile.Definition.Of(o.key.id)]; there {
+	if _, there := w.Is[reconcile.Definition.Of(o.key.ID)]; there {
 		o.persists, o.liveOnly = model.Persistent, ""
 	}
 	if was != o.persists || why != o.liveOnly {

@@ -124,7 +124,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	gateways, synced := 0, 0
 	for key, o := range m.a.objects {
-		counts[[2]string{key.kind, string(o.status.Phase)}]++
+		counts[[2]string{key.Kind, string(o.status.Phase)}]++
 		if o.gateway.Running {
 			gateways++
 		}

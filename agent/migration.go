@@ -13,6 +13,7 @@ import (
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/preflight"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -42,13 +43,13 @@ func (a *Agent) Prepare(ctx context.Context, at model.Attachment, expires time.T
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{model.KindAttachment, at.ID}
+	key := model.AttachmentKey(at.ID)
 	if err := a.preflightMove(ctx, key, at); err != nil {
 		return model.Attachment{}, err
 	}
 	created, err := a.edit(ctx, key, at.Connection.Secret, func(old *intent.Record) (*intent.Record, error) {
 		if old != nil && old.Removing {
-			return nil, beingRemoved(key)
+			return nil, refusal.BeingRemoved(key)
 		}
 		r, err := a.attachmentRecord(key, old, at, parts.Instance{UUID: at.Instance})
 		if err != nil {
@@ -76,7 +77,7 @@ func (a *Agent) Prepare(ctx context.Context, at model.Attachment, expires time.T
 }
 
 // preflightMove refuses what can be told before anything is written.
-func (a *Agent) preflightMove(ctx context.Context, key objectKey, at model.Attachment) error {
+func (a *Agent) preflightMove(ctx context.Context, key model.Key, at model.Attachment) error {
 	if a.known(key) {
 		return nil
 	}
@@ -171,13 +172,13 @@ func (a *Agent) changeMove(ctx context.Context, id string, change func(*intent.R
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{model.KindAttachment, id}
+	key := model.AttachmentKey(id)
 	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
 		if old == nil {
-			return nil, unknownID(model.KindAttachment, id)
+			return nil, refusal.UnknownID(key)
 		}
 		if old.Removing {
-			return nil, beingRemoved(key)
+			return nil, refusal.BeingRemoved(key)
 		}
 		return change(old)
 	})
@@ -190,11 +191,11 @@ func (a *Agent) changeMove(ctx context.Context, id string, change func(*intent.R
 	return a.Attachment(ctx, id)
 }
 
-func (a *Agent) awaitMove(ctx context.Context, key objectKey, sides ...move.Side) error {
+func (a *Agent) awaitMove(ctx context.Context, key model.Key, sides ...move.Side) error {
 	return a.awaitMoveOf(ctx, key, false, sides...)
 }
 
-func (a *Agent) awaitMoveOf(ctx context.Context, key objectKey, created bool, sides ...move.Side) error {
+func (a *Agent) awaitMoveOf(ctx context.Context, key model.Key, created bool, sides ...move.Side) error {
 	return a.awaitObject(ctx, key, created, func(o *object) bool {
 		if o.rec == nil {
 			return false
@@ -252,7 +253,7 @@ func (a *Agent) endMoves(ctx context.Context, g *group, members []member) bool {
 			continue
 		}
 		if err := a.endMove(ctx, m, end); err != nil {
-			a.log.Error("end of a move could not be noted and will be tried again", "attachment", m.key.id, "end", string(end), "err", err)
+			a.log.Error("end of a move could not be noted and will be tried again", "attachment", m.key.ID, "end", string(end), "err", err)
 			a.mu.Lock()
 			g.kept[m.key] = g.kept[m.key].Again(parts.Classify(err))
 			a.mu.Unlock()
@@ -302,10 +303,10 @@ func (a *Agent) endMove(ctx context.Context, m member, end move.End) error {
 	}
 	a.metrics.moves.WithLabelValues(string(end)).Inc()
 	if end == move.Withdrawn {
-		a.log.Warn("instance did not arrive in time, and what was prepared for it is withdrawn", "attachment", m.key.id, "instance", m.rec.Attachment.InstanceUUID)
+		a.log.Warn("instance did not arrive in time, and what was prepared for it is withdrawn", "attachment", m.key.ID, "instance", m.rec.Attachment.InstanceUUID)
 		return nil
 	}
-	a.log.Info("move ended", "attachment", m.key.id, "instance", m.rec.Attachment.InstanceUUID, "end", string(end))
+	a.log.Info("move ended", "attachment", m.key.ID, "instance", m.rec.Attachment.InstanceUUID, "end", string(end))
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -31,10 +32,10 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n model.Network, seen int64) 
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{model.KindNetwork, n.ID}
+	key := model.NetworkKey(n.ID)
 	want := intent.NetworkOf(n, a.o.Hostname)
 	if !a.known(key) {
-		return model.Network{}, unknownID(model.KindNetwork, n.ID)
+		return model.Network{}, refusal.UnknownID(key)
 	}
 	if err := a.checkServed(want); err != nil {
 		return model.Network{}, err
@@ -64,12 +65,12 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n model.Network, seen int64) 
 	return a.Network(ctx, n.ID)
 }
 
-func (a *Agent) updatedNetwork(key objectKey, old *intent.Record, want intent.Network, seen int64) (*intent.Record, error) {
+func (a *Agent) updatedNetwork(key model.Key, old *intent.Record, want intent.Network, seen int64) (*intent.Record, error) {
 	switch {
 	case old == nil:
-		return nil, unknownID(model.KindNetwork, key.id)
+		return nil, refusal.UnknownID(key)
 	case old.Removing:
-		return nil, beingRemoved(key)
+		return nil, refusal.BeingRemoved(key)
 	}
 	if old.Network.MAC == "" && want.MAC == old.Network.LinkMAC {
 		want.MAC = "" // the one that the agent chose, and told
@@ -82,8 +83,8 @@ func (a *Agent) updatedNetwork(key objectKey, old *intent.Record, want intent.Ne
 	}
 	if seen != 0 && seen != old.Generation {
 		return nil, &fault.Error{
-			Kind: fault.Busy, Reason: fault.ChangedMeanwhile, Metadata: map[string]string{"id": key.id, "generation": fmt.Sprint(old.Generation)},
-			Message: fmt.Sprintf("network %s is at generation %d, not %d: look at it again, and repeat the change if it still fits", key.id, old.Generation, seen),
+			Kind: fault.Busy, Reason: fault.ChangedMeanwhile, Metadata: map[string]string{"id": key.ID, "generation": fmt.Sprint(old.Generation)},
+			Message: fmt.Sprintf("network %s is at generation %d, not %d: look at it again, and repeat the change if it still fits", key.ID, old.Generation, seen),
 		}
 	}
 	next := old.ChangedTo(want)
@@ -96,7 +97,7 @@ func (a *Agent) updatedNetwork(key objectKey, old *intent.Record, want intent.Ne
 // takeBack restores a network whose change was refused, unless somebody has
 // changed it again, and returns when it is as before. Without it, as after a
 // kill, the change stands and is tried again until it can be made.
-func (a *Agent) takeBack(ctx context.Context, key objectKey, before, after *intent.Record) {
+func (a *Agent) takeBack(ctx context.Context, key model.Key, before, after *intent.Record) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
@@ -105,12 +106,12 @@ func (a *Agent) takeBack(ctx context.Context, key objectKey, before, after *inte
 		}
 		return old.ChangedTo(*before.Network), nil
 	})
-	a.tellExports(key.id)
+	a.tellExports(key.ID)
 	if err == nil {
 		err = a.await(ctx, key, false)
 	}
 	if err != nil {
-		a.log.Error("change that was refused could not be taken back, update the network again", "network", key.id, "err", err)
+		a.log.Error("change that was refused could not be taken back, update the network again", "network", key.ID, "err", err)
 	}
 }
 
@@ -118,7 +119,7 @@ func (a *Agent) takeBack(ctx context.Context, key objectKey, before, after *inte
 func (a *Agent) tellExports(network string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, o := range a.exports.of(network) {
+	for _, o := range a.exports.Of(network) {
 		a.tellLocked(o, false)
 	}
 }
@@ -128,7 +129,7 @@ func (a *Agent) tellExports(network string) {
 // The gateway has been stopped.
 func (a *Agent) leave(ctx context.Context, m member) error {
 	former := m.rec.Network.Former
-	if err := a.o.Namespaces.Remove(ctx, former.ForHost(m.key.id)); err != nil {
+	if err := a.o.Namespaces.Remove(ctx, former.ForHost(m.key.ID)); err != nil {
 		return err
 	}
 	_, err := a.edit(ctx, m.key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
+	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -24,7 +25,7 @@ func (a *Agent) PutNetwork(ctx context.Context, n model.Network) (model.Network,
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{model.KindNetwork, n.ID}
+	key := model.NetworkKey(n.ID)
 	want := intent.NetworkOf(n, a.o.Hostname)
 	if err := a.checkServed(want); err != nil {
 		return model.Network{}, err
@@ -44,14 +45,14 @@ func (a *Agent) PutNetwork(ctx context.Context, n model.Network) (model.Network,
 	return a.Network(ctx, n.ID)
 }
 
-func (a *Agent) networkRecord(key objectKey, old *intent.Record, n *intent.Network) (*intent.Record, error) {
+func (a *Agent) networkRecord(key model.Key, old *intent.Record, n *intent.Network) (*intent.Record, error) {
 	if old != nil {
 		if old.Removing {
-			return nil, beingRemoved(key)
+			return nil, refusal.BeingRemoved(key)
 		}
 		if what := old.Network.Differs(n); what != "" {
-			e := otherSettings(key, what)
-			e.Message = fmt.Sprintf("network %s exists with another %s: update it, choose another id, or delete it first", key.id, what)
+			e := refusal.OtherSettings(key, what)
+			e.Message = fmt.Sprintf("network %s exists with another %s: update it, choose another id, or delete it first", key.ID, what)
 			return nil, e
 		}
 		return old, nil
@@ -64,17 +65,17 @@ func (a *Agent) networkRecord(key objectKey, old *intent.Record, n *intent.Netwo
 
 // meetsLocked refuses a network that cannot be on this host beside the others.
 // One that moves is at both places until it has left the first.
-func (a *Agent) meetsLocked(key objectKey, n *intent.Network) error {
+func (a *Agent) meetsLocked(key model.Key, n *intent.Network) error {
 	for other, o := range a.objects {
 		r := o.intent()
 		if other == key || r == nil || r.Network == nil {
 			continue
 		}
-		if err := r.Network.Meets(other.id, key.id, n); err != nil {
+		if err := r.Network.Meets(other.ID, key.ID, n); err != nil {
 			return err
 		}
 		if former := r.Network.Former; former != nil {
-			if err := former.Meets(other.id, key.id, n); err != nil {
+			if err := former.Meets(other.ID, key.ID, n); err != nil {
 				return err
 			}
 		}
@@ -85,17 +86,17 @@ func (a *Agent) meetsLocked(key objectKey, n *intent.Network) error {
 // DeleteNetwork removes a network that no export uses. An unknown id is
 // success.
 func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
-	key := objectKey{model.KindNetwork, id}
+	key := model.NetworkKey(id)
 	return a.removeByID(ctx, key, removal{allowed: func(*intent.Record) error { return a.unusedLocked(key) }})
 }
 
 // unusedLocked refuses a network that exports use. Nothing else is used.
-func (a *Agent) unusedLocked(key objectKey) error {
-	if key.kind != model.KindNetwork {
+func (a *Agent) unusedLocked(key model.Key) error {
+	if key.Kind != model.KindNetwork {
 		return nil
 	}
 	var users []string
-	for id := range a.exports.of(key.id) {
+	for id := range a.exports.Of(key.ID) {
 		users = append(users, id)
 	}
 	if len(users) == 0 {
@@ -105,7 +106,7 @@ func (a *Agent) unusedLocked(key objectKey) error {
 	shown := users[:min(len(users), 10)]
 	return &fault.Error{
 		Kind: fault.Precondition, Reason: fault.NetworkInUse, Metadata: map[string]string{"exports": strings.Join(shown, ",")},
-		Message: fmt.Sprintf("network %s is used by %d exports (%s): delete them first", key.id, len(users), strings.Join(shown, ", ")),
+		Message: fmt.Sprintf("network %s is used by %d exports (%s): delete them first", key.ID, len(users), strings.Join(shown, ", ")),
 	}
 }
 
@@ -113,9 +114,9 @@ func (a *Agent) unusedLocked(key objectKey) error {
 func (a *Agent) Network(_ context.Context, id string) (model.Network, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{model.KindNetwork, id}]
+	o := a.objects[model.NetworkKey(id)]
 	if o == nil || o.rec == nil {
-		return model.Network{}, unknownID(model.KindNetwork, id)
+		return model.Network{}, refusal.UnknownID(model.NetworkKey(id))
 	}
 	return a.networkLocked(o), nil
 }
@@ -137,13 +138,13 @@ func (a *Agent) Networks(context.Context) ([]model.Network, error) {
 func (a *Agent) networkLocked(o *object) model.Network {
 	r := o.rec.Network
 	n := model.Network{
-		ID: o.key.id, Plug: r.Plug.Model(), Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
+		ID: o.key.ID, Plug: r.Plug.Model(), Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
 		NFSVersions: r.Versions(), Gateway: o.gateway, Status: o.status, Drift: o.drift,
 	}
 	for _, route := range r.Routes {
 		n.Routes = append(n.Routes, model.Route(route))
 	}
-	for _, e := range a.exports.of(o.key.id) {
+	for _, e := range a.exports.Of(o.key.ID) {
 		if e.rec != nil {
 			n.Gateway.Exports++
 		}

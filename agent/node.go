@@ -79,7 +79,7 @@ func (a *Agent) mountsLocked() []model.Mount {
 		if m == nil {
 			c := o.rec.Connection()
 			m = &model.Mount{Name: name, Kind: c.Kind, Source: c.Source, Path: a.at.Mount(name), ReadOnly: o.rec.MountReadOnly()}
-			m.Status = a.mountStatusLocked(reconcile.Mount.Of(name), a.groups[o.rec.Group(key.id)])
+			m.Status = a.mountStatusLocked(reconcile.Mount.Of(name), a.groups[o.rec.Group(key.ID)])
 			byName[name] = m
 		}
 		m.Users = append(m.Users, key.String())

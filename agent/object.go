@@ -6,18 +6,14 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/rulebook"
 	"github.com/causeway-project/causeway/agent/statistics"
 	"github.com/causeway-project/causeway/agent/strain"
 )
 
-// An objectKey names one object of the ledger.
-type objectKey struct{ kind, id string }
-
-func (k objectKey) String() string { return k.kind + "/" + k.id }
-
 // An object is a record and what is known of it.
 type object struct {
-	key       objectKey
+	key       model.Key
 	rec       *intent.Record // nil while the first write is under way
 	pending   *intent.Record // what the write under way will make it
 	writing   bool           // the ledger is being changed: others wait
@@ -42,11 +38,12 @@ type object struct {
 	stuck     bool                // it runs and does not answer
 	figures   *statistics.Figures // of the gateway; nil until somebody asks
 	probed    <-chan struct{}     // closed with the process that somebody probes
-	rules     ruleBook            // of the export
+	rules     rulebook.Book       // of the export, in its gateway
+	recover   bool                // they are all to be set anew, whatever is seen
 	changed   chan struct{}       // closed and replaced at each change
 }
 
-func newObject(key objectKey, r *intent.Record) *object {
+func newObject(key model.Key, r *intent.Record) *object {
 	o := &object{key: key, rec: r, changed: make(chan struct{}), persists: model.PersistenceUnknown}
 	if r != nil {
 		if r.RemovalForced {

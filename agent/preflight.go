@@ -106,7 +106,7 @@ func (a *Agent) hostFacts(ctx context.Context, at model.Attachment, i parts.Inst
 // obstacles finds what other attachments keep at from being. What will be over
 // by itself is none.
 func (a *Agent) obstacles(ctx context.Context, at model.Attachment, uuid string) (hotPlug, locks *fault.Error) {
-	m := member{key: objectKey{model.KindAttachment, at.ID}, rec: &intent.Record{Generation: 1, Attachment: intent.AttachmentOf(at, uuid)}}
+	m := member{key: model.AttachmentKey(at.ID), rec: &intent.Record{Generation: 1, Attachment: intent.AttachmentOf(at, uuid)}}
 	if err := a.pluggable(ctx, m, nil); errors.As(err, &hotPlug) && hotPlug.Reason != fault.NeedsReset {
 		hotPlug = nil
 	}
@@ -124,10 +124,10 @@ func (a *Agent) othersOf(at model.Attachment, uuid string) []preflight.Other {
 	var others []preflight.Other
 	for key, o := range a.objects {
 		r := o.intent()
-		if key.kind != model.KindAttachment || key.id == at.ID || r == nil || r.Attachment.InstanceUUID != uuid {
+		if key.Kind != model.KindAttachment || key.ID == at.ID || r == nil || r.Attachment.InstanceUUID != uuid {
 			continue
 		}
-		others = append(others, preflight.Other{ID: key.id, Tag: r.Attachment.Tag, Share: r.Attachment.Connection.MountName() == share})
+		others = append(others, preflight.Other{ID: key.ID, Tag: r.Attachment.Tag, Share: r.Attachment.Connection.MountName() == share})
 	}
 	return others
 }

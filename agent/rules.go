@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/agent/word"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/ganesha"
@@ -54,13 +54,13 @@ func (a *Agent) editRules(ctx context.Context, export string, change func([]acce
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{model.KindExport, export}
+	key := model.ExportKey(export)
 	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
 		if old == nil {
-			return nil, unknownID(model.KindExport, export)
+			return nil, refusal.UnknownID(key)
 		}
 		if old.Removing {
-			return nil, beingRemoved(key)
+			return nil, refusal.BeingRemoved(key)
 		}
 		rules, err := change(old.Export.Rules, time.Now())
 		if err != nil {
@@ -104,18 +104,18 @@ func (a *Agent) RecoverRules(ctx context.Context, export string) (model.Export, 
 	}
 	ctx, cancel := a.within(ctx)
 	defer cancel()
-	key := objectKey{model.KindExport, export}
+	key := model.ExportKey(export)
 	a.mu.Lock()
 	o := a.objects[key]
 	if o == nil || o.rec == nil {
 		a.mu.Unlock()
-		return model.Export{}, unknownID(model.KindExport, export)
+		return model.Export{}, refusal.UnknownID(key)
 	}
 	if o.rec.Removing {
 		a.mu.Unlock()
-		return model.Export{}, beingRemoved(key)
+		return model.Export{}, refusal.BeingRemoved(key)
 	}
-	o.rules.recover = true
+	o.recover = true
 	a.retryLocked(o)
 	o.status.Phase = model.Working
 	a.wakeLocked(o.rec.Group(export), lookAgain)
@@ -124,50 +124,6 @@ func (a *Agent) RecoverRules(ctx context.Context, export string) (model.Export, 
 		return model.Export{}, err
 	}
 	return a.Export(ctx, export)
-}
-
-// ruleBook is what is known of an export's rules in its gateway.
-type ruleBook struct {
-	active  map[string]ganesha.Rule // by id: those that it was last seen to have
-	refused map[string]refusedRule  // by id: those that it does not take
-	recover bool                    // all are to be set anew, whatever is seen
-}
-
-type refusedRule struct {
-	rule ganesha.Rule
-	why  string
-}
-
-// rulesLocked lists an export's rules and how far each has come.
-func (o *object) rulesLocked(now time.Time) []access.Rule {
-	var rules []access.Rule
-	for _, i := range access.Listed(o.rec.Export.Rules, now) {
-		r := i.Rule()
-		r.State, r.Reason, r.Message = o.ruleStateLocked(i, now)
-		rules = append(rules, r)
-	}
-	return rules
-}
-
-func (o *object) ruleStateLocked(i access.Intent, now time.Time) (access.State, fault.Reason, string) {
-	served := o.rec.Export.Served(i)
-	refused, no := o.rules.refused[i.ID]
-	active, yes := o.rules.active[i.ID]
-	switch {
-	case o.rec.Removing:
-		return access.Denying, o.status.Reason, o.status.Message
-	case i.Expired(now) && yes:
-		return access.Denying, fault.RuleExpired, "it has expired and is being taken out of the gateway"
-	case i.Expired(now):
-		return access.Denying, fault.RuleExpired, "it has expired: put it again with a later time, or delete it"
-	case no && refused.rule == served:
-		return access.Refused, fault.RuleRefused, refused.why
-	case yes && active == served:
-		return access.Active, "", ""
-	case o.status.Phase == model.Working:
-		return access.Applying, "", ""
-	}
-	return access.Queued, o.status.Reason, o.status.Message
 }
 
 // rulesSeen notes what a look at the gateway said of an export's rules. Where
@@ -180,68 +136,25 @@ func (a *Agent) rulesSeen(m member, sight ganesha.Sight) {
 	if o == nil {
 		return
 	}
-	// Its record may be another by now: who reads the book compares.
-	was := o.rules
-	o.rules.active, o.rules.refused = nil, nil
-	rules := access.InForce(m.rec.Export.Rules, m.at)
-	if sight.Match == ganesha.Differs && was.active != nil && was.holds(m.rec.Export, rules) {
-		a.log.Warn("rules of an export were changed by somebody else and are set anew", "export", m.key.id)
+	news := o.rules.Note(m.rec.Export, m.at, sight)
+	if news.Drifted {
+		a.log.Warn("rules of an export were changed by somebody else and are set anew", "export", m.key.ID)
 		a.metrics.ruleDrift.Inc()
 	}
-	if sight.Match != ganesha.Same {
-		return
+	for _, r := range news.Refused {
+		a.log.Warn("access rule is refused by the gateway, and its clients are let in by no other", "export", m.key.ID, "rule", r.Rule, "err", r.Err)
 	}
-	o.rules.active, o.rules.refused = map[string]ganesha.Rule{}, map[string]refusedRule{}
-	for _, r := range sight.Refused {
-		i := rules[r.Rule]
-		o.rules.refused[i.ID] = refusedRule{m.rec.Export.Served(i), r.Err.Error()}
-		if was.refused[i.ID] != o.rules.refused[i.ID] {
-			a.log.Warn("access rule is refused by the gateway, and its clients are let in by no other", "export", m.key.id, "rule", i.ID, "err", r.Err)
-		}
+	for _, id := range news.Expired {
+		a.log.Info("access rule expired and is out of the gateway", "export", m.key.ID, "rule", id)
 	}
-	for _, i := range rules {
-		if _, no := o.rules.refused[i.ID]; !no {
-			o.rules.active[i.ID] = m.rec.Export.Served(i)
-		}
-	}
-	for _, i := range m.rec.Export.Rules {
-		if _, had := was.active[i.ID]; had && i.Expired(m.at) {
-			a.log.Info("access rule expired and is out of the gateway", "export", m.key.id, "rule", i.ID)
-		}
-	}
-}
-
-// holds says whether a book has exactly these rules of an export.
-func (b ruleBook) holds(e *intent.Export, rules []access.Intent) bool {
-	if len(b.active)+len(b.refused) != len(rules) {
-		return false
-	}
-	for _, i := range rules {
-		served := e.Served(i)
-		if b.active[i.ID] != served && b.refused[i.ID].rule != served {
-			return false
-		}
-	}
-	return true
-}
-
-// failure is why an export whose gateway does not take some of its rules is
-// degraded, or nil.
-func (b ruleBook) failure() *fault.Error {
-	if len(b.refused) == 0 {
-		return nil
-	}
-	first := slices.Min(slices.Collect(maps.Keys(b.refused)))
-	return fault.Preconditionf(fault.RuleRefused, "%d of its access rules are refused by the gateway, one is %s (%s): replace or delete them",
-		len(b.refused), first, b.refused[first].why)
 }
 
 // toRecover says whether the rules of an export are to be set anew.
-func (a *Agent) toRecover(key objectKey) bool {
+func (a *Agent) toRecover(key model.Key) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[key]
-	return o != nil && o.rules.recover
+	return o != nil && o.recover
 }
 
 // putIntoGateway tells a gateway of an export. The gateway reads back what came
@@ -255,7 +168,7 @@ func (a *Agent) putIntoGateway(ctx context.Context, g *group, s parts.Server, m 
 	if err != nil {
 		return err
 	}
-	k := reconcile.Export.Of(m.key.id)
+	k := reconcile.Export.Of(m.key.ID)
 	g.is[k], g.seen[k] = m.rec.Version(k, m.at), true
 	delete(g.unknown, k)
 	a.rulesSeen(m, ganesha.Sight{Match: ganesha.Same, Refused: refused})
@@ -265,9 +178,9 @@ func (a *Agent) putIntoGateway(ctx context.Context, g *group, s parts.Server, m 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if o := a.objects[m.key]; o != nil {
-		o.rules.recover = false
+		o.recover = false
 	}
-	a.log.Info("rules of an export were set anew", "export", m.key.id)
+	a.log.Info("rules of an export were set anew", "export", m.key.ID)
 	return nil
 }
 
@@ -300,7 +213,7 @@ func (a *Agent) expireLocked(g *group, ms []member, now time.Time) {
 		if expires.IsZero() || expires.After(now) {
 			continue
 		}
-		if f := g.fails[reconcile.Export.Of(m.key.id)]; f != nil {
+		if f := g.fails[reconcile.Export.Of(m.key.ID)]; f != nil {
 			f.Next = now
 		}
 	}
@@ -317,7 +230,7 @@ func (a *Agent) overdue(now time.Time) map[string]bool {
 			continue
 		}
 		if slices.ContainsFunc(o.rec.Export.Rules, func(r access.Intent) bool { return r.Expired(now) }) {
-			groups[o.rec.Group(key.id)] = true
+			groups[o.rec.Group(key.ID)] = true
 			groups[intent.NetworkGroup(o.rec.Export.Network)] = true
 		}
 	}

@@ -19,7 +19,6 @@ import (
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
-	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/retry"
 	"github.com/causeway-project/causeway/ganesha"
@@ -408,7 +407,7 @@ func TestExpiryDoesNotWait(t *testing.T) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := a.objects[objectKey{model.KindExport, "docs"}]
+	o := a.objects[model.ExportKey("docs")]
 	g := a.groups[o.rec.Group("docs")]
 	k := o.rec.Keys("docs")[2]
 	rec := o.rec.WithRules([]access.Intent{{ID: "x", Client: prefix("10.0.0.0/8"), ExpiresAt: now.Add(-time.Second)}})
@@ -501,46 +500,10 @@ func TestRulesDrift(t *testing.T) {
 	drift := testutil.ToFloat64(a.metrics.ruleDrift)
 	tamper()
 	a.mu.Lock()
-	a.wakeLocked(a.objects[objectKey{model.KindExport, "docs"}].rec.Group("docs"), lookAgain)
+	a.wakeLocked(a.objects[model.ExportKey("docs")].rec.Group("docs"), lookAgain)
 	a.mu.Unlock()
 	wait.Until(t, "undone", func() bool { return h.served() == want })
 	if got := testutil.ToFloat64(a.metrics.ruleDrift); got != drift+1 {
 		t.Errorf("drift counted is %v, was %v", got, drift)
-	}
-}
-
-func TestRuleState(t *testing.T) {
-	now := time.Now()
-	r := access.Intent{ID: "r", Client: prefix("10.0.0.0/8"), Level: access.LevelRW, Squash: access.SquashRoot}
-	old := r
-	old.Level = access.LevelRO
-	gone := r
-	gone.ExpiresAt = now
-	waits := model.Status{Phase: model.Pending, Reason: fault.GatewayDown}
-	has := func(r access.Intent) ruleBook { return ruleBook{active: map[string]ganesha.Rule{"r": r.Ganesha()}} }
-	no := ruleBook{refused: map[string]refusedRule{"r": {r.Ganesha(), "why"}}}
-	for name, c := range map[string]struct {
-		rule     access.Intent
-		status   model.Status
-		book     ruleBook
-		removing bool
-		want     access.State
-		reason   fault.Reason
-	}{
-		"on its way":           {r, model.Status{Phase: model.Working}, ruleBook{}, false, access.Applying, ""},
-		"on its way to less":   {old, model.Status{Phase: model.Working}, has(r), false, access.Applying, ""},
-		"no gateway":           {r, waits, ruleBook{}, false, access.Queued, fault.GatewayDown},
-		"in force":             {r, model.Status{Phase: model.Ready}, has(r), false, access.Active, ""},
-		"in force, others not": {r, model.Status{Phase: model.Working}, has(r), false, access.Active, ""},
-		"refused":              {r, model.Status{Phase: model.Degraded}, no, false, access.Refused, fault.RuleRefused},
-		"mended":               {old, model.Status{Phase: model.Working}, no, false, access.Applying, ""},
-		"expired":              {gone, model.Status{Phase: model.Ready}, ruleBook{}, false, access.Denying, fault.RuleExpired},
-		"expired, still there": {gone, model.Status{Phase: model.Working}, has(gone), false, access.Denying, fault.RuleExpired},
-		"export goes":          {r, model.Status{Phase: model.Removing}, has(r), true, access.Denying, ""},
-	} {
-		o := &object{rec: &intent.Record{Removing: c.removing, Export: &intent.Export{}}, status: c.status, rules: c.book}
-		if got, reason, _ := o.ruleStateLocked(c.rule, now); got != c.want || reason != c.reason {
-			t.Errorf("%s: %s %s, want %s %s", name, got, reason, c.want, c.reason)
-		}
 	}
 }

@@ -20,17 +20,17 @@ func (a *Agent) sources(network string) []statistics.Source {
 	defer a.mu.Unlock()
 	byNetwork := map[string]*statistics.Source{}
 	for key, o := range a.objects {
-		server := a.servers[key.id].Server
-		if key.kind != model.KindNetwork || o.serving != up || o.stuck || server == nil || network != "" && key.id != network {
+		server := a.servers[key.ID].Server
+		if key.Kind != model.KindNetwork || o.serving != up || o.stuck || server == nil || network != "" && key.ID != network {
 			continue
 		}
 		if o.figures == nil {
 			o.figures = statistics.NewFigures()
 		}
-		byNetwork[key.id] = &statistics.Source{Network: key.id, PID: o.gateway.PID, Server: server, Figures: o.figures, Exports: map[uint16]string{}}
+		byNetwork[key.ID] = &statistics.Source{Network: key.ID, PID: o.gateway.PID, Server: server, Figures: o.figures, Exports: map[uint16]string{}}
 	}
 	for network, s := range byNetwork {
-		for id, o := range a.exports.of(network) {
+		for id, o := range a.exports.Of(network) {
 			if o.rec != nil {
 				s.Exports[o.rec.Export.ExportID] = id
 			}

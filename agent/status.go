@@ -46,7 +46,7 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 func (a *Agent) factsLocked(g *group, m member, w reconcile.World, plan reconcile.Plan) standing.Facts {
 	o := a.objects[m.key]
 	f := standing.Facts{
-		ID: m.key.id, Record: m.rec, Observed: o.status.ObservedGeneration, WasReady: o.wasReady,
+		ID: m.key.ID, Record: m.rec, Observed: o.status.ObservedGeneration, WasReady: o.wasReady,
 		Kept: g.kept[m.key], Warning: o.warning(), Cut: m.cut, Starting: g.starting[m.key], Now: m.at,
 		World: w, Plan: plan, Fails: g.fails, Unknown: g.unknown, Gone: g.gone, Gateway: a.gatewayErrorLocked,
 	}
@@ -65,7 +65,7 @@ func (o *object) warning() *retry.Failure {
 	if e := o.strain.Warning(); e != nil {
 		return &retry.Failure{Err: e}
 	}
-	if e := o.rules.failure(); e != nil {
+	if e := o.rules.Failure(); e != nil {
 		return &retry.Failure{Err: e}
 	}
 	return nil
@@ -92,7 +92,7 @@ func (a *Agent) setStatusLocked(o *object, s model.Status, failure *fault.Error)
 	}
 	o.status = s
 	if old.Phase != s.Phase || old.Reason != s.Reason {
-		attrs := []any{o.key.kind, o.key.id, "phase", string(s.Phase), "reason", string(s.Reason), "gen", s.Generation}
+		attrs := []any{o.key.Kind, o.key.ID, "phase", string(s.Phase), "reason", string(s.Reason), "gen", s.Generation}
 		switch s.Phase {
 		case model.Failed, model.Degraded:
 			a.log.Warn("object changed", append(attrs, "message", s.Message)...)

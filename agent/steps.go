@@ -62,7 +62,7 @@ func (a *Agent) do(ctx context.Context, g *group, s reconcile.Step, members []me
 // mount any will do.
 func memberOf(k reconcile.Key, members []member) (member, bool) {
 	for _, m := range members {
-		for _, own := range m.rec.Keys(m.key.id) {
+		for _, own := range m.rec.Keys(m.key.ID) {
 			if own == k {
 				return m, true
 			}
@@ -85,17 +85,17 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 		return a.at.MountShare(ctx, m.rec, conn)
 	case reconcile.View:
 		if remove {
-			return a.at.RemoveView(ctx, m.rec.Export.Network, m.key.id)
+			return a.at.RemoveView(ctx, m.rec.Export.Network, m.key.ID)
 		}
-		return a.at.MakeView(m.key.id, m.rec.Export)
+		return a.at.MakeView(m.key.ID, m.rec.Export)
 	case reconcile.Namespace:
 		if remove && m.rec.Network.Former != nil {
 			return a.leave(ctx, m)
 		}
 		if remove {
-			return a.o.Namespaces.Remove(ctx, m.rec.Network.ForHost(m.key.id))
+			return a.o.Namespaces.Remove(ctx, m.rec.Network.ForHost(m.key.ID))
 		}
-		return a.o.Namespaces.Ensure(ctx, m.rec.Network.ForHost(m.key.id))
+		return a.o.Namespaces.Ensure(ctx, m.rec.Network.ForHost(m.key.ID))
 	case reconcile.Gateway:
 		if remove {
 			return a.stopGateway(ctx, m)
@@ -138,16 +138,16 @@ func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member
 }
 
 func (a *Agent) startGateway(ctx context.Context, g *group, s reconcile.Step, m member) error {
-	if err := a.at.Share(m.key.id); err != nil {
+	if err := a.at.Share(m.key.ID); err != nil {
 		return err
 	}
 	if s.Verb == reconcile.Create {
 		once(g.settled) // what the shares' groups wait for: it has nothing to adopt
-		a.awaitViews(ctx, m.key.id)
+		a.awaitViews(ctx, m.key.ID)
 	}
-	server := a.server(m.key.id, m.rec.Network)
-	a.gatewayStarts(m.key.id)
-	if err := server.Start(ctx, func() []ganesha.Export { return a.mountedExports(m.key.id) }); err != nil {
+	server := a.server(m.key.ID, m.rec.Network)
+	a.gatewayStarts(m.key.ID)
+	if err := server.Start(ctx, func() []ganesha.Export { return a.mountedExports(m.key.ID) }); err != nil {
 		return err
 	}
 	st, err := server.Status(ctx)
@@ -157,11 +157,11 @@ func (a *Agent) startGateway(ctx context.Context, g *group, s reconcile.Step, m 
 	if !st.Running {
 		return ganesha.ErrNotRunning
 	}
-	if err := a.dropUnknownExports(ctx, m.key.id, server); err != nil {
+	if err := a.dropUnknownExports(ctx, m.key.ID, server); err != nil {
 		return err
 	}
-	a.gatewayServes(m.key.id, st)
-	a.watchHealth(m.key.id, server, server.Done())
+	a.gatewayServes(m.key.ID, st)
+	a.watchHealth(m.key.ID, server, server.Done())
 	a.watchEnd(g, s.Key, server.Done()) // the look that follows its end notes it, with the cause
 	return nil
 }
@@ -198,7 +198,7 @@ func (a *Agent) viewUnderWay(network string) <-chan struct{} {
 	working := map[string]<-chan struct{}{}
 	for key, o := range a.objects {
 		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network && !o.rec.Removing && o.status.Phase == model.Working {
-			working[key.id] = o.changed
+			working[key.ID] = o.changed
 		}
 	}
 	a.mu.Unlock()
@@ -216,7 +216,7 @@ func (a *Agent) viewUnderWay(network string) <-chan struct{} {
 func (a *Agent) mountedExports(network string) []ganesha.Export {
 	a.mu.Lock()
 	var ms []member
-	for _, o := range a.exports.of(network) {
+	for _, o := range a.exports.Of(network) {
 		if o.rec != nil && !o.rec.Removing {
 			ms = append(ms, member{key: o.key, rec: o.rec, at: time.Now()})
 		}
@@ -224,7 +224,7 @@ func (a *Agent) mountedExports(network string) []ganesha.Export {
 	a.mu.Unlock()
 	var exports []ganesha.Export
 	for _, m := range ms {
-		if sight, err := a.o.Mounts.Peek(a.at.View(network, m.key.id)); err == nil && sight.Mounted {
+		if sight, err := a.o.Mounts.Peek(a.at.View(network, m.key.ID)); err == nil && sight.Mounted {
 			exports = append(exports, a.exportOf(m))
 		}
 	}
@@ -240,7 +240,7 @@ func (a *Agent) dropUnknownExports(ctx context.Context, network string, server p
 	}
 	a.mu.Lock()
 	known := map[uint16]bool{}
-	for _, o := range a.exports.of(network) {
+	for _, o := range a.exports.Of(network) {
 		known[o.intent().Export.ExportID] = true
 	}
 	damaged := len(a.damagedOf(model.KindExport)) > 0
@@ -258,27 +258,27 @@ func (a *Agent) dropUnknownExports(ctx context.Context, network string, server p
 }
 
 func (a *Agent) stopGateway(ctx context.Context, m member) error {
-	a.gatewayStops(m.key.id)
+	a.gatewayStops(m.key.ID)
 	// One that has exports comes again, in another namespace: its clients then
 	// want their open files and locks back.
-	forget := !a.hasExports(m.key.id)
-	if err := a.server(m.key.id, m.rec.Network).Stop(ctx, ganesha.StopOptions{Forget: forget}); err != nil {
+	forget := !a.hasExports(m.key.ID)
+	if err := a.server(m.key.ID, m.rec.Network).Stop(ctx, ganesha.StopOptions{Forget: forget}); err != nil {
 		return err
 	}
-	return a.at.Unshare(ctx, m.key.id, func() bool { return a.hasExports(m.key.id) })
+	return a.at.Unshare(ctx, m.key.ID, func() bool { return a.hasExports(m.key.ID) })
 }
 
 func (a *Agent) daemonOf(m member) parts.Daemon {
 	at := m.rec.Attachment
 	return parts.Daemon{
-		Dir: a.at.Daemon(m.key.id), Source: a.at.Mount(at.Mount), ReadOnly: at.ReadOnly, Settings: a.settingsOf(m.rec), IDs: at.IDs,
+		Dir: a.at.Daemon(m.key.ID), Source: a.at.Mount(at.Mount), ReadOnly: at.ReadOnly, Settings: a.settingsOf(m.rec), IDs: at.IDs,
 	}
 }
 
 // connectionOf is a record's connection with its secret.
 func (a *Agent) connectionOf(m member) (drivers.Connection, error) {
 	c := m.rec.Connection()
-	secret, err := a.ledger.Secret(m.key.kind, m.key.id)
+	secret, err := a.ledger.Secret(m.key.Kind, m.key.ID)
 	if err != nil {
 		return drivers.Connection{}, err
 	}

@@ -22,9 +22,9 @@ func (a *Agent) watchStrain() {
 				return
 			}
 			begun := time.Now()
-			usage, runs, err := a.o.Daemons.Usage(a.at.Daemon(key.id))
+			usage, runs, err := a.o.Daemons.Usage(a.at.Daemon(key.ID))
 			if err != nil {
-				a.log.Debug("what a virtiofsd takes is not known", "attachment", key.id, "err", err)
+				a.log.Debug("what a virtiofsd takes is not known", "attachment", key.ID, "err", err)
 				continue
 			}
 			a.noteStrain(key, runs, strain.Look{Usage: usage, At: begun, Took: time.Since(begun)})
@@ -33,12 +33,12 @@ func (a *Agent) watchStrain() {
 }
 
 // dueForLook lists the attachments whose virtiofsd is to be looked at.
-func (a *Agent) dueForLook(now time.Time) []objectKey {
+func (a *Agent) dueForLook(now time.Time) []model.Key {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var due []objectKey
+	var due []model.Key
 	for key, o := range a.objects {
-		if key.kind == model.KindAttachment && o.rec != nil && o.strain.Due(now) {
+		if key.Kind == model.KindAttachment && o.rec != nil && o.strain.Due(now) {
 			due = append(due, key)
 		}
 	}
@@ -46,7 +46,7 @@ func (a *Agent) dueForLook(now time.Time) []objectKey {
 }
 
 // noteStrain notes a look, and has the status say what began or ended.
-func (a *Agent) noteStrain(key objectKey, runs bool, l strain.Look) {
+func (a *Agent) noteStrain(key model.Key, runs bool, l strain.Look) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[key]
@@ -55,18 +55,18 @@ func (a *Agent) noteStrain(key objectKey, runs bool, l strain.Look) {
 	}
 	if !runs {
 		if o.strain.Forget() {
-			a.wakeLocked(o.rec.Group(key.id), lookOn)
+			a.wakeLocked(o.rec.Group(key.ID), lookOn)
 		}
 		return
 	}
 	begun, changed := o.strain.Note(l)
 	a.metrics.strain.Warned(begun)
 	if begun.Files || begun.Memory {
-		a.log.Warn("virtiofsd is near a limit", "attachment", key.id, "instance", o.rec.Attachment.Instance, "files", l.Usage.Files, "files_limit", l.Usage.FilesLimit,
+		a.log.Warn("virtiofsd is near a limit", "attachment", key.ID, "instance", o.rec.Attachment.Instance, "files", l.Usage.Files, "files_limit", l.Usage.FilesLimit,
 			"memory", l.Usage.Memory, "memory_limit", l.Usage.MemoryLimit)
 	}
 	if changed {
-		a.wakeLocked(o.rec.Group(key.id), lookOn)
+		a.wakeLocked(o.rec.Group(key.ID), lookOn)
 	}
 }
 
@@ -76,8 +76,8 @@ func (a *Agent) strained() map[string]strain.Usage {
 	defer a.mu.Unlock()
 	all := map[string]strain.Usage{}
 	for key, o := range a.objects {
-		if key.kind == model.KindAttachment && !o.strain.At.IsZero() {
-			all[key.id] = o.strain.Usage
+		if key.Kind == model.KindAttachment && !o.strain.At.IsZero() {
+			all[key.ID] = o.strain.Usage
 		}
 	}
 	return all

@@ -27,7 +27,7 @@ func TestNearLimit(t *testing.T) {
 		h.usage = u
 		h.mu.Unlock()
 		for _, key := range a.dueForLook(time.Now()) {
-			u, runs, err := a.o.Daemons.Usage(a.at.Daemon(key.id))
+			u, runs, err := a.o.Daemons.Usage(a.at.Daemon(key.ID))
 			if err != nil {
 				t.Fatal(err)
 			}

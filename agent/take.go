@@ -29,7 +29,7 @@ func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []
 func (a *Agent) takeBeside(ctx context.Context, g *group, s reconcile.Step, members []member) {
 	ctx, cancel := context.WithCancel(ctx)
 	g.beside[s.Key] = cancel
-	delete(g.glances, objectKey{model.KindAttachment, s.Key.Name}) // it may see neither before nor after
+	delete(g.glances, model.AttachmentKey(s.Key.Name)) // it may see neither before nor after
 	a.workers.Go(func() {
 		defer cancel()
 		begin := time.Now()

@@ -39,7 +39,7 @@ func (a *Agent) noteDrift(m member, what []string) {
 	}
 	o.drifting = true
 	o.drift = model.Drift{Count: o.drift.Count + 1, At: time.Now(), What: what[:min(len(what), mostDrift)]}
-	a.log.Warn("network drifted and will be repaired", "network", m.key.id, "drift", what)
+	a.log.Warn("network drifted and will be repaired", "network", m.key.ID, "drift", what)
 	a.metrics.drift.Inc()
 	a.tellLocked(o, false)
 }
@@ -51,11 +51,11 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 		Want: map[reconcile.Key]reconcile.Want{}, Unknown: map[reconcile.Key]bool{},
 		Outside: map[reconcile.Key]bool{}, Uses: map[reconcile.Key][]reconcile.Key{},
 	}
-	g.starting = map[objectKey]bool{}
+	g.starting = map[model.Key]bool{}
 	for _, m := range members {
 		wanted := a.wanted(ctx, g, m)
-		for _, k := range m.rec.Keys(m.key.id) {
-			needs := m.rec.Needs(k, m.key.id)
+		for _, k := range m.rec.Keys(m.key.ID) {
+			needs := m.rec.Needs(k, m.key.ID)
 			w.Uses[k] = m.uses(k, needs)
 			if slices.Contains(wanted, k) {
 				w.Want[k] = reconcile.Want{Version: m.rec.Version(k, m.at), Needs: needs, Outlives: intent.Outlives(k), After: intent.After(k)}
@@ -66,7 +66,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 		}
 	}
 	for _, m := range members {
-		for _, k := range m.rec.Keys(m.key.id) {
+		for _, k := range m.rec.Keys(m.key.ID) {
 			if g.beside[k] != nil || g.starting[m.key] && a.withoutQEMU(g, k, w) || m.leftAlone(g, k) || g.seen[k] {
 				continue
 			}
@@ -126,9 +126,9 @@ func (a *Agent) wanted(ctx context.Context, g *group, m member) []reconcile.Key 
 	if m.rec.Removing {
 		return nil
 	}
-	keys := m.rec.Keys(m.key.id)
+	keys := m.rec.Keys(m.key.ID)
 	switch {
-	case m.rec.Network != nil && !a.hasExports(m.key.id):
+	case m.rec.Network != nil && !a.hasExports(m.key.ID):
 		return keys[:1]
 	case m.rec.Attachment != nil:
 		return a.wantedOfInstance(ctx, g, m)
@@ -148,7 +148,7 @@ func (a *Agent) hasExportsLocked(network string) bool {
 	if len(a.damagedOf(model.KindExport)) > 0 {
 		return true
 	}
-	for _, o := range a.exports.of(network) {
+	for _, o := range a.exports.Of(network) {
 		if o.rec != nil {
 			return true
 		}
@@ -170,7 +170,7 @@ func (a *Agent) damagedOf(kind string) []string {
 func (a *Agent) servingOf(network string) serving {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	key := objectKey{model.KindNetwork, network}
+	key := model.NetworkKey(network)
 	switch o := a.objects[key]; {
 	case o != nil:
 		return o.serving
@@ -214,13 +214,13 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 		}
 		return intent.Here, sight.Mounted, err
 	case reconcile.View:
-		sight, err := a.o.Mounts.Peek(a.at.View(m.rec.Export.Network, m.key.id))
+		sight, err := a.o.Mounts.Peek(a.at.View(m.rec.Export.Network, m.key.ID))
 		return intent.Here, sight.Mounted, err
 	case reconcile.Namespace:
 		if m.rec.Network.Former != nil {
 			return intent.Former, true, nil // or what is left of it
 		}
-		st, err := a.o.Namespaces.Observe(ctx, m.rec.Network.ForHost(m.key.id))
+		st, err := a.o.Namespaces.Observe(ctx, m.rec.Network.ForHost(m.key.ID))
 		if err == nil {
 			a.noteDrift(m, st.Drift)
 		}
@@ -265,20 +265,20 @@ func (a *Agent) shareIsBack(ctx context.Context, g *group, m member) bool {
 // observeGateway calls a gateway that an earlier agent started "drifted", so
 // that it is adopted before exports are put into it.
 func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
-	if a.isStuck(m.key.id) {
+	if a.isStuck(m.key.ID) {
 		return intent.Drifted, true, nil // its start replaces it
 	}
-	s := a.server(m.key.id, m.rec.Network)
+	s := a.server(m.key.ID, m.rec.Network)
 	st, err := s.Status(ctx)
 	if err != nil {
 		return intent.Here, false, err
 	}
-	a.gatewayLimited(m.key.id, st)
+	a.gatewayLimited(m.key.ID, st)
 	if !st.Running {
-		a.gatewayDown(m.key.id, st.LastLog)
+		a.gatewayDown(m.key.ID, st.LastLog)
 		return intent.Here, false, nil
 	}
-	if a.servingOf(m.key.id) != up {
+	if a.servingOf(m.key.ID) != up {
 		return intent.Drifted, true, nil
 	}
 	a.watchEnd(g, k, s.Done())
@@ -302,7 +302,7 @@ func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version,
 	}
 	a.rulesSeen(m, sight)
 	if err == nil && sight.Match == ganesha.Same && !a.toRecover(m.key) {
-		return m.rec.Version(reconcile.Export.Of(m.key.id), m.at), true, nil
+		return m.rec.Version(reconcile.Export.Of(m.key.ID), m.at), true, nil
 	}
 	return intent.Drifted, sight.Match != ganesha.Absent, nil
 }
@@ -329,7 +329,7 @@ func (a *Agent) observeDevice(ctx context.Context, g *group, k reconcile.Key, m 
 		if d.Alias != m.rec.Attachment.Alias {
 			continue
 		}
-		if d.Socket != a.at.Socket(m.key.id) {
+		if d.Socket != a.at.Socket(m.key.ID) {
 			return reconcile.Version{Identity: "socket " + d.Socket}, true, nil
 		}
 		return intent.WithTag(d.Tag), true, nil
@@ -341,7 +341,7 @@ func (a *Agent) observeDevice(ctx context.Context, g *group, k reconcile.Key, m 
 func (a *Agent) exportOf(m member) ganesha.Export {
 	e := m.rec.Export
 	return ganesha.Export{
-		ID: e.ExportID, Path: filepath.Clean(a.at.View(e.Network, m.key.id)), Pseudo: e.Pseudo, FSID: e.FSID,
+		ID: e.ExportID, Path: filepath.Clean(a.at.View(e.Network, m.key.ID)), Pseudo: e.Pseudo, FSID: e.FSID,
 		Rules: e.ServedRules(m.at),
 	}
 }

@@ -8,11 +8,12 @@ import (
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/intent"
+	"github.com/causeway-project/causeway/agent/model"
 )
 
 // writer is what a record is to others that write to its share; not ok where it
 // does not, or is on its way out.
-func (a *Agent) writer(key objectKey, r *intent.Record) (w device.Writer, ok bool) {
+func (a *Agent) writer(key model.Key, r *intent.Record) (w device.Writer, ok bool) {
 	w = device.Writer{Name: key.String()}
 	switch {
 	case r.Removing:
@@ -31,8 +32,8 @@ func (a *Agent) writer(key objectKey, r *intent.Record) (w device.Writer, ok boo
 
 // promisedLocked lists the other writers of the share of a record that is of
 // key, with those whose record is just being written.
-func (a *Agent) promisedLocked(key objectKey, r *intent.Record) []device.Writer {
-	mine, group := r.Connection(), r.Group(key.id)
+func (a *Agent) promisedLocked(key model.Key, r *intent.Record) []device.Writer {
+	mine, group := r.Connection(), r.Group(key.ID)
 	var others []device.Writer
 	for other, o := range a.objects {
 		is := o.intent()
@@ -40,7 +41,7 @@ func (a *Agent) promisedLocked(key objectKey, r *intent.Record) []device.Writer 
 			continue
 		}
 		// The group's name is a digest, too dear to make one of each object's.
-		if c := is.Connection(); c.Kind != mine.Kind || c.Source != mine.Source || is.Group(other.id) != group {
+		if c := is.Connection(); c.Kind != mine.Kind || c.Source != mine.Source || is.Group(other.ID) != group {
 			continue
 		}
 		if w, ok := a.writer(other, is); ok {
@@ -52,7 +53,7 @@ func (a *Agent) promisedLocked(key objectKey, r *intent.Record) []device.Writer 
 
 // admitLocked refuses a writer beside others of its share whose locks it does
 // not meet. One that is there already stays.
-func (a *Agent) admitLocked(key objectKey, old, next *intent.Record) error {
+func (a *Agent) admitLocked(key model.Key, old, next *intent.Record) error {
 	if old != nil {
 		if _, is := a.writer(key, old); is {
 			return nil
@@ -68,7 +69,7 @@ func (a *Agent) admitLocked(key objectKey, old, next *intent.Record) error {
 // unlockedUsersLocked names the other writers that the locks of an attachment's
 // guest do not meet.
 func (a *Agent) unlockedUsersLocked(o *object) []string {
-	g := a.groups[o.rec.Group(o.key.id)]
+	g := a.groups[o.rec.Group(o.key.ID)]
 	if g == nil {
 		return nil
 	}
@@ -115,7 +116,7 @@ func (a *Agent) noteWritersLocked(g *group) {
 			continue
 		}
 		if len(o.unlocked) == 0 {
-			a.log.Warn("others write to the share whose locks the guest does not meet", "attachment", key.id, "users", users[:min(len(users), mostUsers)], "count", len(users))
+			a.log.Warn("others write to the share whose locks the guest does not meet", "attachment", key.ID, "users", users[:min(len(users), mostUsers)], "count", len(users))
 		}
 		o.unlocked = users
 		a.tellLocked(o, false)

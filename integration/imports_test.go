@@ -23,8 +23,9 @@ var mayImport = map[string][]string{
 	"api/node/client/example": {"api/node/client", "api/node/v1"},
 	"api/node/v1":             {},
 
-	"agent":            {"agent/access", "agent/answers", "agent/crashpoint", "agent/device", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/move", "agent/parts", "agent/preflight", "agent/reconcile", "agent/retry", "agent/standing", "agent/starts", "agent/statistics", "agent/strain", "agent/tree", "agent/word", "drivers", "ganesha", "netns"},
+	"agent":            {"agent/access", "agent/allotment", "agent/answers", "agent/crashpoint", "agent/device", "agent/fault", "agent/intent", "agent/ledger", "agent/model", "agent/move", "agent/parts", "agent/preflight", "agent/reconcile", "agent/refusal", "agent/retry", "agent/rulebook", "agent/standing", "agent/starts", "agent/statistics", "agent/strain", "agent/tree", "agent/word", "drivers", "ganesha", "netns"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
+	"agent/allotment":  {"agent/intent", "ganesha"},
 	"agent/answers":    {"agent/fault", "agent/intent", "agent/move", "agent/parts", "agent/word"},
 	"agent/crashpoint": {},
 	"agent/device":     {"agent/fault", "agent/word"},
@@ -44,7 +45,9 @@ var mayImport = map[string][]string{
 
 	"agent/reconcile":  {},
 	"agent/rpc":        {"agent", "agent/access", "agent/device", "agent/fault", "agent/model", "agent/move", "agent/statistics", "agent/strain", "api/node/v1", "drivers"},
+	"agent/refusal":    {"agent/fault", "agent/ledger", "agent/model"},
 	"agent/retry":      {"agent/fault"},
+	"agent/rulebook":   {"agent/access", "agent/fault", "agent/intent", "agent/model", "ganesha"},
 	"agent/standing":   {"agent/answers", "agent/fault", "agent/intent", "agent/model", "agent/move", "agent/reconcile", "agent/retry", "agent/word"},
 	"agent/starts":     {},
 	"agent/statistics": {"ganesha"},

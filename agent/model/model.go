@@ -22,6 +22,24 @@ const (
 	KindExport     = "export"
 )
 
+// A Key names one object.
+type Key struct {
+	Kind string
+	ID   string
+}
+
+// AttachmentKey, NetworkKey and ExportKey name the object of their kind that
+// has an id.
+func AttachmentKey(id string) Key { return Key{KindAttachment, id} }
+
+// NetworkKey is explained at AttachmentKey.
+func NetworkKey(id string) Key { return Key{KindNetwork, id} }
+
+// ExportKey is explained at AttachmentKey.
+func ExportKey(id string) Key { return Key{KindExport, id} }
+
+func (k Key) String() string { return k.Kind + "/" + k.ID }
+
 // A Phase is where an object stands.
 type Phase string
 
@@ -271,11 +289,11 @@ type Event struct {
 func (e Event) Name() string {
 	switch {
 	case e.Attachment != nil:
-		return KindAttachment + "/" + e.Attachment.ID
+		return AttachmentKey(e.Attachment.ID).String()
 	case e.Network != nil:
-		return KindNetwork + "/" + e.Network.ID
+		return NetworkKey(e.Network.ID).String()
 	case e.Export != nil:
-		return KindExport + "/" + e.Export.ID
+		return ExportKey(e.Export.ID).String()
 	}
 	return ""
 }
