@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"libvirt.org/go/libvirt"
-
 	"github.com/causeway-project/causeway/agent/crashpoint"
 )
 
@@ -210,38 +208,38 @@ func (h *Host) detach(ctx context.Context, d Device) error {
 	defer stop()
 	ticker := time.NewTicker(look)
 	defer ticker.Stop()
-	var asked time.Time
-	var last error // what libvirt said to the last request
-	for {
-		there, err := h.there(ctx, d)
-		if err == nil && !there {
-			return nil
-		}
-		if err == nil && time.Since(asked) >= nag {
-			last = h.unplug(ctx, d)
-			asked = time.Now()
-			continue // it may be gone by now, and libvirt's answer says nothing of it
-		}
-		if err == nil {
-			select {
-			case <-woken:
-				continue
-			case <-ticker.C:
-				continue
-			case <-ctx.Done():
-				err = context.Cause(ctx)
+	asked := time.Now()
+	last := h.unplug(ctx, d) // what libvirt said to the last request
+	if errors.Is(last, ErrUnavailable) {
+		return last
+	}
+	// What libvirt took it has only passed on, so that a look at once would see
+	// nothing new; what it refused may be gone.
+	for looking := last != nil; ; looking = true {
+		if looking {
+			there, err := h.there(ctx, d)
+			switch {
+			case err == nil && !there:
+				return nil
+			case err != nil && ctx.Err() == nil:
+				return err
+			case err == nil && time.Since(asked) >= nag:
+				asked = time.Now()
+				last = h.unplug(ctx, d)
 			}
 		}
-		if ctx.Err() == nil || asked.IsZero() {
-			return err
+		select {
+		case <-woken:
+		case <-ticker.C:
+		case <-ctx.Done():
+			return errors.Join(fmt.Errorf("%w: %w", ErrGuestBusy, context.Cause(ctx)), last)
 		}
-		return errors.Join(fmt.Errorf("%w: %w", ErrGuestBusy, context.Cause(ctx)), last)
 	}
 }
 
 // there tells whether a device is in a running domain.
 func (h *Host) there(ctx context.Context, d Device) (bool, error) {
-	i, err := h.Instance(ctx, d.Instance)
+	i, err := call(ctx, h, h.calls, func(v hypervisor) (Instance, error) { return h.findLive(v, d.Instance) })
 	if errors.Is(err, ErrNoInstance) {
 		return false, nil
 	}
@@ -252,15 +250,13 @@ func (h *Host) there(ctx context.Context, d Device) (bool, error) {
 	return ok && i.Running, nil
 }
 
-// unplug asks the guest once.
+// unplug asks the guest once. What libvirt says says nothing of whether the
+// device is there.
 func (h *Host) unplug(ctx context.Context, d Device) error {
 	_, err := call(ctx, h, h.calls, func(v hypervisor) (struct{}, error) {
 		err := v.detach(d.Instance, libvirtAlias(d.Alias))
 		crashpoint.Hit(crashpoint.DeviceUnplug)
 		return struct{}{}, err
 	})
-	if errors.Is(err, libvirt.ERR_DEVICE_MISSING) {
-		return nil
-	}
 	return err
 }
