@@ -29,7 +29,7 @@ func (h libvirt) Instance(ctx context.Context, name string) (parts.Instance, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.looks++
+	h.looks[name]++
 	if h.libvirtOff {
 		return parts.Instance{}, &fault.Error{Kind: fault.Unavailable, Reason: fault.LibvirtUnavailable, Message: "libvirt is away"}
 	}

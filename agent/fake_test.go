@@ -35,9 +35,9 @@ type host struct {
 	calls       int
 	failAt      int // this changing call fails; 0 fails none
 	failed      bool
-	onCall      func(n int)  // runs before the n-th changing call
-	before      func(string) // runs before slow calls, without mu; set before an agent is booted
-	looks       int          // at instances
+	onCall      func(n int)    // runs before the n-th changing call
+	before      func(string)   // runs before slow calls, without mu; set before an agent is booted
+	looks       map[string]int // at instances, by what they were asked for by
 	log         []string
 	shares      map[string]bool   // at the backend
 	mounted     map[string]string // target -> what
@@ -71,7 +71,7 @@ func newHost(t *testing.T) *host {
 	h := &host{
 		t: t, shares: map[string]bool{"docs": true, "music": true}, mounted: map[string]string{}, sharing: map[string]bool{}, gone: map[string]bool{},
 		namespaces: map[string]netns.Network{}, bridges: map[string]bool{"br-blue": true, "br-red": true}, gateways: map[string]*server{},
-		daemons: map[string]chan struct{}{}, instances: map[string]*parts.Instance{}, guests: map[string]bool{},
+		daemons: map[string]chan struct{}{}, instances: map[string]*parts.Instance{}, looks: map[string]int{}, guests: map[string]bool{},
 		abilities: []string{"cache_auto", "cache_never", "xattr", "posix_acl", "shared_locks", "threads", "map_ids"},
 		hooks:     map[string]chan struct{}{}, connected: map[string]bool{},
 		deaths: map[string]parts.Death{},

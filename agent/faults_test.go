@@ -33,7 +33,7 @@ func TestLibvirtGoesInTheMiddle(t *testing.T) {
 	_, err := a.Attach(ctx, docsVM1())
 	reasonOf(t, err, fault.Deadline, fault.CallTimeout)
 	h.mu.Lock()
-	looks := h.looks
+	looks := h.looks["uuid-vm1"]
 	h.libvirtOff = false
 	h.mu.Unlock()
 	if looks > 20 {

@@ -249,3 +249,31 @@ func TestAgentStartsBesideAnInstance(t *testing.T) {
 	}
 	wait.Until(t, "as before", func() bool { return h.String() == running })
 }
+
+// TestNewsOfOneInstance: others that have the share are not asked for it.
+func TestNewsOfOneInstance(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	other := docsVM1()
+	other.ID, other.Instance = "docs-vm2", "vm2"
+	for _, at := range []model.Attachment{docsVM1(), other} {
+		if _, err := a.Attach(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.mu.Lock()
+	clear(h.looks)
+	h.instances["vm1"].Devices = nil
+	h.mu.Unlock()
+	a.InstanceChanged(parts.InstanceEvent{UUID: "uuid-vm1"})
+	wait.Until(t, "attached again", func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.instances["vm1"].Devices) == 1
+	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.looks["uuid-vm1"] == 0 || h.looks["uuid-vm2"] != 0 {
+		t.Errorf("looked %v times, want none at uuid-vm2", h.looks)
+	}
+}
