@@ -16,6 +16,7 @@ import (
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
 	"github.com/causeway-project/causeway/integration/nfs41"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // A verb of the kill matrix. Each of its cases begins where setup and before
@@ -24,6 +25,7 @@ type verb struct {
 	name            string
 	setup, teardown func(context.Context, *node)
 	before, after   func(context.Context, *node)
+	ready           func(context.Context, *node) error // returns when an agent that has begun may be called
 	call            func(context.Context, *node) error // required
 	check           func(context.Context, *node)       // that it did what it should, besides the state of the host
 	maybe           []crashpoint.Point                 // passed in some runs alone; another verb always passes them
@@ -88,6 +90,7 @@ func verbs() []verb {
 		_, err := n.exports.DeleteRule(ctx, &nodev1.DeleteRuleRequest{Export: "docs", Id: "first"})
 		return err
 	}
+	forceDetach := func(ctx context.Context, n *node) error { return n.forced(ctx, "docs-vm1") }
 	must := func(calls ...func(context.Context, *node) error) func(context.Context, *node) {
 		return func(ctx context.Context, n *node) {
 			n.t.Helper()
@@ -120,9 +123,10 @@ func verbs() []verb {
 		{name: "rule delete", setup: must(putNetwork, put(exported("docs", "docs"))), before: must(putRule), call: deleteRule,
 			check: servesWritable, teardown: must(deleteExport, deleteNetwork)},
 		{name: "attach", call: attach, check: guestReads, after: must(detach)},
-		{name: "detach", before: must(attach), call: detach, check: guestIsFree},
+		{name: "detach", before: must(attach), ready: guestAsked, call: detach, check: guestIsFree},
+		{name: "detach by force", before: must(attach), ready: guestAsked, call: forceDetach, check: guestIsFree},
 		{name: "prepare", call: prepareElsewhere, after: must(detach)},
-		{name: "release", before: must(attach), call: releaseDocs, check: guestIsFree, after: must(detach)},
+		{name: "release", before: must(attach), ready: guestAsked, call: releaseDocs, check: guestIsFree, after: must(detach)},
 		{name: "rollback", before: must(attach, releaseDocs), call: rollbackDocs, check: guestReads, after: must(detach)},
 	}
 }
@@ -133,6 +137,24 @@ func prepareElsewhere(ctx context.Context, n *node) error {
 	a.Instance = "8c5b4ff3-6d52-4d4c-9bb1-000000000001"
 	_, err := n.attachments.Prepare(ctx, &nodev1.PrepareAttachmentRequest{Attachment: a, ExpiresAt: inTenMinutes()})
 	return err
+}
+
+// guestAsked waits until the agent knows what the guest has mounted. Then a removal
+// has a step of its own in the guest; else the device's step has it unmounted.
+func guestAsked(ctx context.Context, n *node) error {
+	// By a connection of its own: one that finds the agent dead, as it may be by
+	// now, does not try again at once.
+	conn, err := n.Connect()
+	if err != nil {
+		return err
+	}
+	err = wait.For(ctx, func() (bool, error) {
+		r, err := nodev1.NewAttachmentsClient(conn).Get(ctx, &nodev1.GetAttachmentRequest{Id: "docs-vm1"})
+		a := r.GetAttachment()
+		settled := a.GetGuest() == nodev1.GuestState_GUEST_STATE_MOUNTED && a.GetStatus().GetPhase() == nodev1.Phase_PHASE_READY
+		return settled || !n.Running(), errors.Join(err, errors.New(r.String()))
+	})
+	return errors.Join(err, conn.Close())
 }
 
 func releaseDocs(ctx context.Context, n *node) error {
@@ -290,6 +312,14 @@ type passing struct {
 
 func (p passing) String() string { return fmt.Sprintf("%s#%d", p.point, p.nth) }
 
+// await what an agent that has begun may yet have to learn.
+func (v verb) await(ctx context.Context, n *node) error {
+	if v.ready == nil {
+		return nil
+	}
+	return v.ready(ctx, n)
+}
+
 // learn runs a verb undisturbed. It returns the points that it passes, and
 // the host after it.
 func (v verb) learn(ctx context.Context, n *node, base lab.HostState) ([]passing, lab.HostState) {
@@ -300,6 +330,7 @@ func (v verb) learn(ctx context.Context, n *node, base lab.HostState) ([]passing
 	n.must(os.Setenv("CAUSEWAY_CRASH_LOG", trace))
 	defer func() { n.must(os.Unsetenv("CAUSEWAY_CRASH_LOG")) }()
 	n.start(ctx)
+	n.must(v.await(ctx, n))
 	n.must(v.call(ctx, n))
 	v.do(ctx, n, v.check)
 	want := base
@@ -315,7 +346,7 @@ func (v verb) learn(ctx context.Context, n *node, base lab.HostState) ([]passing
 	n.start(ctx)
 	v.do(ctx, n, v.after)
 	points := slices.DeleteFunc(passings(string(text)), func(p passing) bool {
-		return slices.Contains(v.maybe, p.point) || strings.HasSuffix(string(p.point), ".guest-mount.remove")
+		return slices.Contains(v.maybe, p.point)
 	})
 	return points, want
 }
@@ -355,6 +386,9 @@ func (v verb) kill(ctx context.Context, n *node, p passing, want lab.HostState) 
 	defer cancel()
 	called := n.WaitInSync(dying)
 	if called == nil {
+		n.must(v.await(dying, n))
+	}
+	if called == nil && n.Running() {
 		if strings.HasPrefix(string(p.point), "launch.") {
 			v.killLauncher(ctx, n, p, logged)
 		} else {
@@ -402,8 +436,7 @@ func logSize(n *node) int64 {
 
 // everyPoint lists what some verb has to pass. An export and a network's
 // namespace are changed in place, and so is a gateway that is adopted; nothing
-// else is. An agent that has just begun has not asked the guest yet what it has
-// mounted: then the device's step has it unmounted, else one of its own does.
+// else is.
 func everyPoint() []crashpoint.Point {
 	points := []crashpoint.Point{
 		crashpoint.LedgerPut, crashpoint.LedgerDelete, crashpoint.ProcessForked,
@@ -418,9 +451,6 @@ func everyPoint() []crashpoint.Point {
 			changes = append(changes, reconcile.Update)
 		}
 		for _, c := range changes {
-			if k == reconcile.GuestMount && c == reconcile.Remove {
-				continue // as learn does
-			}
 			points = append(points, crashpoint.At(crashpoint.StepBegin, k.String(), string(c)), crashpoint.At(crashpoint.StepEnd, k.String(), string(c)))
 		}
 	}
