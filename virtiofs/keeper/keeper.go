@@ -123,9 +123,7 @@ func (k *keeper) start() error {
 	if err != nil {
 		return err
 	}
-	// It closes the descriptor, at the latest when it is collected: nobody else may.
-	theirs := os.NewFile(uintptr(listener), "listener")
-	defer theirs.Close()
+	defer unix.Close(listener)
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socket", err)
@@ -136,15 +134,16 @@ func (k *keeper) start() error {
 	}
 	k.daemon = &vhostuser.Conn{FD: fd}
 	k.pidfd = -1
-	proc, err := os.StartProcess(k.Program[0], append(k.Program, fmt.Sprintf("--fd=%d", childFD)), &os.ProcAttr{
+	// os.StartProcess would first try on a child of its own whether the kernel has
+	// pidfds.
+	k.child, err = syscall.ForkExec(k.Program[0], append(k.Program, fmt.Sprintf("--fd=%d", childFD)), &syscall.ProcAttr{
 		Env:   os.Environ(),
-		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs},
+		Files: []uintptr{0, 1, 2, uintptr(listener)},
 		Sys:   k.attributes(),
 	})
 	if err != nil {
-		return err
+		return &os.PathError{Op: "exec", Path: k.Program[0], Err: err}
 	}
-	k.child = proc.Pid
 	k.preferChild()
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGUSR1)
