@@ -375,9 +375,11 @@ func TestStepWithoutEffect(t *testing.T) {
 	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	_, err := a.PutExport(ctx, docs())
+	failed := func() bool {
+		e, err := a.Export(t.Context(), "docs")
+		return err == nil && e.Status.Phase == model.Failed
+	}
+	_, err := a.PutExport(endsAfter(t, 300*time.Millisecond, failed), docs())
 	reasonOf(t, err, fault.Deadline, fault.CallTimeout)
 	e, err := a.Export(t.Context(), "docs")
 	if err != nil || e.Status.Phase != model.Failed || e.Status.Reason != fault.StepFailed {

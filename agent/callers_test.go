@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // TestTwoCallers attach to one instance at once, under one tag: one gets it.
@@ -92,7 +92,7 @@ func TestAttachEndsHalfWay(t *testing.T) {
 		t.Errorf("%v does not say that it was cancelled", err)
 	}
 	close(release)
-	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel = context.WithTimeout(t.Context(), wait.Long)
 	defer cancel()
 	at, err := a.Attach(ctx, docsVM1())
 	if err != nil || at.Status.Phase != model.Ready || at.Status.Generation != 1 {

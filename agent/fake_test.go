@@ -378,7 +378,7 @@ func (h *host) launch(dir string) *node {
 		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "r"), Drivers: registry,
 		Mounts: table{h}, Namespaces: networks{h}, Instances: libvirt{h}, Daemons: daemons{h}, Servers: h.server,
 		CheckVersions: h.checkVersions,
-		Resync:        time.Minute, Probe: 5 * time.Millisecond, ForceGrace: 50 * time.Millisecond, CallTimeout: 10 * time.Second, Hostname: "host",
+		Resync:        time.Minute, Probe: 5 * time.Millisecond, ForceGrace: 50 * time.Millisecond, CallTimeout: wait.Long, Hostname: "host",
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {
@@ -399,6 +399,45 @@ func (h *host) checkVersions(v ganesha.Versions) error {
 		return fmt.Errorf("rpcbind not installed: %w", ganesha.ErrVersion)
 	}
 	return nil
+}
+
+// A patience is a context whose deadline passes when over is closed.
+type patience struct {
+	context.Context
+	over chan struct{}
+}
+
+func (p patience) Done() <-chan struct{} { return p.over }
+
+func (p patience) Err() error {
+	select {
+	case <-p.over:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
+// endsAfter is the context of a caller who waits until done says so, and for a
+// while longer: a fixed time would be too short on a machine that is busy.
+func endsAfter(t *testing.T, while time.Duration, done func() bool) context.Context {
+	t.Helper()
+	p := patience{t.Context(), make(chan struct{})}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer close(p.over)
+		if err := wait.Within(wait.Long, func() bool { return done() || t.Context().Err() != nil }); err != nil {
+			t.Error(err)
+			return
+		}
+		select {
+		case <-time.After(while):
+		case <-t.Context().Done():
+		}
+	}()
+	t.Cleanup(func() { <-ended })
+	return p
 }
 
 var discard = slog.New(slog.DiscardHandler)

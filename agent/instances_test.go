@@ -4,7 +4,6 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
@@ -217,7 +216,7 @@ func TestStartWithoutLibvirt(t *testing.T) {
 	h.libvirtOff = true
 	h.mu.Unlock()
 	a = h.boot(dir)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), wait.Long)
 	defer cancel()
 	s := model.Start{Instance: "vm1", UUID: "uuid-vm1", Sockets: []string{a.at.Socket("docs-vm1")}}
 	if err := a.PrepareStart(ctx, s); err != nil {

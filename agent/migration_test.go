@@ -197,14 +197,14 @@ func TestMoveExpires(t *testing.T) {
 				t.Parallel()
 				h, dir := newHost(t), shortDir(t)
 				a := h.boot(dir)
-				soon := time.Now().Add(300 * time.Millisecond)
+				soon := time.Now().Add(time.Second)
 				var err error
 				if c.prepare {
 					_, err = a.Prepare(t.Context(), docsVM3(), soon)
 				} else {
 					must(t, sees(h, a.Agent, running))
 					if _, err = a.Attach(t.Context(), docsVM3()); err == nil {
-						soon = time.Now().Add(300 * time.Millisecond)
+						soon = time.Now().Add(time.Second)
 						_, err = a.Release(t.Context(), "docs-vm3", soon)
 					}
 				}

@@ -204,7 +204,7 @@ func newSiteOn(t testing.TB, system string) *site {
 	}
 	s.g = New(s.o)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), wait.Long)
 		defer cancel()
 		if t.Failed() {
 			t.Logf("the log of ganesha ends:\n%s", s.g.lastLog())
@@ -343,7 +343,7 @@ type identity struct {
 // client is a real NFSv4.1 client in the gateway's namespace.
 func (s *site) client(who identity) *nfs41.Client {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), wait.Long)
 	defer cancel()
 	c, err := nfs41.Dial(ctx, s.options(who))
 	if err != nil {

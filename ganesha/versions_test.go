@@ -230,7 +230,7 @@ func TestVersionsAreServedAsAsked(t *testing.T) {
 	for _, v := range []Versions{nil, {NFS40, NFS41, NFS42}, {NFS3}, allVersions} {
 		t.Run(v.protocols()+" "+v.minors(), func(t *testing.T) {
 			onBothWith(t, v, func(t *testing.T, s *site) {
-				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), 2*wait.Long)
 				defer cancel()
 				s.start(s.tree(1))
 				want := map[string]bool{"3": v.v3(), "4.0": strings.Contains(v.minors(), "0")}

@@ -27,6 +27,7 @@ import (
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
 	"github.com/causeway-project/causeway/integration/nfs41"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // A thing that the chaos puts and deletes. Each has one goroutine that does so.
@@ -354,7 +355,7 @@ func (c *chaos) converge(ctx context.Context) {
 // repeat one call until it succeeds.
 func (c *chaos) repeat(ctx context.Context, x *thing) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("not within a minute"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*wait.Long, fmt.Errorf("not within %s", 3*wait.Long))
 	defer cancel()
 	until(ctx, c.t, x.String(), func() (bool, error) {
 		once, cancel := context.WithTimeout(ctx, 15*time.Second)
@@ -483,7 +484,7 @@ func (c *chaos) leaks(ctx context.Context) {
 	for calls < 200 {
 		calls += round()
 	}
-	settled, cancel := context.WithTimeout(ctx, 20*time.Second)
+	settled, cancel := context.WithTimeout(ctx, wait.Long)
 	defer cancel()
 	until(settled, c.t, fmt.Sprintf("after %d verbs, of %d descriptors and %d goroutines", calls, fds, goroutines), func() (bool, error) {
 		f, g := c.counts(ctx)

@@ -99,7 +99,7 @@ func TestDrift(t *testing.T) {
 // once. Of a view a client does not notice; of a share's own mount what it had
 // open is stale, and it opens it anew.
 func TestUnmounted(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, time.Minute)
+	w, ctx := theWorld(t), limited(t, 3*time.Minute)
 	dir := w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{Resync: 2 * time.Second})
 	n.putNetwork(ctx, blueNetwork())
@@ -134,7 +134,7 @@ func TestUnmounted(t *testing.T) {
 // the gateway. The export says that it is degraded, the other one is served, and
 // a share that is made anew is served without anybody's call.
 func TestShareVanishes(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, time.Minute)
+	w, ctx := theWorld(t), limited(t, 3*time.Minute)
 	w.share(t, "docs")
 	gone := filepath.Join(w.pool.Dir, "gone")
 	n := w.started(ctx, t, lab.AgentOptions{Resync: 2 * time.Second})

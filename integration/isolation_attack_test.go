@@ -16,6 +16,7 @@ import (
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/attack"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // An assault is what a hostile machine sends, and what nobody may see.
@@ -334,7 +335,7 @@ func (b battle) resolved() bool {
 		b.t.Fatal(err)
 	}
 	for {
-		frame, err := b.wire.Receive(time.Now().Add(10 * time.Second))
+		frame, err := b.wire.Receive(time.Now().Add(wait.Long))
 		if err != nil || frame == nil {
 			b.t.Fatalf("no answer for %s: %v", own, err)
 		}

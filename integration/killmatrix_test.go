@@ -382,7 +382,7 @@ func (v verb) kill(ctx context.Context, n *node, p passing, want lab.HostState) 
 	logged := logSize(n)
 	n.must(n.Launch(p.String()))
 	// It may die on its way up, while it adopts what is there.
-	dying, cancel := context.WithTimeout(ctx, 10*time.Second)
+	dying, cancel := context.WithTimeout(ctx, wait.Long)
 	defer cancel()
 	called := n.WaitInSync(dying)
 	if called == nil {
@@ -414,7 +414,7 @@ func (v verb) kill(ctx context.Context, n *node, p passing, want lab.HostState) 
 // agent then.
 func (v verb) killLauncher(ctx context.Context, n *node, p passing, logged int64) {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, wait.Long)
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- v.call(ctx, n) }()

@@ -103,7 +103,7 @@ func TestLife(t *testing.T) {
 // TestIDs: every id that is taken can be used, for all that is named after it
 // on the host.
 func TestIDs(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, time.Minute)
+	w, ctx := theWorld(t), limited(t, 3*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	for _, id := range []string{"my.net_1-a", strings.Repeat("x", 63)} {

@@ -15,11 +15,12 @@ import (
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // TestBadMoves refuses what cannot move.
 func TestBadMoves(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, time.Minute)
+	w, ctx := theWorld(t), limited(t, 3*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	n.attach(ctx, attached("good", "docs"))
@@ -339,7 +340,8 @@ func withoutImage(xml string) string { return strings.Replace(xml, "<initrd>", "
 // its time is over.
 func moveExpires(ctx context.Context, t *testing.T, m *migration, away bool) {
 	m, a, b := m.within(ctx, t)
-	soon := func() *timestamppb.Timestamp { return timestamppb.New(time.Now().Add(2 * time.Second)) }
+	// Long enough for a busy machine to prepare, and to migrate, before.
+	soon := func() *timestamppb.Timestamp { return timestamppb.New(time.Now().Add(5 * time.Second)) }
 	absent := func(n *node, over *timestamppb.Timestamp) {
 		if !away {
 			return
@@ -425,7 +427,7 @@ func (m *migration) arrive(ctx context.Context, crashAt string) {
 	}
 	m.migrate()
 	if crashAt != "" {
-		dying, cancel := context.WithTimeout(ctx, 20*time.Second)
+		dying, cancel := context.WithTimeout(ctx, wait.Long)
 		if err := to.WaitKilled(dying); err != nil {
 			m.t.Errorf("at %s: %v", crashAt, err)
 			to.kill()

@@ -123,7 +123,7 @@ func (n *node) unchanged(ctx context.Context, want lab.HostState) {
 // after the call that deleted its last export has returned.
 func (n *node) settles(ctx context.Context, want lab.HostState) {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, wait.Long)
 	defer cancel()
 	until(ctx, n.t, "the host differs", func() (bool, error) {
 		diff := n.state(ctx).Diff(want)

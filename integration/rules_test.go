@@ -42,7 +42,7 @@ func TestRules(t *testing.T) {
 	expiring := func() time.Time {
 		t.Helper()
 		r := proto.CloneOf(mine)
-		at := time.Now().Add(3 * time.Second)
+		at := time.Now().Add(5 * time.Second)
 		r.ExpiresAt = timestamppb.New(at)
 		n.putRule(ctx, r)
 		return at

@@ -15,6 +15,7 @@ import (
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/integration/lab"
 	"github.com/causeway-project/causeway/integration/nfsv3"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // v3 is an NFSv3 client in a namespace.
@@ -93,9 +94,7 @@ func TestOlderVersions(t *testing.T) {
 
 	// Over UDP rpcbind answers look-ups, and neither lists, forwards, nor
 	// registers; over TCP it registers nothing either.
-	if !asks(ctx, t, old, 3, nfsv3.Mount, 3, 6, 0) {
-		t.Error("no answer to a look-up")
-	}
+	until(ctx, t, "no answer to a look-up", func() (bool, error) { return asks(ctx, t, old, 3, nfsv3.Mount, 3, 6, 0), nil })
 	for name, procedure := range map[string]uint32{"list": 4, "forwarded call": 5, "registration": 1, "its end": 2, "null": 0} {
 		if asks(ctx, t, old, procedure, 400000, 1, 6, 22) {
 			t.Errorf("rpcbind answers to a %s over UDP", name)
@@ -208,7 +207,7 @@ func TestOlderVersionsOfTheKernel(t *testing.T) {
 
 	n.in(ctx, "rpcbind && rpc.statd -L")
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wait.Long)
 		defer cancel()
 		if _, err := n.guest.Shell(ctx, "killall rpc.statd rpcbind"); err != nil {
 			t.Error(err)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/netns/plug"
 )
 
@@ -19,7 +20,7 @@ import (
 // for what must, on a machine that has much else to do.
 const (
 	silence = 250 * time.Millisecond
-	answer  = 10 * time.Second
+	answer  = wait.Long
 )
 
 // dial connects from a named namespace.

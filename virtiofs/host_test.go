@@ -139,10 +139,18 @@ func TestDetachWaitsForTheGuest(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.change(func(d *fakeDomain) { d.asleep = true })
-	if err := h.Detach(limited(t, 50*time.Millisecond), a); !errors.Is(err, ErrGuestBusy) {
+	done := make(chan error)
+	brief, cancel := context.WithCancel(t.Context())
+	go func() { done <- h.Detach(brief, a) }()
+	wait.Until(t, "the guest is asked", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return len(f.domains[guestUUID].pending) > 0
+	})
+	cancel()
+	if err := <-done; !errors.Is(err, ErrGuestBusy) {
 		t.Fatalf("Detach = %v, want ErrGuestBusy: libvirt's success is none", err)
 	}
-	done := make(chan error)
 	ctx := limited(t, wait.Long)
 	go func() { done <- h.Detach(ctx, a) }()
 	f.release(guestUUID)
@@ -267,12 +275,16 @@ func TestLateAttachHoldsItsLock(t *testing.T) {
 	f.mu.Lock()
 	f.hang = hang
 	f.mu.Unlock()
-	if err := h.Attach(limited(t, 20*time.Millisecond), fakeDevice("a")); !errors.Is(err, context.DeadlineExceeded) {
+	done := make(chan error)
+	brief, cancel := context.WithCancel(t.Context())
+	go func() { done <- h.Attach(brief, fakeDevice("a")) }()
+	wait.Until(t, "libvirt is asked", func() bool { f.mu.Lock(); defer f.mu.Unlock(); return f.inside == 1 })
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Fatalf("Attach = %v", err)
 	}
 	second := fakeDevice("b")
 	second.Tag = fakeDevice("a").Tag
-	done := make(chan error)
 	ctx := limited(t, wait.Long)
 	go func() { done <- h.Attach(ctx, second) }()
 	f.mu.Lock()

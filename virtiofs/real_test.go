@@ -195,7 +195,7 @@ func TestSuspendedGuest(t *testing.T) {
 	if err := w.guest.Suspend(); err != nil {
 		t.Fatal(err)
 	}
-	err := w.host.Detach(limited(t, 2*time.Second), d)
+	err := w.host.Detach(limited(t, 5*time.Second), d)
 	if !errors.Is(err, ErrGuestBusy) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Detach = %v, want ErrGuestBusy", err)
 	}

@@ -208,12 +208,13 @@ func recovered(ctx context.Context, call func(context.Context) (any, error)) (re
 // client stops listening at its own deadline, so that an answer sent then,
 // which says what the call was waiting for, would be lost.
 func (s *Server) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	left := s.callTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		theirs := time.Until(deadline)
-		left = min(left, theirs-min(theirs/10, 500*time.Millisecond))
+	end := time.Now().Add(s.callTimeout)
+	if theirs, ok := ctx.Deadline(); ok {
+		if before := theirs.Add(-min(time.Until(theirs)/10, 500*time.Millisecond)); before.Before(end) {
+			end = before
+		}
 	}
-	return context.WithTimeout(ctx, left)
+	return context.WithDeadline(ctx, end)
 }
 
 // audit writes one line per call that changes something or was refused.

@@ -107,7 +107,7 @@ func (w *Wire) Receive(until time.Time) ([]byte, error) {
 // machine has sent meanwhile, but for what neighbours say to each other. All
 // that was sent before has then been seen by the machine.
 func (w *Wire) Sync(from, to netip.Addr, mac net.HardwareAddr) (others [][]byte, err error) {
-	end := time.Now().Add(10 * time.Second)
+	end := time.Now().Add(time.Minute)
 	for round := byte(1); time.Now().Before(end); round++ {
 		request := ICMP(from, to, 8, []byte{0xca, 0xfe, 0, round})
 		request[1] = 0 // not Mark

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
@@ -120,7 +119,7 @@ var abilities = []finding{
 		s.must(unix.IoctlSetInt(int(pool.Fd()), fifreeze, 0))
 		thaw := func() { s.must(unix.IoctlSetInt(int(pool.Fd()), fithaw, 0)) }
 		_, err = s.guest.Shell(ctx, "(echo >/mnt/threads/held; echo >/tmp/threads-wrote) >/dev/null 2>&1 &")
-		short, cancel := context.WithTimeout(ctx, 20*time.Second)
+		short, cancel := context.WithTimeout(ctx, wait.Long)
 		defer cancel()
 		out, readErr := s.guest.Shell(short, "cat /mnt/threads/other; ls /tmp/threads-wrote 2>/dev/null")
 		thaw()

@@ -129,8 +129,7 @@ func TestGuest(t *testing.T) {
 }
 
 func TestHostState(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
+	ctx := limited(t)
 	w := newWorld(t)
 	agent, err := lab.NewAgent(lab.AgentOptions{Programs: lab.Installed("/nowhere"), Libvirt: w.libvirt.URI})
 	if err != nil {

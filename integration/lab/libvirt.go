@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"libvirt.org/go/libvirt"
+
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // A Libvirt is the virtlogd and the libvirtd of this program. There is one at
@@ -129,7 +131,7 @@ func (l *Libvirt) Start(ctx context.Context) error {
 func (l *Libvirt) Kill() error { return l.d.kill() }
 
 // Stop ends libvirtd, and guests go on.
-func (l *Libvirt) Stop() error { return l.d.stop(10 * time.Second) }
+func (l *Libvirt) Stop() error { return l.d.stop(wait.Long) }
 
 // Pause makes libvirtd hang, until Continue; guests go on.
 func (l *Libvirt) Pause() error { return l.d.signal(syscall.SIGSTOP) }
@@ -145,7 +147,7 @@ func (l *Libvirt) Close() error {
 	var errs []error
 	for _, d := range []*daemon{l.d, l.logd} {
 		if d != nil {
-			errs = append(errs, d.stop(10*time.Second))
+			errs = append(errs, d.stop(wait.Long))
 		}
 	}
 	return errors.Join(append(errs, os.RemoveAll(l.dir))...)

@@ -118,7 +118,7 @@ func (s *Systemd) Close() error {
 	}
 	err := s.d.kill()
 	// Process 1 is gone when all others there are.
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), wait.Long)
 	defer cancel()
 	err = errors.Join(err, wait.For(ctx, func() (bool, error) {
 		err := syscall.Kill(s.PID, 0)
