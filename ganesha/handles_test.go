@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/nfs41"
 )
 
@@ -119,7 +120,8 @@ __attribute__((constructor)) static void start(void) { open(getenv("CAUSEWAY_HAN
 
 func fakeLibrary(t *testing.T, source string) string {
 	t.Helper()
-	need(t, "gcc")
+	needs.Root(t)
+	needs.Programs(t, "gcc")
 	dir := t.TempDir()
 	if err := os.WriteFile(dir+"/fake.c", []byte(source), 0o600); err != nil {
 		t.Fatal(err)
@@ -132,7 +134,8 @@ func fakeLibrary(t *testing.T, source string) string {
 // changedLibrary builds the library with other words in one of its files.
 func changedLibrary(t *testing.T, file, before, after string) string {
 	t.Helper()
-	need(t, "gcc")
+	needs.Root(t)
+	needs.Programs(t, "gcc")
 	source, out := t.TempDir(), t.TempDir()
 	if err := os.CopyFS(source, os.DirFS("preload")); err != nil {
 		t.Fatal(err)
@@ -158,7 +161,8 @@ func TestForgedHandles(t *testing.T) {
 	for _, kind := range []string{"ext4", "btrfs"} {
 		t.Run(kind, func(t *testing.T) {
 			onBoth(t, func(t *testing.T, system string) {
-				need(t, "mkfs."+kind)
+				needs.Root(t)
+				needs.Programs(t, "mkfs."+kind)
 				for _, by := range []protection{"nothing", tags, seals} {
 					t.Run("protected by "+string(by), func(t *testing.T) {
 						p := poolOn(t, system, kind)

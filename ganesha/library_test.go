@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/ganesha/handles"
+	"github.com/causeway-project/causeway/integration/needs"
 )
 
 // siphash is SipHash-2-4, written for this test from its definition.
@@ -57,7 +58,8 @@ func TestSipHash(t *testing.T) {
 
 // TestLibrary calls the library as Ganesha's modules do.
 func TestLibrary(t *testing.T) {
-	need(t, "gcc")
+	needs.Root(t)
+	needs.Programs(t, "gcc")
 	dir := t.TempDir()
 	probe, work := dir+"/probe", dir+"/work"
 	command(t, "gcc", "-Wall", "-Werror", "-o", probe, "testdata/handles/probe.c")

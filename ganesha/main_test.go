@@ -19,6 +19,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/drivers/mounts"
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/nfs41"
 	"github.com/causeway-project/causeway/integration/programs"
 	"github.com/causeway-project/causeway/integration/wait"
@@ -89,27 +90,6 @@ func prepare() error {
 	return nil
 }
 
-// need skips a test that cannot run here, and fails it on CI.
-func need(t testing.TB, programs ...string) {
-	t.Helper()
-	why := ""
-	if os.Getenv(insideEnv) == "" {
-		why = "needs root"
-	}
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			why = err.Error()
-		}
-	}
-	switch {
-	case why == "":
-	case os.Getenv("CI") == "true":
-		t.Fatal(why)
-	default:
-		t.Skip(why)
-	}
-}
-
 // library builds causeway-preload.so once for all tests.
 func library(t testing.TB) string {
 	t.Helper()
@@ -149,36 +129,33 @@ var sites atomic.Int64 // names no two sites alike
 
 func newSite(t testing.TB) *site {
 	t.Helper()
-	need(t, "ganesha.nfsd", "dbus-daemon")
+	needs.Root(t)
+	needs.Programs(t, "ganesha.nfsd", "dbus-daemon")
 	return newSiteOn(t, "")
 }
 
 // onBoth runs a test with the host's Ganesha and with that of Debian 13.
 func onBoth(t *testing.T, test func(t *testing.T, system string)) {
 	t.Run("host", func(t *testing.T) {
-		need(t, "ganesha.nfsd", "dbus-daemon")
+		needs.Root(t)
+		needs.Programs(t, "ganesha.nfsd", "dbus-daemon")
 		test(t, "")
 	})
 	t.Run("trixie", func(t *testing.T) {
-		need(t)
+		needs.Root(t)
 		system, err := filepath.Abs("../.cache/debian13")
 		if err == nil {
 			_, err = os.Stat(system + nfsdPath)
 		}
-		switch {
-		case err == nil:
-		case os.Getenv("CI") == "true":
-			t.Fatalf("make deps: %v", err)
-		default:
-			t.Skipf("make deps: %v", err)
-		}
+		needs.Met(t, err)
 		test(t, system)
 	})
 }
 
 func newSiteOn(t testing.TB, system string) *site {
 	t.Helper()
-	need(t, "ip", "mke2fs", "mount")
+	needs.Root(t)
+	needs.Programs(t, "ip", "mke2fs", "mount")
 	name := fmt.Sprintf("cwt%d", sites.Add(1))
 	dir := "/run/" + name
 	s := &site{t: t, o: Options{

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/programs"
 )
 
@@ -25,11 +27,9 @@ const python = "/usr/bin/python3"
 // thePython skips the test where Python's packages are missing, but never on CI.
 func thePython(t *testing.T, modules string) {
 	t.Helper()
-	if out, err := exec.CommandContext(t.Context(), python, "-c", "import "+modules).CombinedOutput(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%v: %s: make deps", err, out)
-		}
-		t.Skipf("%v: %s", err, out)
+	out, err := exec.CommandContext(t.Context(), python, "-c", "import "+modules).CombinedOutput()
+	if err != nil {
+		needs.Met(t, fmt.Errorf("%w: %s", err, out))
 	}
 }
 

@@ -91,6 +91,7 @@ var mayImport = map[string][]string{
 	"integration/lab":               {"api/node/v1", "integration/programs", "integration/wait"},
 	"integration/lab/guest/writer":  {},
 	"integration/lab/run":           {"integration/lab"},
+	"integration/needs":             {},
 	"integration/netspace":          {},
 	"integration/nfs41":             {"integration/netspace"},
 	"integration/nfsv3":             {"integration/netspace"},

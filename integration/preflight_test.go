@@ -14,6 +14,7 @@ import (
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/needs"
 )
 
 // TestPreflightCures begins with a domain that lacks everything, and does what
@@ -131,12 +132,8 @@ func TestPreflightCures(t *testing.T) {
 // instance: none lets QEMU connect to our socket. It needs no AppArmor for that.
 func TestAppArmorNeedsARule(t *testing.T) {
 	const helper, uuid = "/usr/lib/libvirt/virt-aa-helper", "6b3c8bb4-0a34-4b8b-9d3e-3b1b5c1e8f10"
-	if _, err := os.Stat(helper); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%v: make deps", err)
-		}
-		t.Skip(err)
-	}
+	_, err := os.Stat(helper)
+	needs.Met(t, err)
 	c := exec.CommandContext(t.Context(), helper, "--create", "--dryrun", "--uuid", "libvirt-"+uuid)
 	c.Stdin = strings.NewReader(`<domain type='qemu'><name>vm1</name><uuid>` + uuid + `</uuid><memory unit='MiB'>64</memory>
 <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking><os><type arch='x86_64' machine='q35'>hvm</type></os>

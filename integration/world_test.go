@@ -13,13 +13,14 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/nfs41"
 )
 
 // TestMain runs everything inside the namespaces of package lab. Where the
 // machine lacks what they need, the tests of a real host skip themselves.
 func TestMain(m *testing.M) {
-	if lab.Ready() != nil && os.Getenv("CI") != "true" {
+	if lab.Ready() != nil && !needs.OnCI() {
 		os.Exit(m.Run())
 	}
 	os.Exit(lab.Main(m))
@@ -79,12 +80,7 @@ func newWorld() (*world, error) {
 // theWorld skips the test where there can be none, but never on CI.
 func theWorld(t *testing.T) *world {
 	t.Helper()
-	if err := lab.Ready(); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	needs.Met(t, lab.Ready())
 	w, err := shared()
 	if err != nil {
 		t.Fatal(err)

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/netns/namespace"
 	"github.com/causeway-project/causeway/netns/plug"
 )
@@ -68,19 +69,6 @@ func makePrivate() error {
 	return exec.Command("ip", "link", "set", "lo", "up").Run()
 }
 
-// needRoot skips where the kernel would refuse everything. On CI that is a
-// fault of the machine.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Getuid() == 0 {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatal("needs root")
-	}
-	t.Skip("needs root: makes network namespaces")
-}
-
 // run runs a command and returns what it says.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
@@ -105,7 +93,7 @@ func in(t *testing.T, ns, words string) string {
 
 func newBridge(t *testing.T, name string) {
 	t.Helper()
-	needRoot(t)
+	needs.Root(t)
 	ip(t, "link add "+name+" type bridge")
 	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", name).Run() })
 	ip(t, "link set "+name+" up")

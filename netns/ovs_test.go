@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/plug"
@@ -22,7 +23,7 @@ import (
 // tag 10.
 func newSwitch(t *testing.T) *Host {
 	t.Helper()
-	needRoot(t)
+	needs.Root(t)
 	h := startSwitch(t)
 	vsctl := func(args ...string) {
 		t.Helper()
@@ -46,15 +47,7 @@ func newSwitch(t *testing.T) *Host {
 
 func startSwitch(t *testing.T) *Host {
 	t.Helper()
-	for _, program := range []string{"ovsdb-server", "ovs-vswitchd", "ovsdb-tool", "ovs-vsctl"} {
-		if _, err := exec.LookPath(program); err == nil {
-			continue
-		}
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("needs %s (Debian: openvswitch-switch)", program)
-		}
-		t.Skipf("needs %s (Debian: openvswitch-switch)", program)
-	}
+	needs.Programs(t, "ovsdb-server", "ovs-vswitchd", "ovsdb-tool", "ovs-vsctl")
 	dir, err := os.MkdirTemp("", "ovs") // short, for the sockets in it
 	if err != nil {
 		t.Fatal(err)
@@ -150,12 +143,7 @@ func TestOVSNames(t *testing.T) {
 // Without the database, nothing is taken for gone.
 func TestOVSDown(t *testing.T) {
 	h := New(Options{OVSDB: "unix:" + filepath.Join(t.TempDir(), "none.sock")})
-	if _, err := exec.LookPath("ovs-vsctl"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	needs.Programs(t, "ovs-vsctl")
 	n := blue()
 	n.Plug = plug.OVS{Bridge: "br-int"}
 	if err := h.Check(t.Context(), n); !errors.Is(err, plug.ErrUnsupported) || !strings.Contains(err.Error(), "systemctl start openvswitch-switch") {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/netns/kernel"
 	"github.com/causeway-project/causeway/netns/plug"
 )
@@ -144,7 +145,7 @@ func scenes() []scene {
 // end of the wire.
 func newWire(t *testing.T) {
 	t.Helper()
-	needRoot(t)
+	needs.Root(t)
 	ip(t, "netns add ten")
 	t.Cleanup(func() {
 		_ = exec.Command("ip", "link", "del", "p0").Run()

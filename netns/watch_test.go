@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/netns/namespace"
 )
@@ -60,7 +61,7 @@ func TestWatchLinks(t *testing.T) {
 }
 
 func TestWatchNamespaces(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	events := startWatch(t, watchRunDir)
 	for _, words := range []string{
 		"netns add cw-one", // the first bind-mounts the directory on itself

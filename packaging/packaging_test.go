@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/causeway-project/causeway/integration/needs"
 )
 
 const service = "causeway-agent.service"
@@ -107,12 +109,7 @@ func TestServiceLeavesTheDataPathAlone(t *testing.T) {
 // copy of the unit names another one.
 func TestUnitsParse(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	needs.Met(t, err)
 	dir := t.TempDir()
 	for _, name := range []string{service, "causeway-agent.socket"} {
 		data, err := os.ReadFile(name)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"libvirt.org/go/libvirt"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/programs"
 	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/virtiofs/virtiofsd"
@@ -30,15 +30,6 @@ func TestMain(m *testing.M) {
 		code = max(code, 1)
 	}
 	os.Exit(code)
-}
-
-// missing ends a test that this machine cannot run: on CI it fails.
-func missing(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
 }
 
 // A world is libvirt's QEMU driver in this process, with one guest that all
@@ -136,18 +127,12 @@ func (d domainXML) String() string {
 // embedded returns the world with libvirt in it, and no guest yet.
 func embedded(t *testing.T) *world {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		missing(t, "needs root")
-	}
-	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
-		missing(t, "needs QEMU: %v", err)
-	}
-	if _, err := user.Lookup("libvirt-qemu"); err != nil {
-		missing(t, "libvirt's QEMU driver needs its account: %v", err)
-	}
-	if _, err := new(virtiofsd.Daemons).Program(t.Context()); err != nil {
-		missing(t, "%v", err)
-	}
+	needs.Root(t)
+	needs.Programs(t, "qemu-system-x86_64")
+	_, err := user.Lookup("libvirt-qemu") // of libvirt's QEMU driver
+	needs.Met(t, err)
+	_, err = new(virtiofsd.Daemons).Program(t.Context())
+	needs.Met(t, err)
 	w := &realWorld
 	w.once.Do(func() { w.err = w.open() })
 	if w.err != nil {
@@ -194,7 +179,7 @@ func bootedGuest(t *testing.T) *world {
 	t.Helper()
 	dir := os.Getenv("CAUSEWAY_GUEST_DIR")
 	if dir == "" {
-		missing(t, "needs CAUSEWAY_GUEST_DIR with vmlinuz and initramfs.gz: make deps")
+		needs.Met(t, errors.New("needs CAUSEWAY_GUEST_DIR with vmlinuz and initramfs.gz"))
 	}
 	w := embedded(t)
 	if w.guest == nil {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/wait"
 	"github.com/causeway-project/causeway/virtiofs/recipe"
 )
@@ -39,7 +40,7 @@ WantedBy=multi-user.target
 func TestGuestMountsByItself(t *testing.T) {
 	dir := os.Getenv("CAUSEWAY_GUEST_DIR")
 	if _, err := os.Stat(filepath.Join(dir, "systemd.cpio")); err != nil || dir == "" {
-		missing(t, "needs CAUSEWAY_GUEST_DIR with systemd.cpio: make deps")
+		needs.Met(t, errors.New("needs CAUSEWAY_GUEST_DIR with systemd.cpio"))
 	}
 	w := embedded(t)
 	ctx := limited(t, 8*time.Minute)

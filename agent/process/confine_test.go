@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/causeway-project/causeway/integration/needs"
 )
 
 // status is /proc/PID/status as a map.
@@ -155,7 +157,7 @@ func TestInherits(t *testing.T) {
 }
 
 func TestOpenFiles(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	var own unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
 		t.Fatal(err)
@@ -186,7 +188,7 @@ func TestOpenFiles(t *testing.T) {
 // newNetNS pins a new network namespace to a file.
 func newNetNS(t *testing.T) string {
 	t.Helper()
-	needRoot(t)
+	needs.Root(t)
 	file := filepath.Join(t.TempDir(), "netns")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/crashpoint"
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/wait"
 )
 
@@ -221,7 +222,7 @@ func TestZombie(t *testing.T) {
 }
 
 func TestStaleIdentity(t *testing.T) {
-	needRoot(t)
+	needs.Root(t)
 	boot, err := bootID()
 	if err != nil {
 		t.Fatal(err)

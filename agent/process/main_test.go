@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/programs"
 )
 
@@ -32,26 +33,15 @@ func TestMain(m *testing.M) {
 // starter returns a Starter with the real launcher.
 func starter(t testing.TB) *Starter {
 	t.Helper()
-	needRoot(t)
+	needs.Root(t)
 	return &Starter{Launcher: built.Path(t, "causeway-launch")}
 }
 
 // crasher returns a Starter whose launcher dies where CAUSEWAY_CRASH_AT says.
 func crasher(t testing.TB) *Starter {
 	t.Helper()
-	needRoot(t)
+	needs.Root(t)
 	return &Starter{Launcher: crashes.Path(t, "causeway-launch")}
-}
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	switch {
-	case os.Geteuid() == 0:
-	case os.Getenv("CI") == "true":
-		t.Fatal("needs root")
-	default:
-		t.Skip("needs root")
-	}
 }
 
 // sleeper is a program that does nothing for longer than any test.

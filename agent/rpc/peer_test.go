@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
+	"github.com/causeway-project/causeway/integration/needs"
 )
 
 const (
@@ -39,12 +40,7 @@ func TestChild(t *testing.T) {
 }
 
 func TestCallers(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs root, to call as another user")
-		}
-		t.Skip("needs root, to call as another user")
-	}
+	needs.Root(t) // to call as another user
 	program := sharedCopy(t)
 	const (
 		denied = "PermissionDenied caller_not_allowed"

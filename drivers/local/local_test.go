@@ -12,6 +12,7 @@ import (
 	"github.com/causeway-project/causeway/drivers/drivertest"
 	"github.com/causeway-project/causeway/drivers/local"
 	"github.com/causeway-project/causeway/drivers/mounts"
+	"github.com/causeway-project/causeway/integration/needs"
 )
 
 func TestMain(m *testing.M) { os.Exit(drivertest.Main(m)) }
@@ -97,12 +98,7 @@ func mountPool(t *testing.T, fstype, dir, pool string) {
 	if fstype == "tmpfs" {
 		run(t, "mount", "-t", "tmpfs", "-o", "size=1m", "pool", pool)
 	} else {
-		if _, err := exec.LookPath("mkfs." + fstype); err != nil {
-			if os.Getenv("CI") == "true" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
+		needs.Programs(t, "mkfs."+fstype)
 		image := filepath.Join(dir, "image")
 		f, err := os.Create(image)
 		if err != nil {

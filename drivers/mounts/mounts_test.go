@@ -16,6 +16,7 @@ import (
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/drivertest"
 	"github.com/causeway-project/causeway/drivers/mounts"
+	"github.com/causeway-project/causeway/integration/needs"
 )
 
 // Holding finds the mount of a directory, whether it is one or lies on one.
@@ -244,12 +245,7 @@ func format(t testing.TB, fstype, dir, pool string) {
 		tmpfs(t, "pool", pool)
 		return
 	}
-	if _, err := exec.LookPath("mkfs." + fstype); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	needs.Programs(t, "mkfs."+fstype)
 	image := filepath.Join(dir, "image")
 	write(t, image)
 	must(t, os.Truncate(image, 256<<20))

@@ -24,6 +24,7 @@ import (
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/golden"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/wait"
 )
 
@@ -172,12 +173,7 @@ func (s seat) share(name string) (*nodev1.Connection, string) {
 func debian13(t *testing.T) string {
 	t.Helper()
 	root, err := lab.Debian13()
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	needs.Met(t, err)
 	return root
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/nfs41"
 )
 
@@ -37,12 +38,8 @@ EXPORT { Export_Id = 2; Path = %[1]s/ro; Pseudo = /ro; Squash = root_squash; Acc
 
 func start(t *testing.T) *server {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		missing(t, "needs root")
-	}
-	if _, err := exec.LookPath("ganesha.nfsd"); err != nil {
-		missing(t, "needs nfs-ganesha and nfs-ganesha-vfs")
-	}
+	needs.Root(t)
+	needs.Programs(t, "ganesha.nfsd")
 	s := &server{dir: t.TempDir()}
 	for _, d := range []string{"rw", "ro", "recovery", "cc"} {
 		if err := os.MkdirAll(filepath.Join(s.dir, d), 0o755); err != nil {
@@ -73,14 +70,6 @@ func start(t *testing.T) *server {
 	s.run(t)
 	t.Cleanup(func() { s.kill(t) })
 	return s
-}
-
-func missing(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(what)
-	}
-	t.Skip(what)
 }
 
 // run starts the server and does not wait for it: a client does.

@@ -21,15 +21,6 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// missing ends a test that this machine cannot run: on CI it fails.
-func missing(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
 func limited(t *testing.T, d time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/wait"
 )
 
@@ -20,12 +21,9 @@ import (
 // stopped when the test ends.
 func daemons(t *testing.T, source string) (*Daemons, Daemon) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		missing(t, "needs root")
-	}
-	if _, err := findBinary("/"); err != nil {
-		missing(t, "%v", err)
-	}
+	needs.Root(t)
+	_, err := findBinary("/")
+	needs.Met(t, err)
 	run, err := os.MkdirTemp("/tmp", "cwrun")
 	if err != nil {
 		t.Fatal(err)

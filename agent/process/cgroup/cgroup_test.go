@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/causeway-project/causeway/agent/process"
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/programs"
 	"github.com/causeway-project/causeway/integration/wait"
 )
@@ -33,15 +34,6 @@ func TestMain(m *testing.M) {
 func starter(t *testing.T, g process.Groups) *process.Starter {
 	t.Helper()
 	return &process.Starter{Launcher: built.Path(t, "causeway-launch"), Groups: g}
-}
-
-// unable skips the test, but never on CI.
-func unable(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("CI") == "true" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
 }
 
 // mounted is where the kernel's hierarchies are, by controller; that of version
@@ -71,9 +63,8 @@ func mounted(t *testing.T) map[string]string {
 		}
 		dir, err := mount("cgroup", c)
 		if err != nil {
-			if dir, err = mount("cgroup2", ""); err != nil {
-				unable(t, err.Error())
-			}
+			dir, err = mount("cgroup2", "")
+			needs.Met(t, err)
 			return map[string]string{"": dir}
 		}
 		real[c] = dir
@@ -84,24 +75,18 @@ func mounted(t *testing.T) map[string]string {
 // tree is one of the real kernel's, below groups that the test has to itself.
 func tree(t *testing.T) (*Tree, string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		unable(t, "needs root")
-	}
+	needs.Root(t)
 	root, own := t.TempDir(), fmt.Sprintf("causeway-test-%d", time.Now().UnixNano())
 	real := mounted(t)
 	if top, two := real[""]; two {
 		for _, c := range []string{"memory", "pids"} {
-			if err := (controller{name: c, dir: top}).enable(); err != nil {
-				unable(t, err.Error())
-			}
+			needs.Met(t, (controller{name: c, dir: top}).enable())
 		}
 		root = filepath.Join(top, own)
 	}
 	for c, top := range real {
 		dir := filepath.Join(top, own)
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			unable(t, err.Error())
-		}
+		needs.Met(t, os.Mkdir(dir, 0o755))
 		t.Cleanup(func() {
 			for _, dir := range []string{filepath.Join(dir, parent, "tests"), filepath.Join(dir, parent), dir} {
 				if err := os.Remove(dir); err != nil && !gone(err) {
@@ -117,7 +102,7 @@ func tree(t *testing.T) (*Tree, string) {
 	}
 	tr := New(root)
 	if m := tr.Missing(); len(m) > 0 {
-		unable(t, strings.Join(m, ", "))
+		needs.Met(t, errors.New(strings.Join(m, ", ")))
 	}
 	return tr, root
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/needs"
 	"github.com/causeway-project/causeway/integration/programs"
 )
 
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(insideVariable) != "" {
 		os.Exit(m.Run())
 	}
-	if err := lab.SystemdReady(); err != nil && os.Getenv("CI") != "true" {
+	if err := lab.SystemdReady(); err != nil && !needs.OnCI() {
 		fmt.Fprintln(os.Stderr, "most tests are skipped:", err)
 		os.Exit(m.Run())
 	}
