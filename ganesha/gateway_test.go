@@ -207,7 +207,6 @@ func testRepair(t *testing.T, system string) {
 			s.start(e)
 			before := s.pid()
 			s.g.limits.look = 300 * time.Millisecond
-			s.g.limits.start = 3 * time.Second
 			tt.damage(s)
 			s.g.limits.look = 2 * time.Second
 			s.start(e)

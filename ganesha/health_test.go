@@ -53,7 +53,7 @@ func testProbe(t *testing.T, system string) {
 			}
 			// It has just started, and yet a hung one is not given the 20 s
 			// that a start may take.
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 			defer cancel()
 			if err := s.g.Start(ctx, func() []Export { return []Export{e} }); err != nil {
 				t.Fatal(err)
