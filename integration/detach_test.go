@@ -15,6 +15,7 @@ import (
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/wait"
 )
 
 // mounted attaches docs to the guest and has it mounted at /mnt/docs.
@@ -79,10 +80,20 @@ func TestDetachFromBusyGuest(t *testing.T) {
 	n.finish(ctx)
 }
 
+// panics returns when the guest's kernel has, and it stays so.
+func (n *node) panics(ctx context.Context) error {
+	n.in(ctx, "echo 0 >/proc/sys/kernel/panic")
+	n.soon(ctx, "echo c >/proc/sysrq-trigger")
+	return wait.For(ctx, func() (bool, error) {
+		log := n.guest.Log()
+		return strings.Contains(log, "end Kernel panic"), errors.New(log)
+	})
+}
+
 // TestForceAgainstGuestsThatDoNotAnswer: the instance's access ends within a
 // bound, and nothing is left when the guest goes on.
 func TestForceAgainstGuestsThatDoNotAnswer(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 4*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	qemu := func(s syscall.Signal) error {
@@ -96,24 +107,41 @@ func TestForceAgainstGuestsThatDoNotAnswer(t *testing.T) {
 		}
 		return syscall.Kill(pid, s)
 	}
+	reset := func() error { n.virsh(ctx, "reset", n.guest.UUID); return nil }
+	boots := func() error {
+		// The reset ends what was asked of the guest before; only then it boots.
+		return errors.Join(reset(), wait.For(ctx, func() (bool, error) {
+			a := n.attachment(ctx, "docs-vm1")
+			return a.GetGuest() != nodev1.GuestState_GUEST_STATE_MOUNTED, errors.New(a.String())
+		}))
+	}
 	for _, hang := range []struct {
 		name      string
 		stop, go_ func() error
+		late      bool // it is on its way, and may be there in time
 	}{
-		{"suspended", n.guest.Suspend, n.guest.Resume},
-		{"QEMU stopped", func() error { return qemu(syscall.SIGSTOP) }, func() error { return qemu(syscall.SIGCONT) }},
+		{name: "suspended", stop: n.guest.Suspend, go_: n.guest.Resume},
+		{name: "QEMU stopped", stop: func() error { return qemu(syscall.SIGSTOP) }, go_: func() error { return qemu(syscall.SIGCONT) }},
+		{name: "panicked", stop: func() error { return n.panics(ctx) }, go_: reset},
+		// Firmware, then a kernel without its drivers.
+		{name: "booting", stop: boots, go_: func() error { return n.guest.WaitAgent(ctx) }, late: true},
 	} {
 		a := n.mounted(ctx)
 		n.must(hang.stop())
 		short, cancel := context.WithTimeout(ctx, time.Second)
 		_, err := n.attachments.Detach(short, &nodev1.DetachRequest{Id: a.GetId()})
 		cancel()
-		if r, _, _ := refusalOf(err); r.code != codes.DeadlineExceeded {
+		if r, _, _ := refusalOf(err); r.code != codes.DeadlineExceeded && !(err == nil && hang.late) {
 			t.Errorf("%s: detach within a second: %v", hang.name, err)
 		}
 		begin := time.Now()
 		err = n.forced(ctx, a.GetId())
 		t.Logf("%s: forced after %s: %v", hang.name, time.Since(begin).Round(time.Millisecond), err)
+		if err == nil && hang.late {
+			n.must(hang.go_())
+			n.gone(ctx, a.GetId())
+			continue
+		}
 		if r, _, _ := refusalOf(err); r != (refusal{codes.FailedPrecondition, "needs_reset"}) {
 			t.Errorf("%s: forced: %v", hang.name, err)
 		}
@@ -126,6 +154,7 @@ func TestForceAgainstGuestsThatDoNotAnswer(t *testing.T) {
 		})
 		n.must(hang.go_())
 		n.gone(ctx, a.GetId())
+		n.must(n.guest.WaitAgent(ctx))
 	}
 	// The guest is as good as before.
 	n.mounted(ctx)
