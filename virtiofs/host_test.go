@@ -206,7 +206,7 @@ func TestReconnect(t *testing.T) {
 	f.mu.Lock()
 	f.away = false
 	f.mu.Unlock()
-	wait.Until(t, "everything is reported again", func() bool { return seen.count(everything) == 2 })
+	wait.Equal(t, "everything is reported again", 2, func() int { return seen.count(everything) })
 	if _, err := h.Instance(t.Context(), "guest"); err != nil {
 		t.Error(err)
 	}
@@ -231,7 +231,7 @@ func TestHungLibvirtd(t *testing.T) {
 		wg.Go(func() { errs[i] = h.Attach(ctx, Device{fmt.Sprint(i), AliasPrefix + "x", "x", "/run/x", 0}) })
 	}
 	inside := func() int { f.mu.Lock(); defer f.mu.Unlock(); return f.inside }
-	wait.Until(t, "all calls wait", func() bool { return inside() == maxCalls })
+	wait.Equal(t, "all calls wait", maxCalls, inside)
 	cancel()
 	wg.Wait() // though libvirtd has answered none of them
 	for _, err := range errs {

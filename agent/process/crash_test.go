@@ -416,7 +416,7 @@ func TestStopEscalates(t *testing.T) {
 	spec.Path, spec.Args = "/bin/sh", []string{"-c", "trap 'echo no' TERM; echo ready; while :; do sleep 0.01; done"}
 	spec.Env = []string{"PATH=/usr/bin:/bin"}
 	p := start(t, s, spec)
-	wait.Until(t, "it refuses to end", func() bool { return Tail(dir, 100) == "ready" })
+	wait.Equal(t, "it refuses to end", "ready", func() string { return Tail(dir, 100) })
 	if err := p.Stop(t.Context(), 50*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
@@ -432,7 +432,7 @@ func TestStopCancelled(t *testing.T) {
 	spec.Path, spec.Args = "/bin/sh", []string{"-c", "trap 'echo no' TERM; echo ready; while :; do sleep 0.01; done"}
 	spec.Env = []string{"PATH=/usr/bin:/bin"}
 	p := start(t, s, spec)
-	wait.Until(t, "it refuses to end", func() bool { return Tail(dir, 100) == "ready" })
+	wait.Equal(t, "it refuses to end", "ready", func() string { return Tail(dir, 100) })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if err := p.Stop(ctx, time.Hour); !errors.Is(err, ctx.Err()) || ctx.Err() == nil {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // Long bounds a wait for what takes milliseconds when all is well: a machine
@@ -20,6 +22,16 @@ func Until(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	if err := Within(Long, done); err != nil {
 		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// Equal asks get until it returns want, and fails the test with the difference
+// after Long.
+func Equal[T comparable](t testing.TB, what string, want T, get func() T) {
+	t.Helper()
+	var got T
+	if err := Within(Long, func() bool { got = get(); return got == want }); err != nil {
+		t.Fatalf("%s: %v (-want +got):\n%s", what, err, cmp.Diff(want, got))
 	}
 }
 

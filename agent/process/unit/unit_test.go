@@ -138,7 +138,7 @@ func TestUnit(t *testing.T) {
 			if err := p.Stop(t.Context(), 100*time.Millisecond); err != nil {
 				t.Fatal(err)
 			}
-			wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
+			wait.Equal(t, "no unit is left", "", func() string { return loaded(t) })
 			if journal, err := exec.Command("journalctl", "-u", unit, "--no-pager").CombinedOutput(); err != nil || strings.Contains(string(journal), "not our child") {
 				t.Errorf("journal %v: %s", err, journal)
 			}
@@ -159,7 +159,7 @@ func TestIDMap(t *testing.T) {
 	if err := p.Stop(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
+	wait.Equal(t, "no unit is left", "", func() string { return loaded(t) })
 }
 
 // At once, while systemd may not have seen the end of the last one.
@@ -182,7 +182,7 @@ func TestAgain(t *testing.T) {
 		}
 		wait.Closed(t, "it ends", p.Done())
 	}
-	wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
+	wait.Equal(t, "no unit is left", "", func() string { return loaded(t) })
 }
 
 func TestTasks(t *testing.T) {
@@ -198,7 +198,7 @@ func TestTasks(t *testing.T) {
 	if err := p.Stop(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
+	wait.Equal(t, "no unit is left", "", func() string { return loaded(t) })
 }
 
 func TestMemory(t *testing.T) {
@@ -206,7 +206,7 @@ func TestMemory(t *testing.T) {
 	spec := spec(t)
 	spec.Path, spec.Args = "/usr/bin/tail", []string{"/dev/zero"}
 	wait.Closed(t, "it ends", start(t, s, spec).Done())
-	wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
+	wait.Equal(t, "no unit is left", "", func() string { return loaded(t) })
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
 		t.Log("control groups of version 1: systemd does not tell of memory")
 		return
@@ -256,7 +256,7 @@ func TestStartFails(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("Start = %v, %v; want %q", p, err, c.want)
 			}
-			wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
+			wait.Equal(t, "no unit is left", "", func() string { return loaded(t) })
 			if left, _ := filepath.Glob(filepath.Join(spec.Dir, "call-*")); len(left) > 0 {
 				t.Errorf("%v was left behind", left)
 			}
@@ -286,7 +286,7 @@ func TestHalfStarted(t *testing.T) {
 			if err := p.Stop(t.Context(), time.Second); err != nil {
 				t.Fatal(err)
 			}
-			wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
+			wait.Equal(t, "no unit is left", "", func() string { return loaded(t) })
 		})
 	}
 }
@@ -327,7 +327,7 @@ func TestChangesHands(t *testing.T) {
 			if err := next.Stop(t.Context(), time.Second); err != nil {
 				t.Fatal(err)
 			}
-			wait.Until(t, "no unit is left", func() bool { return loaded(t) == "" })
+			wait.Equal(t, "no unit is left", "", func() string { return loaded(t) })
 		})
 	}
 }
