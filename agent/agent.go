@@ -18,6 +18,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/ledger"
+	"github.com/causeway-project/causeway/agent/metrics"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/refusal"
@@ -84,7 +85,7 @@ type Agent struct {
 	start  time.Time
 	pulse  atomic.Int64 // unix nanoseconds of the last beat of Run
 
-	metrics *metrics
+	metrics *metrics.Metrics
 	starts  starts.Table
 
 	mu       sync.Mutex
@@ -123,7 +124,7 @@ func New(o Options) (*Agent, error) {
 		objects: map[model.Key]*object{}, exports: allotment.Table[*object]{}, groups: map[string]*group{}, servers: map[string]placedServer{},
 		watchers: map[*watcher]bool{},
 	}
-	a.metrics = newMetrics(a)
+	a.metrics = metrics.New(a.state)
 	// A unix socket's path has at most 107 bytes, and an id 63.
 	if n := len(a.at.Socket(strings.Repeat("x", 63))); n > 107 {
 		return nil, fmt.Errorf("run directory %s is too long by %d bytes for the sockets below it", o.RunDir, n-107)

@@ -28,7 +28,7 @@ func (a *Agent) noteDeath(m member) {
 		return
 	}
 	o.died, o.down = d.At, true
-	a.metrics.deaths.WithLabelValues(d.Cause).Inc()
+	a.metrics.DaemonDied(d.Cause)
 	a.log.Warn("virtiofsd died and will be replaced", "attachment", m.key.ID, "instance", m.rec.Attachment.InstanceUUID,
 		"cause", d.Cause, "why", d.Why, "requests_failed", d.Answered)
 }
@@ -40,7 +40,7 @@ func (a *Agent) noteRepairLocked(o *object) {
 	}
 	o.down = false
 	took := time.Since(o.died)
-	a.metrics.repairs.Observe(took.Seconds())
+	a.metrics.DaemonRepaired(took)
 	a.log.Info("virtiofsd replaced", "attachment", o.key.ID, "dur", took)
 }
 

@@ -7,8 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/testutil"
-
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
@@ -60,10 +58,10 @@ func TestDeathIsRepaired(t *testing.T) {
 		return h.daemons[dir] != nil
 	})
 	a.becomes(t, "docs-vm1", model.Ready, "")
-	if n := testutil.ToFloat64(a.metrics.deaths.WithLabelValues("killed")); n != 1 {
+	if n := metric(t, a, "causeway_virtiofsd_deaths_total", "killed"); n != 1 {
 		t.Errorf("%v deaths, want 1", n)
 	}
-	if n := testutil.CollectAndCount(a.metrics.repairs); n != 1 {
+	if n := metric(t, a, "causeway_virtiofsd_repair_seconds"); n != 1 {
 		t.Errorf("repairs are not measured")
 	}
 }

@@ -4,11 +4,9 @@ import (
 	"context"
 	"time"
 
-	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
-	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/retry"
 	"github.com/causeway-project/causeway/ganesha"
 )
@@ -81,58 +79,26 @@ func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.He
 	if o == nil || o.probed != done || a.run.Err() != nil {
 		return
 	}
-	if o.stuck && h.OK() { // its backend answers again
+	f := o.gateway.Probed(h, time.Now())
+	a.pauseGatewayLocked(network, f.Pause)
+	switch {
+	case f.Calm:
+		a.wakeLocked(intent.NetworkGroup(network), lookOn)
+	case f.Answers: // its backend does again
 		a.wakeLocked(intent.NetworkGroup(network), lookAgain)
-		return
-	}
-	if o.serving != up {
-		return
-	}
-	if h.OK() {
-		if o.unsteady != nil && time.Since(o.gateway.StartedAt) > steadyAfter && time.Since(o.limited.at) > steadyAfter {
-			o.unsteady, o.quickEnds = nil, 0
-			a.wakeLocked(intent.NetworkGroup(network), lookOn)
-		}
-		return
-	}
-	if o.stuck {
-		return // it is being replaced, or waited for
-	}
-	if h.NFS == nil && h.Bus == nil {
-		o.stuck = true // Start puts it right, and leaves Ganesha alone
-		a.log.Warn("what NFSv3 needs beside the gateway has ended and will be started again", "network", network, "err", h.NFS3)
-		e := &fault.Error{Kind: fault.Unavailable, Reason: fault.NFS3PartsDown, Message: "rpcbind or rpc.statd of the gateway has ended: it is being started again", Err: h.NFS3}
-		a.gatewayEndedLocked(o, e, e)
+	case f.Parts != nil: // Start puts it right, and leaves Ganesha alone
+		a.log.Warn("what NFSv3 needs beside the gateway has ended and will be started again", "network", network, "err", f.Parts)
 		a.wakeLocked(intent.NetworkGroup(network), lookAgain)
-		return
+	case f.Stuck != nil:
+		a.metrics.GatewayStuck()
+		a.log.Warn("gateway does not answer and will be replaced unless a backend hangs", "network", network, "pid", o.gateway.Told.PID, "err", f.Stuck)
+		a.wakeLocked(intent.NetworkGroup(network), lookAgain)
 	}
-	why := h.NFS
-	if why == nil {
-		why = h.Bus
-	}
-	o.stuck = true
-	a.metrics.stuck.Inc()
-	a.log.Warn("gateway does not answer and will be replaced unless a backend hangs", "network", network, "pid", o.gateway.PID, "err", why)
-	e := &fault.Error{Kind: fault.Unavailable, Reason: fault.GatewayStuck, Message: "the gateway runs and does not answer: it is being replaced", Err: why}
-	a.gatewayEndedLocked(o, e, e)
-	a.wakeLocked(intent.NetworkGroup(network), lookAgain)
 }
 
 func (a *Agent) isStuck(network string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o := a.objects[model.NetworkKey(network)]
-	return o != nil && o.stuck
-}
-
-// keepsEnding is e, unless it is one failure to start of many.
-func keepsEnding(k reconcile.Key, before *retry.Failure, e *fault.Error) *fault.Error {
-	if k.Kind != reconcile.Gateway || before == nil || before.Attempts < 2 || e.Reason != fault.GatewayDown && e.Reason != fault.StepTimeout {
-		return e
-	}
-	return crashes(e)
-}
-
-func crashes(err error) *fault.Error {
-	return &fault.Error{Kind: fault.Unavailable, Reason: fault.GatewayCrashes, Message: "the gateway keeps ending: it is started again, with growing pauses", Err: err}
+	return o != nil && o.gateway.Stuck()
 }

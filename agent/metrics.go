@@ -1,154 +1,29 @@
 package agent
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/causeway-project/causeway/agent/metrics"
 	"github.com/causeway-project/causeway/agent/model"
-	"github.com/causeway-project/causeway/agent/parts"
-	"github.com/causeway-project/causeway/agent/reconcile"
-	"github.com/causeway-project/causeway/agent/statistics"
-	"github.com/causeway-project/causeway/agent/strain"
 )
-
-// metrics are read by Prometheus; docs/troubleshooting.md lists them. Counts of objects
-// are taken from the objects when somebody scrapes, so they cannot drift.
-type metrics struct {
-	a         *Agent
-	steps     *prometheus.HistogramVec
-	failures  *prometheus.CounterVec
-	restarts  prometheus.Counter
-	stuck     prometheus.Counter
-	limits    *prometheus.CounterVec
-	deaths    *prometheus.CounterVec
-	repairs   prometheus.Histogram
-	drift     prometheus.Counter
-	ruleDrift prometheus.Counter
-	moves     *prometheus.CounterVec
-	exports   statistics.Metrics
-	strain    strain.Metrics
-
-	objects, synced, damaged, pulse, gateways *prometheus.Desc
-}
-
-func newMetrics(a *Agent) *metrics {
-	return &metrics{
-		a: a,
-		steps: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "causeway_step_duration_seconds", Help: "Time of one reconcile step, by what it works on and whether it worked.",
-			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16),
-		}, []string{"step", "verb", "result"}),
-		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "causeway_step_failures_total", Help: "Reconcile steps that failed, by reason.",
-		}, []string{"step", "reason"}),
-		restarts: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "causeway_gateway_restarts_total", Help: "Gateways that ended by themselves and were started again.",
-		}),
-		stuck: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "causeway_gateway_stuck_total", Help: "Gateways that ran and did not answer, and were replaced.",
-		}),
-		limits: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "causeway_gateway_limits_reached_total", Help: "Times that a gateway was killed at its limit of memory, or got no thread at its limit of tasks.",
-		}, []string{"limit"}),
-		deaths: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "causeway_virtiofsd_deaths_total", Help: "virtiofsd that died under their device, by cause: killed, exited, memory, hung, replaced, keeper.",
-		}, []string{"cause"}),
-		repairs: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "causeway_virtiofsd_repair_seconds", Help: "Time from the death of a virtiofsd until its attachment was ready again.",
-			Buckets: prometheus.ExponentialBuckets(0.05, 2, 14),
-		}),
-		drift: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "causeway_network_drift_total", Help: "Times that a network on this host was found other than wanted.",
-		}),
-		ruleDrift: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "causeway_access_rule_drift_total", Help: "Times that a gateway was found with other access rules than it was given.",
-		}),
-		moves: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "causeway_attachment_moves_total", Help: "Moves of instances that ended for an attachment without a call, by how.",
-		}, []string{"end"}),
-		exports:  statistics.NewMetrics(),
-		strain:   strain.NewMetrics(),
-		objects:  prometheus.NewDesc("causeway_objects", "Objects by kind and phase.", []string{"kind", "phase"}, nil),
-		synced:   prometheus.NewDesc("causeway_in_sync", "1 when the ledger was read and the host seen once.", nil, nil),
-		damaged:  prometheus.NewDesc("causeway_ledger_damaged_files", "Ledger files that could not be read.", nil, nil),
-		pulse:    prometheus.NewDesc("causeway_pulse_timestamp_seconds", "When the reconciler last showed that it is alive.", nil, nil),
-		gateways: prometheus.NewDesc("causeway_gateways_running", "Gateways that serve.", nil, nil),
-	}
-}
 
 // Collector offers the agent's metrics to a registry.
 func (a *Agent) Collector() prometheus.Collector { return a.metrics }
 
-// Describe implements prometheus.Collector.
-func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	m.steps.Describe(ch)
-	m.failures.Describe(ch)
-	m.restarts.Describe(ch)
-	m.stuck.Describe(ch)
-	m.limits.Describe(ch)
-	m.deaths.Describe(ch)
-	m.repairs.Describe(ch)
-	m.drift.Describe(ch)
-	m.ruleDrift.Describe(ch)
-	m.moves.Describe(ch)
-	m.exports.Describe(ch)
-	m.strain.Describe(ch)
-	for _, d := range []*prometheus.Desc{m.objects, m.synced, m.damaged, m.pulse, m.gateways} {
-		ch <- d
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (m *metrics) Collect(ch chan<- prometheus.Metric) {
-	m.steps.Collect(ch)
-	m.failures.Collect(ch)
-	m.restarts.Collect(ch)
-	m.stuck.Collect(ch)
-	m.limits.Collect(ch)
-	m.deaths.Collect(ch)
-	m.repairs.Collect(ch)
-	m.drift.Collect(ch)
-	m.ruleDrift.Collect(ch)
-	m.moves.Collect(ch)
-	m.exports.Collect(ch, m.a.sources(""))
-	m.strain.Collect(ch, m.a.strained())
-
-	m.a.mu.Lock()
-	defer m.a.mu.Unlock()
-	counts := map[[2]string]int{}
-	for _, kind := range []string{model.KindAttachment, model.KindNetwork, model.KindExport} {
-		for _, p := range []model.Phase{model.Pending, model.Working, model.Ready, model.Degraded, model.Removing, model.Failed} {
-			counts[[2]string{kind, string(p)}] = 0
+// state is what a scrape is told.
+func (a *Agent) state() metrics.State {
+	s := metrics.State{Objects: map[string]map[model.Phase]int{}, Pulse: a.Pulse(), Usage: a.strained(), Sources: a.sources("")}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.Synced, s.Damaged = a.synced, len(a.damaged)
+	for key, o := range a.objects {
+		if s.Objects[key.Kind] == nil {
+			s.Objects[key.Kind] = map[model.Phase]int{}
+		}
+		s.Objects[key.Kind][o.status.Phase]++
+		if o.gateway.Told.Running {
+			s.Gateways++
 		}
 	}
-	gateways, synced := 0, 0
-	for key, o := range m.a.objects {
-		counts[[2]string{key.Kind, string(o.status.Phase)}]++
-		if o.gateway.Running {
-			gateways++
-		}
-	}
-	if m.a.synced {
-		synced = 1
-	}
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
-	for k, n := range counts {
-		gauge(m.objects, float64(n), k[0], k[1])
-	}
-	gauge(m.synced, float64(synced))
-	gauge(m.damaged, float64(len(m.a.damaged)))
-	gauge(m.pulse, float64(m.a.pulse.Load())/float64(time.Second))
-	gauge(m.gateways, float64(gateways))
-}
-
-func (m *metrics) step(s reconcile.Step, err error, d time.Duration) {
-	result := "ok"
-	if err != nil {
-		result = "error"
-		m.failures.WithLabelValues(s.Key.Kind.String(), string(parts.Classify(err).Reason)).Inc()
-	}
-	m.steps.WithLabelValues(s.Key.Kind.String(), string(s.Verb), result).Observe(d.Seconds())
+	return s
 }

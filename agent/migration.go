@@ -301,7 +301,7 @@ func (a *Agent) endMove(ctx context.Context, m member, end move.End) error {
 	if err != nil || !changed {
 		return err
 	}
-	a.metrics.moves.WithLabelValues(string(end)).Inc()
+	a.metrics.MoveEnded(end)
 	if end == move.Withdrawn {
 		a.log.Warn("instance did not arrive in time, and what was prepared for it is withdrawn", "attachment", m.key.ID, "instance", m.rec.Attachment.InstanceUUID)
 		return nil

@@ -139,7 +139,7 @@ func (a *Agent) networkLocked(o *object) model.Network {
 	r := o.rec.Network
 	n := model.Network{
 		ID: o.key.ID, Plug: r.Plug.Model(), Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
-		NFSVersions: r.Versions(), Gateway: o.gateway, Status: o.status, Drift: o.drift,
+		NFSVersions: r.Versions(), Gateway: o.gateway.Told, Status: o.status, Drift: o.drift,
 	}
 	for _, route := range r.Routes {
 		n.Routes = append(n.Routes, model.Route(route))

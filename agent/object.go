@@ -9,38 +9,34 @@ import (
 	"github.com/causeway-project/causeway/agent/rulebook"
 	"github.com/causeway-project/causeway/agent/statistics"
 	"github.com/causeway-project/causeway/agent/strain"
+	"github.com/causeway-project/causeway/agent/vitals"
 )
 
 // An object is a record and what is known of it.
 type object struct {
-	key       model.Key
-	rec       *intent.Record // nil while the first write is under way
-	pending   *intent.Record // what the write under way will make it
-	writing   bool           // the ledger is being changed: others wait
-	failure   *fault.Error   // why status is not better, where a step failed
-	status    model.Status
-	drift     model.Drift
-	drifting  bool // found other than wanted, and not yet found well again
-	wasReady  bool // it has been ready in this agent's life, so a failure is not the caller's request
-	guest     guestSide
-	persists  model.Persistence // of the attachment
-	liveOnly  string            // why it is no better
-	unlocked  []string          // its unlocked users, as last told
-	died      time.Time         // when its virtiofsd last died under its device
-	down      bool              // and has not been replaced yet
-	wedged    bool              // the device of a dead virtiofsd does not come out: the guest's hot-plug stands still
-	strain    strain.Watch      // of the attachment's virtiofsd
-	gateway   model.Gateway
-	serving   serving             // of the gateway
-	quickEnds int                 // of the gateway, in a row
-	unsteady  *fault.Error        // it has ended too often of late, or reached a limit
-	limited   limited             // when it reached one
-	stuck     bool                // it runs and does not answer
-	figures   *statistics.Figures // of the gateway; nil until somebody asks
-	probed    <-chan struct{}     // closed with the process that somebody probes
-	rules     rulebook.Book       // of the export, in its gateway
-	recover   bool                // they are all to be set anew, whatever is seen
-	changed   chan struct{}       // closed and replaced at each change
+	key      model.Key
+	rec      *intent.Record // nil while the first write is under way
+	pending  *intent.Record // what the write under way will make it
+	writing  bool           // the ledger is being changed: others wait
+	failure  *fault.Error   // why status is not better, where a step failed
+	status   model.Status
+	drift    model.Drift
+	drifting bool // found other than wanted, and not yet found well again
+	wasReady bool // it has been ready in this agent's life, so a failure is not the caller's request
+	guest    guestSide
+	persists model.Persistence // of the attachment
+	liveOnly string            // why it is no better
+	unlocked []string          // its unlocked users, as last told
+	died     time.Time         // when its virtiofsd last died under its device
+	down     bool              // and has not been replaced yet
+	wedged   bool              // the device of a dead virtiofsd does not come out: the guest's hot-plug stands still
+	strain   strain.Watch      // of the attachment's virtiofsd
+	gateway  vitals.Gateway
+	figures  *statistics.Figures // of the gateway; nil until somebody asks
+	probed   <-chan struct{}     // closed with the process that somebody probes
+	rules    rulebook.Book       // of the export, in its gateway
+	recover  bool                // they are all to be set anew, whatever is seen
+	changed  chan struct{}       // closed and replaced at each change
 }
 
 func newObject(key model.Key, r *intent.Record) *object {

@@ -139,7 +139,7 @@ func (a *Agent) rulesSeen(m member, sight ganesha.Sight) {
 	news := o.rules.Note(m.rec.Export, m.at, sight)
 	if news.Drifted {
 		a.log.Warn("rules of an export were changed by somebody else and are set anew", "export", m.key.ID)
-		a.metrics.ruleDrift.Inc()
+		a.metrics.RulesDrifted()
 	}
 	for _, r := range news.Refused {
 		a.log.Warn("access rule is refused by the gateway, and its clients are let in by no other", "export", m.key.ID, "rule", r.Rule, "err", r.Err)

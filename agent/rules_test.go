@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
@@ -497,13 +496,13 @@ func TestRulesDrift(t *testing.T) {
 	if _, err := a.RecoverRules(ctx, "docs"); err != nil || count() != recoveries+1 {
 		t.Errorf("nothing to recover: %v, %d calls", err, count())
 	}
-	drift := testutil.ToFloat64(a.metrics.ruleDrift)
+	drift := metric(t, a, "causeway_access_rule_drift_total")
 	tamper()
 	a.mu.Lock()
 	a.wakeLocked(a.objects[model.ExportKey("docs")].rec.Group("docs"), lookAgain)
 	a.mu.Unlock()
 	wait.Until(t, "undone", func() bool { return h.served() == want })
-	if got := testutil.ToFloat64(a.metrics.ruleDrift); got != drift+1 {
+	if got := metric(t, a, "causeway_access_rule_drift_total"); got != drift+1 {
 		t.Errorf("drift counted is %v, was %v", got, drift)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/statistics"
+	"github.com/causeway-project/causeway/agent/vitals"
 )
 
 // MaxClients is how many clients of one gateway are asked for at most, each by
@@ -21,13 +22,13 @@ func (a *Agent) sources(network string) []statistics.Source {
 	byNetwork := map[string]*statistics.Source{}
 	for key, o := range a.objects {
 		server := a.servers[key.ID].Server
-		if key.Kind != model.KindNetwork || o.serving != up || o.stuck || server == nil || network != "" && key.ID != network {
+		if key.Kind != model.KindNetwork || o.gateway.Serving() != vitals.Up || o.gateway.Stuck() || server == nil || network != "" && key.ID != network {
 			continue
 		}
 		if o.figures == nil {
 			o.figures = statistics.NewFigures()
 		}
-		byNetwork[key.ID] = &statistics.Source{Network: key.ID, PID: o.gateway.PID, Server: server, Figures: o.figures, Exports: map[uint16]string{}}
+		byNetwork[key.ID] = &statistics.Source{Network: key.ID, PID: o.gateway.Told.PID, Server: server, Figures: o.figures, Exports: map[uint16]string{}}
 	}
 	for network, s := range byNetwork {
 		for id, o := range a.exports.Of(network) {

@@ -59,8 +59,8 @@ func (a *Agent) factsLocked(g *group, m member, w reconcile.World, plan reconcil
 // warning is why an object is degraded that serves just now, and soon may not,
 // or not all; nil where there is nothing to say.
 func (o *object) warning() *retry.Failure {
-	if o.unsteady != nil {
-		return &retry.Failure{Err: o.unsteady, Attempts: o.quickEnds}
+	if f := o.gateway.Warning(); f != nil {
+		return f
 	}
 	if e := o.strain.Warning(); e != nil {
 		return &retry.Failure{Err: e}

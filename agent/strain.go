@@ -60,7 +60,7 @@ func (a *Agent) noteStrain(key model.Key, runs bool, l strain.Look) {
 		return
 	}
 	begun, changed := o.strain.Note(l)
-	a.metrics.strain.Warned(begun)
+	a.metrics.DaemonStrained(begun)
 	if begun.Files || begun.Memory {
 		a.log.Warn("virtiofsd is near a limit", "attachment", key.ID, "instance", o.rec.Attachment.Instance, "files", l.Usage.Files, "files_limit", l.Usage.FilesLimit,
 			"memory", l.Usage.Memory, "memory_limit", l.Usage.MemoryLimit)

@@ -9,6 +9,7 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/vitals"
 )
 
 // mostTries is how often a step may work without effect before it counts as
@@ -81,7 +82,7 @@ func (a *Agent) noteEnded(g *group) bool {
 func (a *Agent) note(ctx context.Context, g *group, e ending) {
 	s := e.step
 	g.cleaned[s.Key] = e.err == nil && s.Verb == reconcile.Remove
-	a.metrics.step(s, e.err, e.took)
+	a.metrics.Step(s, e.err, e.took)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	err := e.err
@@ -99,7 +100,10 @@ func (a *Agent) note(ctx context.Context, g *group, e ending) {
 	if m, _ := memberOf(s.Key, e.members); a.changedLocked(m) {
 		return // what failed is not what is wanted now, which the next pass tries
 	}
-	why := keepsEnding(s.Key, g.fails[s.Key], parts.Classify(err))
+	why := parts.Classify(err)
+	if s.Key.Kind == reconcile.Gateway {
+		why = vitals.StartFailed(g.fails[s.Key], why)
+	}
 	if f := g.fails[s.Key]; f == nil || f.Err.Reason != why.Reason {
 		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(why.Reason), "err", err)
 	}

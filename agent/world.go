@@ -13,6 +13,7 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/vitals"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
@@ -40,7 +41,7 @@ func (a *Agent) noteDrift(m member, what []string) {
 	o.drifting = true
 	o.drift = model.Drift{Count: o.drift.Count + 1, At: time.Now(), What: what[:min(len(what), mostDrift)]}
 	a.log.Warn("network drifted and will be repaired", "network", m.key.ID, "drift", what)
-	a.metrics.drift.Inc()
+	a.metrics.NetworkDrifted()
 	a.tellLocked(o, false)
 }
 
@@ -61,7 +62,7 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 				w.Want[k] = reconcile.Want{Version: m.rec.Version(k, m.at), Needs: needs, Outlives: intent.Outlives(k), After: intent.After(k)}
 			}
 		}
-		if e := m.rec.Export; e != nil && a.servingOf(e.Network) == up {
+		if e := m.rec.Export; e != nil && a.servingOf(e.Network) == vitals.Up {
 			w.Outside[reconcile.Gateway.Of(e.Network)] = true
 		}
 	}
@@ -167,17 +168,17 @@ func (a *Agent) damagedOf(kind string) []string {
 }
 
 // servingOf says what is known of a network's gateway.
-func (a *Agent) servingOf(network string) serving {
+func (a *Agent) servingOf(network string) vitals.Serving {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	key := model.NetworkKey(network)
 	switch o := a.objects[key]; {
 	case o != nil:
-		return o.serving
+		return o.gateway.Serving()
 	case a.damageLocked(key) != nil:
-		return unseen
+		return vitals.Unseen
 	}
-	return down // a network's record goes after its gateway
+	return vitals.Down // a network's record goes after its gateway
 }
 
 // look observes one key and notes what it saw: there, not there, or unknown.
@@ -278,7 +279,7 @@ func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m
 		a.gatewayDown(m.key.ID, st.LastLog)
 		return intent.Here, false, nil
 	}
-	if a.servingOf(m.key.ID) != up {
+	if a.servingOf(m.key.ID) != vitals.Up {
 		return intent.Drifted, true, nil
 	}
 	a.watchEnd(g, k, s.Done())
@@ -287,10 +288,10 @@ func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m
 
 func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version, bool, error) {
 	switch a.servingOf(m.rec.Export.Network) {
-	case down:
+	case vitals.Down:
 		a.rulesSeen(m, ganesha.Sight{})
 		return intent.Here, false, nil
-	case unseen:
+	case vitals.Unseen:
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return intent.Here, false, a.gatewayErrorLocked(m.rec.Export.Network)
