@@ -2,16 +2,14 @@ package agent
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
-	"github.com/causeway-project/causeway/agent/parts"
-	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/integration/wait"
 )
 
@@ -36,8 +34,9 @@ func TestReadOnlyExport(t *testing.T) {
 // TestShareDeletedUnderAnExport: the export says so, and is served again when
 // the share is there again, without anybody's call.
 func TestShareDeletedUnderAnExport(t *testing.T) {
-	h, dir := newHost(t), shortDir(t)
-	a := h.boot(dir)
+	h := newHost(t)
+	h.resync = 50 * time.Millisecond
+	a := h.boot(shortDir(t))
 	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
 		t.Fatal(err)
 	}
@@ -45,19 +44,11 @@ func TestShareDeletedUnderAnExport(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := h.String()
-	look := func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		for key := range a.groups {
-			a.wakeLocked(key, lookAgain)
-		}
-	}
 	mount := a.at.Mount(intent.ConnectionOf(share("docs")).MountName())
 	h.mu.Lock()
 	h.gone[mount] = true
 	delete(h.shares, "docs")
 	h.mu.Unlock()
-	look()
 	status := func() model.Status {
 		e, err := a.Export(t.Context(), "docs")
 		if err != nil {
@@ -72,7 +63,6 @@ func TestShareDeletedUnderAnExport(t *testing.T) {
 	h.mu.Lock()
 	h.shares["docs"] = true
 	h.mu.Unlock()
-	look()
 	wait.Until(t, "ready", func() bool { return status().Phase == model.Ready })
 	h.mu.Lock()
 	gone := h.gone[mount]
@@ -110,39 +100,6 @@ func TestViewTakenAway(t *testing.T) {
 	}
 }
 
-// TestExportIDsRunOut: all that a gateway can have, and one more. One that goes
-// makes room for one.
-func TestExportIDsRunOut(t *testing.T) {
-	h, dir := newHost(t), shortDir(t)
-	a := h.boot(dir)
-	if _, err := a.PutNetwork(t.Context(), blue()); err != nil {
-		t.Fatal(err)
-	}
-	a.mu.Lock()
-	for number := uint16(1); number <= ganesha.MaxExportID; number++ {
-		id := fmt.Sprint("export-", number)
-		r := &intent.Record{Generation: 1, Export: &intent.Export{Network: "blue", Pseudo: "/" + id, ExportID: number}}
-		a.exports.Add(id, r.Export, newObject(model.ExportKey(id), r))
-	}
-	a.mu.Unlock()
-	_, err := a.PutExport(t.Context(), docs())
-	if e := parts.Classify(err); err == nil || e.Kind != fault.Exhausted || e.Reason != fault.NoExportIDs || !strings.Contains(e.Message, "another network") {
-		t.Errorf("one too many: %v", err)
-	}
-	a.mu.Lock()
-	left := a.objects[model.ExportKey(docs().ID)]
-	one := a.exports.Of("blue")["export-4711"]
-	a.exports.Drop(one.key.ID, one.rec.Export, one)
-	a.mu.Unlock()
-	if left != nil {
-		t.Errorf("it left %+v", left)
-	}
-	e, err := a.PutExport(t.Context(), docs())
-	if err != nil || e.ExportID != 4711 {
-		t.Errorf("with room for one: id %d, %v", e.ExportID, err)
-	}
-}
-
 // TestExportIDReused: the smallest free number, and another file system id, by
 // which clients tell the two exports apart.
 func TestExportIDReused(t *testing.T) {
@@ -158,9 +115,9 @@ func TestExportIDReused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return got.ExportID, a.objects[model.ExportKey(id)].rec.Export.FSID
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return got.ExportID, h.gateways["blue"].exports[got.ExportID].FSID
 	}
 	put("a")
 	number, fsid := put("b")

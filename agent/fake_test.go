@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +18,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/causeway-project/causeway/agent/engine"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/strain"
+	"github.com/causeway-project/causeway/agent/tree"
 	"github.com/causeway-project/causeway/drivers"
 	"github.com/causeway-project/causeway/drivers/mounts"
 	"github.com/causeway-project/causeway/ganesha"
@@ -34,6 +37,8 @@ type host struct {
 	t *testing.T
 
 	mu          sync.Mutex
+	resync      time.Duration // of the agents that are booted; a minute where 0
+	sample      time.Duration // the same
 	calls       int
 	failAt      int // this changing call fails; 0 fails none
 	failed      bool
@@ -329,7 +334,7 @@ func (h networks) Observe(_ context.Context, n netns.Network) (netns.State, erro
 	return s, nil
 }
 
-func (h *host) server(p ServerPlace) parts.Server {
+func (h *host) server(p engine.ServerPlace) parts.Server {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.gateways[p.Network]
@@ -353,6 +358,7 @@ func (h *host) endDaemon(dir string) {
 // node is an agent that runs on a host.
 type node struct {
 	*Agent
+	at   *tree.Tree
 	stop func()
 }
 
@@ -377,11 +383,13 @@ func (h *host) launch(dir string) *node {
 		level = slog.LevelDebug
 	}
 	a, err := New(Options{
-		StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "r"), Drivers: registry,
-		Mounts: table{h}, Namespaces: networks{h}, Instances: libvirt{h}, Daemons: daemons{h}, Servers: h.server,
-		CheckVersions: h.checkVersions,
-		Resync:        time.Minute, Probe: 5 * time.Millisecond, ForceGrace: 50 * time.Millisecond, CallTimeout: wait.Long, Hostname: "host",
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+		Options: engine.Options{
+			StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "r"), Drivers: registry,
+			Mounts: table{h}, Namespaces: networks{h}, Instances: libvirt{h}, Daemons: daemons{h}, Servers: h.server,
+			Resync: cmp.Or(h.resync, time.Minute), Sample: h.sample, Probe: 5 * time.Millisecond, ForceGrace: 50 * time.Millisecond, CallTimeout: wait.Long,
+			Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+		},
+		CheckVersions: h.checkVersions, Hostname: "host",
 	})
 	if err != nil {
 		h.t.Fatal(err)
@@ -389,7 +397,7 @@ func (h *host) launch(dir string) *node {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- a.Run(ctx) }()
-	n := &node{Agent: a, stop: sync.OnceFunc(func() { cancel(); <-ended })}
+	n := &node{Agent: a, at: tree.New(tree.Options{StateDir: a.o.StateDir, RunDir: a.o.RunDir}), stop: sync.OnceFunc(func() { cancel(); <-ended })}
 	h.t.Cleanup(n.stop)
 	return n
 }

@@ -123,13 +123,13 @@ func TestGatewayMute(t *testing.T) {
 	})
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if g.probes <= mostMute {
-		t.Errorf("replaced after %d silent probes, want more than %d", g.probes, mostMute)
+	if g.probes <= 2 {
+		t.Errorf("replaced after %d silent probes, want more than 2", g.probes)
 	}
 }
 
 // TestGatewayKeepsEnding: a crash loop is slowed down and shown, with the end
-// of the log, until the gateway has run for a while.
+// of the log.
 func TestGatewayKeepsEnding(t *testing.T) {
 	h, dir := newHost(t), shortDir(t)
 	a := published(t, h, dir)

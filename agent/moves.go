@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/causeway-project/causeway/agent/engine"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
@@ -27,14 +28,14 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n model.Network, seen int64) 
 	if err := n.Validate(); err != nil {
 		return model.Network{}, err
 	}
-	if err := a.ready(); err != nil {
+	if err := a.Ready(); err != nil {
 		return model.Network{}, err
 	}
-	ctx, cancel := a.within(ctx)
+	ctx, cancel := a.Within(ctx)
 	defer cancel()
 	key := model.NetworkKey(n.ID)
 	want := intent.NetworkOf(n, a.o.Hostname)
-	if !a.known(key) {
+	if !a.Has(key) {
 		return model.Network{}, refusal.UnknownID(key)
 	}
 	if err := a.checkServed(want); err != nil {
@@ -44,8 +45,8 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n model.Network, seen int64) 
 		return model.Network{}, parts.Classify(err)
 	}
 	var before, after *intent.Record
-	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
-		next, err := a.updatedNetwork(key, old, *want, seen)
+	_, err := a.Edit(ctx, key, drivers.Secret{}, func(all engine.Intents, old *intent.Record) (*intent.Record, error) {
+		next, err := updatedNetwork(all, update{key: key, old: old, want: *want, seen: seen})
 		if err == nil && next != old {
 			before, after = old, next
 		}
@@ -54,8 +55,8 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n model.Network, seen int64) 
 	if err != nil {
 		return model.Network{}, err
 	}
-	a.tellExports(n.ID)
-	err = a.await(ctx, key, false)
+	a.TellExports(n.ID)
+	err = a.Await(ctx, key, engine.Wait{})
 	if e := (*fault.Error)(nil); after != nil && errors.As(err, &e) && e.Permanent() {
 		a.takeBack(ctx, key, before, after)
 	}
@@ -65,7 +66,16 @@ func (a *Agent) UpdateNetwork(ctx context.Context, n model.Network, seen int64) 
 	return a.Network(ctx, n.ID)
 }
 
-func (a *Agent) updatedNetwork(key model.Key, old *intent.Record, want intent.Network, seen int64) (*intent.Record, error) {
+// An update is a change of a network that somebody asks for.
+type update struct {
+	key  model.Key      // required
+	old  *intent.Record // nil where there is no such network
+	want intent.Network // required
+	seen int64          // the generation that he decided upon, or 0
+}
+
+func updatedNetwork(all engine.Intents, u update) (*intent.Record, error) {
+	key, old, want, seen := u.key, u.old, u.want, u.seen
 	switch {
 	case old == nil:
 		return nil, refusal.UnknownID(key)
@@ -88,7 +98,7 @@ func (a *Agent) updatedNetwork(key model.Key, old *intent.Record, want intent.Ne
 		}
 	}
 	next := old.ChangedTo(want)
-	if err := a.meetsLocked(key, next.Network); err != nil {
+	if err := meets(all, key, next.Network); err != nil {
 		return nil, err
 	}
 	return next, nil
@@ -100,46 +110,17 @@ func (a *Agent) updatedNetwork(key model.Key, old *intent.Record, want intent.Ne
 func (a *Agent) takeBack(ctx context.Context, key model.Key, before, after *intent.Record) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
+	_, err := a.Edit(ctx, key, drivers.Secret{}, func(all engine.Intents, old *intent.Record) (*intent.Record, error) {
 		if old == nil || old.Removing || old.Generation != after.Generation {
 			return old, nil
 		}
 		return old.ChangedTo(*before.Network), nil
 	})
-	a.tellExports(key.ID)
+	a.TellExports(key.ID)
 	if err == nil {
-		err = a.await(ctx, key, false)
+		err = a.Await(ctx, key, engine.Wait{})
 	}
 	if err != nil {
-		a.log.Error("change that was refused could not be taken back, update the network again", "network", key.ID, "err", err)
+		a.o.Logger.Error("change that was refused could not be taken back, update the network again", "network", key.ID, "err", err)
 	}
-}
-
-// tellExports tells the watchers where a network's exports are now.
-func (a *Agent) tellExports(network string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, o := range a.exports.Of(network) {
-		a.tellLocked(o, false)
-	}
-}
-
-// leave removes what was made by the plug that a network had before, and then
-// notes that it is gone: until that is written, nothing is made by the new one.
-// The gateway has been stopped.
-func (a *Agent) leave(ctx context.Context, m member) error {
-	former := m.rec.Network.Former
-	if err := a.o.Namespaces.Remove(ctx, former.ForHost(m.key.ID)); err != nil {
-		return err
-	}
-	_, err := a.edit(ctx, m.key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
-		if old == nil || old.Network.Former != former {
-			return old, nil
-		}
-		left, network := *old, *old.Network
-		network.Former = nil
-		left.Network = &network
-		return &left, nil
-	})
-	return err
 }

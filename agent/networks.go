@@ -3,10 +3,8 @@ package agent
 import (
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 
-	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/engine"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
@@ -20,10 +18,10 @@ func (a *Agent) PutNetwork(ctx context.Context, n model.Network) (model.Network,
 	if err := n.Validate(); err != nil {
 		return model.Network{}, err
 	}
-	if err := a.ready(); err != nil {
+	if err := a.Ready(); err != nil {
 		return model.Network{}, err
 	}
-	ctx, cancel := a.within(ctx)
+	ctx, cancel := a.Within(ctx)
 	defer cancel()
 	key := model.NetworkKey(n.ID)
 	want := intent.NetworkOf(n, a.o.Hostname)
@@ -33,19 +31,19 @@ func (a *Agent) PutNetwork(ctx context.Context, n model.Network) (model.Network,
 	if err := a.o.Namespaces.Check(ctx, want.ForHost(n.ID)); err != nil {
 		return model.Network{}, parts.Classify(err)
 	}
-	created, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
-		return a.networkRecord(key, old, want)
+	created, err := a.Edit(ctx, key, drivers.Secret{}, func(all engine.Intents, old *intent.Record) (*intent.Record, error) {
+		return networkRecord(all, key, old, want)
 	})
 	if err != nil {
 		return model.Network{}, err
 	}
-	if err := a.await(ctx, key, created); err != nil {
+	if err := a.Await(ctx, key, engine.Wait{Created: created}); err != nil {
 		return model.Network{}, err
 	}
 	return a.Network(ctx, n.ID)
 }
 
-func (a *Agent) networkRecord(key model.Key, old *intent.Record, n *intent.Network) (*intent.Record, error) {
+func networkRecord(all engine.Intents, key model.Key, old *intent.Record, n *intent.Network) (*intent.Record, error) {
 	if old != nil {
 		if old.Removing {
 			return nil, refusal.BeingRemoved(key)
@@ -57,18 +55,17 @@ func (a *Agent) networkRecord(key model.Key, old *intent.Record, n *intent.Netwo
 		}
 		return old, nil
 	}
-	if err := a.meetsLocked(key, n); err != nil {
+	if err := meets(all, key, n); err != nil {
 		return nil, err
 	}
 	return &intent.Record{Generation: 1, Network: n}, nil
 }
 
-// meetsLocked refuses a network that cannot be on this host beside the others.
+// meets refuses a network that cannot be on this host beside the others.
 // One that moves is at both places until it has left the first.
-func (a *Agent) meetsLocked(key model.Key, n *intent.Network) error {
-	for other, o := range a.objects {
-		r := o.intent()
-		if other == key || r == nil || r.Network == nil {
+func meets(all engine.Intents, key model.Key, n *intent.Network) error {
+	for other, r := range all.All() {
+		if other == key || r.Network == nil {
 			continue
 		}
 		if err := r.Network.Meets(other.ID, key.ID, n); err != nil {
@@ -86,70 +83,7 @@ func (a *Agent) meetsLocked(key model.Key, n *intent.Network) error {
 // DeleteNetwork removes a network that no export uses. An unknown id is
 // success.
 func (a *Agent) DeleteNetwork(ctx context.Context, id string) error {
-	key := model.NetworkKey(id)
-	return a.removeByID(ctx, key, removal{allowed: func(*intent.Record) error { return a.unusedLocked(key) }})
-}
-
-// unusedLocked refuses a network that exports use. Nothing else is used.
-func (a *Agent) unusedLocked(key model.Key) error {
-	if key.Kind != model.KindNetwork {
-		return nil
-	}
-	var users []string
-	for id := range a.exports.Of(key.ID) {
-		users = append(users, id)
-	}
-	if len(users) == 0 {
-		return nil
-	}
-	slices.Sort(users)
-	shown := users[:min(len(users), 10)]
-	return &fault.Error{
-		Kind: fault.Precondition, Reason: fault.NetworkInUse, Metadata: map[string]string{"exports": strings.Join(shown, ",")},
-		Message: fmt.Sprintf("network %s is used by %d exports (%s): delete them first", key.ID, len(users), strings.Join(shown, ", ")),
-	}
-}
-
-// Network returns one.
-func (a *Agent) Network(_ context.Context, id string) (model.Network, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	o := a.objects[model.NetworkKey(id)]
-	if o == nil || o.rec == nil {
-		return model.Network{}, refusal.UnknownID(model.NetworkKey(id))
-	}
-	return a.networkLocked(o), nil
-}
-
-// Networks lists all, by id.
-func (a *Agent) Networks(context.Context) ([]model.Network, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var list []model.Network
-	for _, o := range a.objects {
-		if o.rec != nil && o.rec.Network != nil {
-			list = append(list, a.networkLocked(o))
-		}
-	}
-	slices.SortFunc(list, func(x, y model.Network) int { return strings.Compare(x.ID, y.ID) })
-	return list, nil
-}
-
-func (a *Agent) networkLocked(o *object) model.Network {
-	r := o.rec.Network
-	n := model.Network{
-		ID: o.key.ID, Plug: r.Plug.Model(), Addresses: slices.Clone(r.Addresses), MTU: r.MTU, MAC: r.LinkMAC,
-		NFSVersions: r.Versions(), Gateway: o.gateway.Told, Status: o.status, Drift: o.drift,
-	}
-	for _, route := range r.Routes {
-		n.Routes = append(n.Routes, model.Route(route))
-	}
-	for _, e := range a.exports.Of(o.key.ID) {
-		if e.rec != nil {
-			n.Gateway.Exports++
-		}
-	}
-	return n
+	return a.removeByID(ctx, model.NetworkKey(id), engine.Removal{})
 }
 
 // checkServed says whether this host has what a network's versions need.

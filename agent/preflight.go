@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/causeway-project/causeway/agent/device"
+	"github.com/causeway-project/causeway/agent/engine"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
@@ -16,10 +17,10 @@ import (
 // a line, and changes nothing. That it could not is no error: the line says so.
 // at needs no id, and no tag.
 func (a *Agent) PreflightAttachment(ctx context.Context, at model.Attachment) ([]model.Check, error) {
-	if err := a.ready(); err != nil {
+	if err := a.Ready(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := a.within(ctx)
+	ctx, cancel := a.Within(ctx)
 	defer cancel()
 	one := func(name string, e *fault.Error) ([]model.Check, error) {
 		return preflight.Lines([]preflight.Finding{preflight.Invalid(name, e)}), nil
@@ -64,7 +65,7 @@ func (a *Agent) attachmentFacts(ctx context.Context, at model.Attachment) (prefl
 
 // hostFacts looks at what can refuse an attachment, but for its instance.
 func (a *Agent) hostFacts(ctx context.Context, at model.Attachment, i parts.Instance) (preflight.Facts, error) {
-	at.Settings = at.Settings.Or(a.o.Settings)
+	at.Settings = at.Settings.Or(a.Settings())
 	f := preflight.Facts{Want: at, Instance: i, Share: &preflight.Share{Name: at.Connection.Kind + ":" + at.Connection.Source}}
 	if at.ID != "" {
 		f.Alias = intent.Alias(at.ID)
@@ -106,28 +107,24 @@ func (a *Agent) hostFacts(ctx context.Context, at model.Attachment, i parts.Inst
 // obstacles finds what other attachments keep at from being. What will be over
 // by itself is none.
 func (a *Agent) obstacles(ctx context.Context, at model.Attachment, uuid string) (hotPlug, locks *fault.Error) {
-	m := member{key: model.AttachmentKey(at.ID), rec: &intent.Record{Generation: 1, Attachment: intent.AttachmentOf(at, uuid)}}
-	if err := a.pluggable(ctx, m, nil); errors.As(err, &hotPlug) && hotPlug.Reason != fault.NeedsReset {
+	key, r := model.AttachmentKey(at.ID), &intent.Record{Generation: 1, Attachment: intent.AttachmentOf(at, uuid)}
+	if err := a.Pluggable(ctx, at.ID, r.Attachment); errors.As(err, &hotPlug) && hotPlug.Reason != fault.NeedsReset {
 		hotPlug = nil
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	errors.As(a.admitLocked(m.key, nil, m.rec), &locks)
+	a.Intents(func(all engine.Intents) { errors.As(all.Admit(key, nil, r), &locks) })
 	return hotPlug, locks
 }
 
 // othersOf lists the attachments of an instance but at itself.
 func (a *Agent) othersOf(at model.Attachment, uuid string) []preflight.Other {
 	share := intent.ConnectionOf(at.Connection).MountName()
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	var others []preflight.Other
-	for key, o := range a.objects {
-		r := o.intent()
-		if key.Kind != model.KindAttachment || key.ID == at.ID || r == nil || r.Attachment.InstanceUUID != uuid {
-			continue
+	a.Intents(func(all engine.Intents) {
+		for key, r := range all.All() {
+			if key.Kind == model.KindAttachment && key.ID != at.ID && r.Attachment.InstanceUUID == uuid {
+				others = append(others, preflight.Other{ID: key.ID, Tag: r.Attachment.Tag, Share: r.Attachment.Connection.MountName() == share})
+			}
 		}
-		others = append(others, preflight.Other{ID: key.ID, Tag: r.Attachment.Tag, Share: r.Attachment.Connection.MountName() == share})
-	}
+	})
 	return others
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/device"
+	"github.com/causeway-project/causeway/agent/engine"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/word"
@@ -181,7 +182,7 @@ func TestRequestsWaitForSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := shortDir(t)
-	a, err := New(Options{StateDir: dir + "/s", RunDir: dir + "/r", Drivers: registry, Logger: discard})
+	a, err := New(Options{Options: engine.Options{StateDir: dir + "/s", RunDir: dir + "/r", Drivers: registry, Logger: discard}})
 	if err != nil {
 		t.Fatal(err)
 	}

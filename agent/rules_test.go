@@ -19,7 +19,6 @@ import (
 	"github.com/causeway-project/causeway/agent/access"
 	"github.com/causeway-project/causeway/agent/fault"
 	"github.com/causeway-project/causeway/agent/model"
-	"github.com/causeway-project/causeway/agent/retry"
 	"github.com/causeway-project/causeway/ganesha"
 	"github.com/causeway-project/causeway/integration/wait"
 )
@@ -106,7 +105,7 @@ func TestRecordsWithoutIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	a = h.boot(dir)
-	if damaged := a.damagedOf(model.KindExport); len(damaged) > 0 {
+	if damaged := a.Damaged(); len(damaged) > 0 {
 		t.Fatalf("damaged: %v\n%s", damaged, data)
 	}
 	first := a.states(t)
@@ -399,32 +398,6 @@ func TestRuleExpires(t *testing.T) {
 	}
 }
 
-// TestExpiryDoesNotWait for the pause after a failure.
-func TestExpiryDoesNotWait(t *testing.T) {
-	h := newHost(t)
-	a := docsUp(t, h, shortDir(t))
-	now := time.Now()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	o := a.objects[model.ExportKey("docs")]
-	g := a.groups[o.rec.Group("docs")]
-	k := o.rec.Keys("docs")[2]
-	rec := o.rec.WithRules([]access.Intent{{ID: "x", Client: prefix("10.0.0.0/8"), ExpiresAt: now.Add(-time.Second)}})
-	g.fails[k] = &retry.Failure{Next: now.Add(time.Hour)}
-	g.passed = now.Add(-time.Minute)
-	a.expireLocked(g, []member{{key: o.key, rec: rec, at: now}}, now)
-	if f := g.fails[k]; f.Next.After(now) {
-		t.Errorf("the next try is at %v, now it is %v", f.Next, now)
-	}
-	f := g.fails[k]
-	f.Next = now.Add(time.Hour)
-	a.expireLocked(g, []member{{key: o.key, rec: rec, at: now}}, now.Add(time.Second))
-	if !f.Next.After(now) {
-		t.Error("the same expiry counts twice")
-	}
-	delete(g.fails, k)
-}
-
 // TestRefusedRule: one bad rule does not hurt the others, and says so.
 func TestRefusedRule(t *testing.T) {
 	h, dir := newHost(t), shortDir(t)
@@ -468,6 +441,7 @@ func TestRefusedRule(t *testing.T) {
 // next look, and at once when asked.
 func TestRulesDrift(t *testing.T) {
 	h := newHost(t)
+	h.resync = 50 * time.Millisecond
 	a := docsUp(t, h, shortDir(t))
 	ctx := t.Context()
 	if _, err := a.PutRule(ctx, "docs", lets("10.77.0.0/24", access.LevelRO)); err != nil {
@@ -498,9 +472,6 @@ func TestRulesDrift(t *testing.T) {
 	}
 	drift := metric(t, a, "causeway_access_rule_drift_total")
 	tamper()
-	a.mu.Lock()
-	a.wakeLocked(a.objects[model.ExportKey("docs")].rec.Group("docs"), lookAgain)
-	a.mu.Unlock()
 	wait.Until(t, "undone", func() bool { return h.served() == want })
 	if got := metric(t, a, "causeway_access_rule_drift_total"); got != drift+1 {
 		t.Errorf("drift counted is %v, was %v", got, drift)

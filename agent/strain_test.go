@@ -17,6 +17,7 @@ import (
 // attachment stays as it is.
 func TestNearLimit(t *testing.T) {
 	h := newHost(t)
+	h.sample = 5 * time.Millisecond
 	a := h.boot(shortDir(t))
 	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
 		t.Fatal(err)
@@ -26,13 +27,6 @@ func TestNearLimit(t *testing.T) {
 		h.mu.Lock()
 		h.usage = u
 		h.mu.Unlock()
-		for _, key := range a.dueForLook(time.Now()) {
-			u, runs, err := a.o.Daemons.Usage(a.at.Daemon(key.ID))
-			if err != nil {
-				t.Fatal(err)
-			}
-			a.noteStrain(key, runs, strain.Look{Usage: u, At: time.Now()})
-		}
 	}
 	status := func(phase model.Phase, reason fault.Reason) func() bool {
 		return func() bool {

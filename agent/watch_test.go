@@ -63,7 +63,7 @@ func TestSlowWatcherIsEnded(t *testing.T) {
 	go func() {
 		ended <- a.Watch(t.Context(), func(model.Event) error { <-block; return nil })
 	}()
-	for i := range watchBuffer {
+	for i := range 1024 { // more than it may be behind, with each network's changes
 		n := blue()
 		n.ID = fmt.Sprint("n", i)
 		n.Addresses = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 77, byte(i / 200), byte(i%200 + 2)}), 16)}

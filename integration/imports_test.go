@@ -23,12 +23,13 @@ var mayImport = map[string][]string{
 	"api/node/client/example": {"api/node/client", "api/node/v1"},
 	"api/node/v1":             {},
 
-	"agent":            {"agent/access", "agent/allotment", "agent/answers", "agent/crashpoint", "agent/device", "agent/fault", "agent/intent", "agent/ledger", "agent/metrics", "agent/model", "agent/move", "agent/parts", "agent/preflight", "agent/reconcile", "agent/refusal", "agent/retry", "agent/rulebook", "agent/standing", "agent/starts", "agent/statistics", "agent/strain", "agent/tree", "agent/vitals", "agent/word", "drivers", "ganesha", "netns"},
+	"agent":            {"agent/access", "agent/answers", "agent/device", "agent/engine", "agent/fault", "agent/intent", "agent/model", "agent/move", "agent/parts", "agent/preflight", "agent/refusal", "agent/statistics", "agent/word", "drivers", "ganesha"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
 	"agent/allotment":  {"agent/intent", "ganesha"},
 	"agent/answers":    {"agent/fault", "agent/intent", "agent/move", "agent/parts", "agent/word"},
 	"agent/crashpoint": {},
 	"agent/device":     {"agent/fault", "agent/word"},
+	"agent/engine":     {"agent/access", "agent/allotment", "agent/answers", "agent/crashpoint", "agent/device", "agent/fault", "agent/intent", "agent/ledger", "agent/metrics", "agent/model", "agent/move", "agent/parts", "agent/reconcile", "agent/refusal", "agent/retry", "agent/rulebook", "agent/standing", "agent/starts", "agent/statistics", "agent/strain", "agent/tree", "agent/vitals", "agent/word", "drivers", "ganesha", "netns"},
 	"agent/fault":      {},
 	"agent/intent":     {"agent/access", "agent/device", "agent/fault", "agent/ledger", "agent/model", "agent/move", "agent/reconcile", "agent/word", "drivers", "ganesha", "netns", "netns/plug"},
 	"agent/ledger":     {"agent/crashpoint"},
@@ -113,7 +114,7 @@ var onlyIn = map[string][]string{
 	"github.com/coreos/go-systemd":          {"cmd/causeway-agent", "agent/process/unit"},
 	"google.golang.org/grpc":                {"agent/rpc", "api...", "cmd...", "integration..."},
 	"google.golang.org/protobuf":            {"agent/rpc", "api...", "cmd...", "integration..."},
-	"github.com/prometheus":                 {"agent", "agent/metrics", "agent/statistics", "agent/strain", "cmd/causeway-agent"},
+	"github.com/prometheus":                 {"agent/engine", "agent/metrics", "agent/statistics", "agent/strain", "cmd/causeway-agent"},
 	"github.com/spf13":                      {"cmd..."},
 	"os/exec":                               {"agent/process", "netns/ovs", "netns/plug", "virtiofs/virtiofsd", "cmd/causeway-agent", "drivers/drivertest", "integration..."},
 }

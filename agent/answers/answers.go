@@ -16,8 +16,8 @@ import (
 	"github.com/causeway-project/causeway/agent/word"
 )
 
-// patience bounds a question of a Cache's.
-const patience = 10 * time.Second
+// Patience bounds a question of a Cache's.
+const Patience = 10 * time.Second
 
 // A Source answers: parts.Instances does.
 type Source interface {
@@ -50,7 +50,7 @@ func (c Cache) Of(ctx context.Context, s Source, uuid string) Answer {
 	if got, ok := c[uuid]; ok {
 		return got
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	got := Ask(ctx, s, uuid)
 	c[uuid] = got
@@ -68,7 +68,7 @@ func (c Cache) FindNamesake(ctx context.Context, s Source, at *intent.Attachment
 	if got.Namesake != "" || at.Instance == at.InstanceUUID {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, Patience)
 	defer cancel()
 	if other := Ask(ctx, s, at.Instance); other.Err == nil {
 		got.Namesake = other.Instance.UUID

@@ -64,6 +64,11 @@ type Status struct {
 	Attempts           int
 }
 
+// Settled says whether the object serves, as well as may be.
+func (s Status) Settled() bool {
+	return s.Phase == Ready || s.Phase == Degraded && s.ObservedGeneration == s.Generation
+}
+
 // Because adds why.
 func (s Status) Because(e *fault.Error, attempts int) Status {
 	s.Reason, s.Message, s.Attempts = e.Reason, e.Error(), attempts

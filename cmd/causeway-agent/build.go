@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/causeway-project/causeway/agent"
+	"github.com/causeway-project/causeway/agent/engine"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/preflight"
@@ -46,30 +47,32 @@ func build(cfg config, log *slog.Logger) (core, error) {
 	daemons := &virtiofsd.Daemons{Starter: starter, Keeper: cfg.Keeper, Limits: cfg.Virtiofsd.Limits.limits(), Logger: log}
 	vd := virtiofsDaemons{d: daemons, systemd: sup.units != nil}
 	o := agent.Options{
-		StateDir:   cfg.StateDir,
-		RunDir:     cfg.RunDir,
-		Drivers:    registry,
-		Mounts:     mountTable{},
-		Namespaces: n.networks,
-		Daemons:    vd,
-		Settings:   cfg.Virtiofsd.settings(),
-		Instances:  noLibvirt{},
-		Servers: func(p agent.ServerPlace) parts.Server {
-			return ganesha.New(ganesha.Options{
-				RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS, Settings: p.Settings, Versions: p.Versions,
-				Library: cfg.library(),
-				Lease:   time.Duration(cfg.Gateway.Lease), Grace: time.Duration(cfg.Gateway.Grace),
-				Limits: cfg.Gateway.Limits.limits(), Mounts: mountTable{}, Starter: starter, Logger: log.With("network", p.Network),
-			})
+		Options: engine.Options{
+			StateDir:   cfg.StateDir,
+			RunDir:     cfg.RunDir,
+			Drivers:    registry,
+			Mounts:     mountTable{},
+			Namespaces: n.networks,
+			Daemons:    vd,
+			Settings:   cfg.Virtiofsd.settings(),
+			Instances:  noLibvirt{},
+			Servers: func(p engine.ServerPlace) parts.Server {
+				return ganesha.New(ganesha.Options{
+					RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS, Settings: p.Settings, Versions: p.Versions,
+					Library: cfg.library(),
+					Lease:   time.Duration(cfg.Gateway.Lease), Grace: time.Duration(cfg.Gateway.Grace),
+					Limits: cfg.Gateway.Limits.limits(), Mounts: mountTable{}, Starter: starter, Logger: log.With("network", p.Network),
+				})
+			},
+			Resync:      time.Duration(cfg.Resync),
+			CallTimeout: time.Duration(cfg.CallTimeout),
+			Logger:      log,
 		},
 		CheckVersions: canServe,
 		Checks:        hostChecks(cfg, vd),
 		Subsystems:    n.subsystems,
-		Resync:        time.Duration(cfg.Resync),
-		CallTimeout:   time.Duration(cfg.CallTimeout),
 		Hostname:      hostname,
 		Version:       version(),
-		Logger:        log,
 	}
 	if cfg.Libvirt.Enabled {
 		n.libvirt = virtiofs.New(virtiofs.Options{URI: cfg.Libvirt.URI, Logger: log, Changed: func(e virtiofs.Event) {

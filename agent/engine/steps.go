@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"context"
@@ -33,7 +33,7 @@ var deadlines = map[reconcile.Kind]time.Duration{
 const lookDeadline = 10 * time.Second
 
 // do takes one step.
-func (a *Agent) do(ctx context.Context, g *group, s reconcile.Step, members []member) error {
+func (eng *Engine) do(ctx context.Context, g *group, s reconcile.Step, members []member) error {
 	m, ok := memberOf(s.Key, members)
 	if !ok {
 		return fmt.Errorf("%v: no record owns it", s)
@@ -45,12 +45,12 @@ func (a *Agent) do(ctx context.Context, g *group, s reconcile.Step, members []me
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if intent.OfLibvirt(s.Key) {
-		guarded, stop := a.starts.Guard(ctx, m.rec.Attachment.InstanceUUID)
+		guarded, stop := eng.starts.Guard(ctx, m.rec.Attachment.InstanceUUID)
 		defer stop()
 		ctx = guarded
 	}
 	crashpoint.Hit(crashpoint.At(crashpoint.StepBegin, s.Key.Kind.String(), string(s.Verb)))
-	err := a.doKind(ctx, g, s, m)
+	err := eng.doKind(ctx, g, s, m)
 	crashpoint.Hit(crashpoint.At(crashpoint.StepEnd, s.Key.Kind.String(), string(s.Verb)))
 	if err != nil {
 		return fmt.Errorf("%v: %w", s, err)
@@ -71,83 +71,83 @@ func memberOf(k reconcile.Key, members []member) (member, bool) {
 	return member{}, false
 }
 
-func (a *Agent) doKind(ctx context.Context, g *group, s reconcile.Step, m member) error {
+func (eng *Engine) doKind(ctx context.Context, g *group, s reconcile.Step, m member) error {
 	remove := s.Verb == reconcile.Remove
 	switch s.Key.Kind {
 	case reconcile.Mount:
 		if remove {
-			return a.at.UnmountShare(ctx, m.rec)
+			return eng.at.UnmountShare(ctx, m.rec)
 		}
-		conn, err := a.connectionOf(m)
+		conn, err := eng.connectionOf(m)
 		if err != nil {
 			return err
 		}
-		return a.at.MountShare(ctx, m.rec, conn)
+		return eng.at.MountShare(ctx, m.rec, conn)
 	case reconcile.View:
 		if remove {
-			return a.at.RemoveView(ctx, m.rec.Export.Network, m.key.ID)
+			return eng.at.RemoveView(ctx, m.rec.Export.Network, m.key.ID)
 		}
-		return a.at.MakeView(m.key.ID, m.rec.Export)
+		return eng.at.MakeView(m.key.ID, m.rec.Export)
 	case reconcile.Namespace:
 		if remove && m.rec.Network.Former != nil {
-			return a.leave(ctx, m)
+			return eng.leave(ctx, m)
 		}
 		if remove {
-			return a.o.Namespaces.Remove(ctx, m.rec.Network.ForHost(m.key.ID))
+			return eng.o.Namespaces.Remove(ctx, m.rec.Network.ForHost(m.key.ID))
 		}
-		return a.o.Namespaces.Ensure(ctx, m.rec.Network.ForHost(m.key.ID))
+		return eng.o.Namespaces.Ensure(ctx, m.rec.Network.ForHost(m.key.ID))
 	case reconcile.Gateway:
 		if remove {
-			return a.stopGateway(ctx, m)
+			return eng.stopGateway(ctx, m)
 		}
-		return a.startGateway(ctx, g, s, m)
+		return eng.startGateway(ctx, g, s, m)
 	case reconcile.Export:
-		server := a.existingServer(m.rec.Export.Network)
+		server := eng.existingServer(m.rec.Export.Network)
 		if server == nil {
 			return ganesha.ErrNotRunning
 		}
 		if remove {
 			return server.Remove(ctx, m.rec.Export.ExportID)
 		}
-		return a.putIntoGateway(ctx, g, server, m)
+		return eng.putIntoGateway(ctx, g, server, m)
 	case reconcile.Daemon:
 		if remove {
-			return a.endDaemon(ctx, m)
+			return eng.endDaemon(ctx, m)
 		}
-		return a.o.Daemons.Start(ctx, a.daemonOf(m))
+		return eng.o.Daemons.Start(ctx, eng.daemonOf(m))
 	case reconcile.Device:
 		if remove {
-			return a.detach(ctx, m)
+			return eng.detach(ctx, m)
 		}
-		if err := a.pluggable(ctx, m, nil); err != nil {
+		if err := eng.pluggable(ctx, m, nil); err != nil {
 			return err
 		}
-		return a.o.Instances.Attach(ctx, a.deviceOf(m))
+		return eng.o.Instances.Attach(ctx, eng.deviceOf(m))
 	case reconcile.GuestMount:
 		if remove {
-			return a.guestUnmount(ctx, m)
+			return eng.guestUnmount(ctx, m)
 		}
-		return a.guestMount(ctx, m)
+		return eng.guestMount(ctx, m)
 	case reconcile.Definition:
 		if remove {
-			return a.o.Instances.Undefine(ctx, a.deviceOf(m))
+			return eng.o.Instances.Undefine(ctx, eng.deviceOf(m))
 		}
-		return a.o.Instances.Define(ctx, a.deviceOf(m))
+		return eng.o.Instances.Define(ctx, eng.deviceOf(m))
 	}
 	return errors.New("unknown kind")
 }
 
-func (a *Agent) startGateway(ctx context.Context, g *group, s reconcile.Step, m member) error {
-	if err := a.at.Share(m.key.ID); err != nil {
+func (eng *Engine) startGateway(ctx context.Context, g *group, s reconcile.Step, m member) error {
+	if err := eng.at.Share(m.key.ID); err != nil {
 		return err
 	}
 	if s.Verb == reconcile.Create {
 		once(g.settled) // what the shares' groups wait for: it has nothing to adopt
-		a.awaitViews(ctx, m.key.ID)
+		eng.awaitViews(ctx, m.key.ID)
 	}
-	server := a.server(m.key.ID, m.rec.Network)
-	a.gatewayStarts(m.key.ID)
-	if err := server.Start(ctx, func() []ganesha.Export { return a.mountedExports(m.key.ID) }); err != nil {
+	server := eng.server(m.key.ID, m.rec.Network)
+	eng.gatewayStarts(m.key.ID)
+	if err := server.Start(ctx, func() []ganesha.Export { return eng.mountedExports(m.key.ID) }); err != nil {
 		return err
 	}
 	st, err := server.Status(ctx)
@@ -157,12 +157,12 @@ func (a *Agent) startGateway(ctx context.Context, g *group, s reconcile.Step, m 
 	if !st.Running {
 		return ganesha.ErrNotRunning
 	}
-	if err := a.dropUnknownExports(ctx, m.key.ID, server); err != nil {
+	if err := eng.dropUnknownExports(ctx, m.key.ID, server); err != nil {
 		return err
 	}
-	a.gatewayServes(m.key.ID, st)
-	a.watchHealth(m.key.ID, server, server.Done())
-	a.watchEnd(g, s.Key, server.Done()) // the look that follows its end notes it, with the cause
+	eng.gatewayServes(m.key.ID, st)
+	eng.watchHealth(m.key.ID, server, server.Done())
+	eng.watchEnd(g, s.Key, server.Done()) // the look that follows its end notes it, with the cause
 	return nil
 }
 
@@ -174,18 +174,18 @@ const viewPatience = 3 * time.Second
 // more: each is in place, or cannot be had now. A gateway that began without,
 // as after a reboot, would answer a client that comes to reclaim a file that
 // the file is no more, and the client believes it.
-func (a *Agent) awaitViews(ctx context.Context, network string) {
+func (eng *Engine) awaitViews(ctx context.Context, network string) {
 	ctx, cancel := context.WithTimeout(ctx, viewPatience)
 	defer cancel()
 	for {
-		changed := a.viewUnderWay(network)
+		changed := eng.viewUnderWay(network)
 		if changed == nil {
 			return
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			a.log.Warn("gateway starts without some of its exports, whose trees are not there yet", "network", network)
+			eng.log.Warn("gateway starts without some of its exports, whose trees are not there yet", "network", network)
 			return
 		}
 	}
@@ -193,17 +193,17 @@ func (a *Agent) awaitViews(ctx context.Context, network string) {
 
 // viewUnderWay is closed with the next change of an export whose tree is on its
 // way; nil where there is none.
-func (a *Agent) viewUnderWay(network string) <-chan struct{} {
-	a.mu.Lock()
+func (eng *Engine) viewUnderWay(network string) <-chan struct{} {
+	eng.mu.Lock()
 	working := map[string]<-chan struct{}{}
-	for key, o := range a.objects {
+	for key, o := range eng.objects {
 		if o.rec != nil && o.rec.Export != nil && o.rec.Export.Network == network && !o.rec.Removing && o.status.Phase == model.Working {
 			working[key.ID] = o.changed
 		}
 	}
-	a.mu.Unlock()
+	eng.mu.Unlock()
 	for id, changed := range working {
-		if sight, err := a.o.Mounts.Peek(a.at.View(network, id)); err == nil && !sight.Mounted {
+		if sight, err := eng.o.Mounts.Peek(eng.at.View(network, id)); err == nil && !sight.Mounted {
 			return changed
 		}
 	}
@@ -213,19 +213,19 @@ func (a *Agent) viewUnderWay(network string) <-chan struct{} {
 // mountedExports lists what a gateway that starts now should serve from its
 // first moment: exports that are wanted and whose tree is in place. The others
 // are put in one by one.
-func (a *Agent) mountedExports(network string) []ganesha.Export {
-	a.mu.Lock()
+func (eng *Engine) mountedExports(network string) []ganesha.Export {
+	eng.mu.Lock()
 	var ms []member
-	for _, o := range a.exports.Of(network) {
+	for _, o := range eng.exports.Of(network) {
 		if o.rec != nil && !o.rec.Removing {
 			ms = append(ms, member{key: o.key, rec: o.rec, at: time.Now()})
 		}
 	}
-	a.mu.Unlock()
+	eng.mu.Unlock()
 	var exports []ganesha.Export
 	for _, m := range ms {
-		if sight, err := a.o.Mounts.Peek(a.at.View(network, m.key.ID)); err == nil && sight.Mounted {
-			exports = append(exports, a.exportOf(m))
+		if sight, err := eng.o.Mounts.Peek(eng.at.View(network, m.key.ID)); err == nil && sight.Mounted {
+			exports = append(exports, eng.exportOf(m))
 		}
 	}
 	return exports
@@ -233,23 +233,23 @@ func (a *Agent) mountedExports(network string) []ganesha.Export {
 
 // dropUnknownExports withdraws what an adopted gateway serves and no record
 // asks for, unless a record that cannot be read may do so.
-func (a *Agent) dropUnknownExports(ctx context.Context, network string, server parts.Server) error {
+func (eng *Engine) dropUnknownExports(ctx context.Context, network string, server parts.Server) error {
 	ids, err := server.IDs(ctx)
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
+	eng.mu.Lock()
 	known := map[uint16]bool{}
-	for _, o := range a.exports.Of(network) {
+	for _, o := range eng.exports.Of(network) {
 		known[o.intent().Export.ExportID] = true
 	}
-	damaged := len(a.damagedOf(model.KindExport)) > 0
-	a.mu.Unlock()
+	damaged := len(eng.damagedOf(model.KindExport)) > 0
+	eng.mu.Unlock()
 	for _, id := range ids {
 		if known[id] || damaged {
 			continue
 		}
-		a.log.Warn("gateway served an export without a record, which is withdrawn", "network", network, "export_id", id)
+		eng.log.Warn("gateway served an export without a record, which is withdrawn", "network", network, "export_id", id)
 		if err := server.Remove(ctx, id); err != nil {
 			return err
 		}
@@ -257,28 +257,28 @@ func (a *Agent) dropUnknownExports(ctx context.Context, network string, server p
 	return nil
 }
 
-func (a *Agent) stopGateway(ctx context.Context, m member) error {
-	a.gatewayStops(m.key.ID)
+func (eng *Engine) stopGateway(ctx context.Context, m member) error {
+	eng.gatewayStops(m.key.ID)
 	// One that has exports comes again, in another namespace: its clients then
 	// want their open files and locks back.
-	forget := !a.hasExports(m.key.ID)
-	if err := a.server(m.key.ID, m.rec.Network).Stop(ctx, ganesha.StopOptions{Forget: forget}); err != nil {
+	forget := !eng.hasExports(m.key.ID)
+	if err := eng.server(m.key.ID, m.rec.Network).Stop(ctx, ganesha.StopOptions{Forget: forget}); err != nil {
 		return err
 	}
-	return a.at.Unshare(ctx, m.key.ID, func() bool { return a.hasExports(m.key.ID) })
+	return eng.at.Unshare(ctx, m.key.ID, func() bool { return eng.hasExports(m.key.ID) })
 }
 
-func (a *Agent) daemonOf(m member) parts.Daemon {
+func (eng *Engine) daemonOf(m member) parts.Daemon {
 	at := m.rec.Attachment
 	return parts.Daemon{
-		Dir: a.at.Daemon(m.key.ID), Source: a.at.Mount(at.Mount), ReadOnly: at.ReadOnly, Settings: a.settingsOf(m.rec), IDs: at.IDs,
+		Dir: eng.at.Daemon(m.key.ID), Source: eng.at.Mount(at.Mount), ReadOnly: at.ReadOnly, Settings: eng.settingsOf(m.rec), IDs: at.IDs,
 	}
 }
 
 // connectionOf is a record's connection with its secret.
-func (a *Agent) connectionOf(m member) (drivers.Connection, error) {
+func (eng *Engine) connectionOf(m member) (drivers.Connection, error) {
 	c := m.rec.Connection()
-	secret, err := a.ledger.Secret(m.key.Kind, m.key.ID)
+	secret, err := eng.ledger.Secret(m.key.Kind, m.key.ID)
 	if err != nil {
 		return drivers.Connection{}, err
 	}

@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"context"
@@ -10,64 +10,66 @@ import (
 	"github.com/causeway-project/causeway/drivers"
 )
 
-// edit changes one object's record: in the ledger first, then in memory. It is
-// the only way in. change is called with the lock held and no I/O to do; it
-// gets the record as it is (nil for a new one) and returns the next, or the
-// same for no change. created says whether the object is new.
-func (a *Agent) edit(ctx context.Context, key model.Key, secret drivers.Secret, change func(old *intent.Record) (*intent.Record, error)) (created bool, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	o := a.objects[key]
+// A Change makes the next record of an object from the one that it has, nil for a
+// new one; the same is no change. It may look at all others, and does no I/O.
+type Change func(all Intents, old *intent.Record) (*intent.Record, error)
+
+// Edit changes one object's record: in the ledger first, then in memory. It is
+// the only way in. created says whether the object is new.
+func (eng *Engine) Edit(ctx context.Context, key model.Key, secret drivers.Secret, change Change) (created bool, err error) {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
+	o := eng.objects[key]
 	for o != nil && o.writing {
 		changed := o.changed
-		a.mu.Unlock()
+		eng.mu.Unlock()
 		select {
 		case <-changed:
 		case <-ctx.Done():
 		}
-		a.mu.Lock()
+		eng.mu.Lock()
 		if ctx.Err() != nil {
 			return false, refusal.CallEnded(ctx, key, model.Status{Phase: model.Working})
 		}
-		o = a.objects[key]
+		o = eng.objects[key]
 	}
-	if err := a.damageLocked(key); err != nil {
+	if err := eng.damageLocked(key); err != nil {
 		return false, err
 	}
 	var old *intent.Record
 	if o != nil {
 		old = o.rec
 	}
-	next, err := change(old)
+	next, err := change(Intents{eng}, old)
 	if err != nil {
 		return false, err
 	}
 	if next == old {
 		if o != nil {
-			a.retryLocked(o)
+			eng.retryLocked(o)
 		}
 		return false, nil
 	}
 	if o == nil {
 		o = newObject(key, nil)
-		a.objects[key] = o
+		eng.objects[key] = o
 	}
 	// The record is reserved before it is written, so that what it allocates
 	// is not given out twice meanwhile.
 	o.writing, o.pending = true, next
 	if e := next.Export; e != nil {
-		a.exports.Add(key.ID, e, o)
+		eng.exports.Add(key.ID, e, o)
 	}
-	a.mu.Unlock()
-	err = a.write(key, next, secret)
-	a.mu.Lock()
+	eng.mu.Unlock()
+	err = eng.write(key, next, secret)
+	eng.mu.Lock()
 	o.writing, o.pending = false, nil
 	defer o.broadcast()
 	if err != nil {
 		if old == nil {
-			delete(a.objects, key)
+			delete(eng.objects, key)
 			if e := next.Export; e != nil {
-				a.exports.Drop(key.ID, e, o)
+				eng.exports.Drop(key.ID, e, o)
 			}
 		}
 		return false, refusal.NotWritten(err)
@@ -84,11 +86,11 @@ func (a *Agent) edit(ctx context.Context, key model.Key, secret drivers.Secret, 
 	if next.Removing {
 		o.status.Phase = model.Removing
 	}
-	a.tellLocked(o, false)
-	a.joinLocked(o)
-	a.retryLocked(o)
+	eng.tellLocked(o, false)
+	eng.joinLocked(o)
+	eng.retryLocked(o)
 	if e := next.Export; e != nil && old == nil {
-		a.wakeLocked(intent.NetworkGroup(e.Network), lookOn) // its first export brings the gateway
+		eng.wakeLocked(intent.NetworkGroup(e.Network), lookOn) // its first export brings the gateway
 	}
 	return old == nil, nil
 }
@@ -96,23 +98,23 @@ func (a *Agent) edit(ctx context.Context, key model.Key, secret drivers.Secret, 
 // write puts the secret down before the record that needs it. A new object
 // never finds the secret of a former one of its name, which a crash between the
 // two may have left.
-func (a *Agent) write(key model.Key, r *intent.Record, secret drivers.Secret) error {
+func (eng *Engine) write(key model.Key, r *intent.Record, secret drivers.Secret) error {
 	var err error
 	switch {
 	case !secret.IsZero():
-		err = a.ledger.PutSecret(key.Kind, key.ID, secret.Reveal())
+		err = eng.ledger.PutSecret(key.Kind, key.ID, secret.Reveal())
 	case r.Generation == 1:
-		err = a.ledger.DeleteSecret(key.Kind, key.ID)
+		err = eng.ledger.DeleteSecret(key.Kind, key.ID)
 	}
 	if err != nil {
 		return err
 	}
-	return a.ledger.Put(key.Kind, key.ID, r)
+	return eng.ledger.Put(key.Kind, key.ID, r)
 }
 
 // damageLocked refuses an id whose ledger file could not be read.
-func (a *Agent) damageLocked(key model.Key) error {
-	for _, d := range a.damaged {
+func (eng *Engine) damageLocked(key model.Key) error {
+	for _, d := range eng.damaged {
 		if d.Kind == key.Kind && d.ID == key.ID {
 			return refusal.Damaged(d)
 		}
@@ -122,9 +124,9 @@ func (a *Agent) damageLocked(key model.Key) error {
 
 // retryLocked makes the object's failed steps due now, and forgets that they
 // failed: whoever waits wants to hear of a new try.
-func (a *Agent) retryLocked(o *object) {
+func (eng *Engine) retryLocked(o *object) {
 	key := o.rec.Group(o.key.ID)
-	g := a.groups[key]
+	g := eng.groups[key]
 	if g == nil {
 		return
 	}
@@ -147,17 +149,17 @@ func (a *Agent) retryLocked(o *object) {
 		}
 	}
 	if failed || o.status.Phase != model.Ready {
-		a.lookAtLocked(o)
+		eng.lookAtLocked(o)
 		return
 	}
-	a.wakeLocked(key, lookOn)
+	eng.wakeLocked(key, lookOn)
 }
 
 // soonerLocked looks at the object again, and brings its failed steps forward.
 // They are not due at once and keep their number of tries, since a step that
 // fails may itself cause the event that this is called for.
-func (a *Agent) soonerLocked(o *object) {
-	g := a.groups[o.rec.Group(o.key.ID)]
+func (eng *Engine) soonerLocked(o *object) {
+	g := eng.groups[o.rec.Group(o.key.ID)]
 	if g == nil {
 		return
 	}
@@ -167,27 +169,32 @@ func (a *Agent) soonerLocked(o *object) {
 			f.Next = soon
 		}
 	}
-	a.lookAtLocked(o)
+	eng.lookAtLocked(o)
 }
 
-// await waits until a put object has settled. An object that this call created
-// and that can never be is withdrawn: what is refused leaves nothing behind.
-func (a *Agent) await(ctx context.Context, key model.Key, created bool) error {
-	return a.awaitObject(ctx, key, created, (*object).settled)
+// A Wait is what a caller waits for.
+type Wait struct {
+	Created bool // by this call: if it can never be it is withdrawn, so that what is refused leaves nothing behind
+
+	// Settled says whether the object is as he wants it; nil is as well as may be.
+	Settled func(*intent.Record, model.Status) bool
 }
 
-// awaitObject is await with another idea of when an object has settled.
-func (a *Agent) awaitObject(ctx context.Context, key model.Key, created bool, settled func(*object) bool) error {
+// Await waits until an object has settled.
+func (eng *Engine) Await(ctx context.Context, key model.Key, w Wait) error {
+	if w.Settled == nil {
+		w.Settled = func(_ *intent.Record, s model.Status) bool { return s.Settled() }
+	}
 	for {
-		a.mu.Lock()
-		o := a.objects[key]
+		eng.mu.Lock()
+		o := eng.objects[key]
 		if o == nil {
-			a.mu.Unlock()
+			eng.mu.Unlock()
 			return refusal.RemovedMeanwhile(key)
 		}
-		changed, s, failure, removing, fresh := o.changed, o.status, o.failure, o.rec != nil && o.rec.Removing, created && !o.wasReady
-		done := settled(o)
-		a.mu.Unlock()
+		changed, s, failure, removing, fresh := o.changed, o.status, o.failure, o.rec != nil && o.rec.Removing, w.Created && !o.wasReady
+		done := o.rec != nil && w.Settled(o.rec, s)
+		eng.mu.Unlock()
 		switch {
 		case removing:
 			return refusal.BeingRemoved(key)
@@ -195,7 +202,7 @@ func (a *Agent) awaitObject(ctx context.Context, key model.Key, created bool, se
 			return nil
 		case failure != nil && failure.Permanent():
 			if fresh {
-				a.withdraw(ctx, key)
+				eng.withdraw(ctx, key)
 			}
 			return failure
 		}
@@ -208,49 +215,46 @@ func (a *Agent) awaitObject(ctx context.Context, key model.Key, created bool, se
 }
 
 // withdraw takes back an object whose creation was refused.
-func (a *Agent) withdraw(ctx context.Context, key model.Key) {
+func (eng *Engine) withdraw(ctx context.Context, key model.Key) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	if err := a.remove(ctx, key, removal{allowed: func(*intent.Record) error { return a.unusedLocked(key) }}); err != nil {
-		a.log.Error("object that was refused could not be withdrawn, delete it", key.Kind, key.ID, "err", err)
+	if err := eng.Remove(ctx, key, Removal{}); err != nil {
+		eng.log.Error("object that was refused could not be withdrawn, delete it", key.Kind, key.ID, "err", err)
 	}
 }
 
-// A removal says how an object goes.
-type removal struct {
-	allowed func(*intent.Record) error // whether it may; nil is yes
-	forced  bool                       // of an attachment, without waiting for its guest
+// A Removal says how an object goes.
+type Removal struct {
+	Forced bool // of an attachment: without waiting for its guest
 }
 
-// remove marks an object and waits until nothing is left of it. An unknown one
+// Remove marks an object and waits until nothing is left of it. An unknown one
 // is gone already.
-func (a *Agent) remove(ctx context.Context, key model.Key, r removal) error {
-	_, err := a.edit(ctx, key, drivers.Secret{}, func(old *intent.Record) (*intent.Record, error) {
-		if old == nil || old.Removing && (old.RemovalForced || !r.forced) {
+func (eng *Engine) Remove(ctx context.Context, key model.Key, r Removal) error {
+	_, err := eng.Edit(ctx, key, drivers.Secret{}, func(all Intents, old *intent.Record) (*intent.Record, error) {
+		if old == nil || old.Removing && (old.RemovalForced || !r.Forced) {
 			return old, nil
 		}
-		if r.allowed != nil {
-			if err := r.allowed(old); err != nil {
-				return nil, err
-			}
+		if err := all.unused(key); err != nil {
+			return nil, err
 		}
 		next := old.Next()
-		next.Removing, next.RemovalForced = true, r.forced
+		next.Removing, next.RemovalForced = true, r.Forced
 		return next, nil
 	})
 	if err != nil {
 		return err
 	}
 	for {
-		a.mu.Lock()
-		o := a.objects[key]
+		eng.mu.Lock()
+		o := eng.objects[key]
 		if o == nil {
-			a.mu.Unlock()
+			eng.mu.Unlock()
 			return nil
 		}
 		changed, s, failure := o.changed, o.status, o.failure
 		stays := o.rec != nil && !o.rec.Removing
-		a.mu.Unlock()
+		eng.mu.Unlock()
 		switch {
 		case stays:
 			return refusal.NotRemoved(key)

@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"context"
@@ -21,21 +21,21 @@ const watchBuffer = 1024
 // Watch sends every object as it is, then one Synced event, then each change,
 // until ctx ends or send fails. A watcher that reads too slowly gets
 // WatchOverrun and starts anew.
-func (a *Agent) Watch(ctx context.Context, send func(model.Event) error) error {
+func (eng *Engine) Watch(ctx context.Context, send func(model.Event) error) error {
 	w := &watcher{events: make(chan model.Event, watchBuffer), overrun: make(chan struct{})}
-	a.mu.Lock()
-	a.watchers[w] = true
+	eng.mu.Lock()
+	eng.watchers[w] = true
 	var now []model.Event
-	for _, o := range a.objects {
+	for _, o := range eng.objects {
 		if o.rec != nil {
-			now = append(now, a.eventLocked(o, false))
+			now = append(now, eng.eventLocked(o, false))
 		}
 	}
-	a.mu.Unlock()
+	eng.mu.Unlock()
 	defer func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		delete(a.watchers, w)
+		eng.mu.Lock()
+		defer eng.mu.Unlock()
+		delete(eng.watchers, w)
 	}()
 	slices.SortFunc(now, func(x, y model.Event) int { return strings.Compare(x.Name(), y.Name()) })
 	for _, e := range append(now, model.Event{Synced: true}) {
@@ -58,32 +58,32 @@ func (a *Agent) Watch(ctx context.Context, send func(model.Event) error) error {
 }
 
 // tellLocked hands a change to every watcher.
-func (a *Agent) tellLocked(o *object, deleted bool) {
-	if len(a.watchers) == 0 || o.rec == nil {
+func (eng *Engine) tellLocked(o *object, deleted bool) {
+	if len(eng.watchers) == 0 || o.rec == nil {
 		return
 	}
-	e := a.eventLocked(o, deleted)
-	for w := range a.watchers {
+	e := eng.eventLocked(o, deleted)
+	for w := range eng.watchers {
 		select {
 		case w.events <- e:
 		default:
 			close(w.overrun)
-			delete(a.watchers, w)
+			delete(eng.watchers, w)
 		}
 	}
 }
 
-func (a *Agent) eventLocked(o *object, deleted bool) model.Event {
+func (eng *Engine) eventLocked(o *object, deleted bool) model.Event {
 	e := model.Event{Deleted: deleted}
 	switch {
 	case o.rec.Attachment != nil:
-		at := a.attachmentLocked(o)
+		at := eng.attachmentLocked(o)
 		e.Attachment = &at
 	case o.rec.Network != nil:
-		n := a.networkLocked(o)
+		n := eng.networkLocked(o)
 		e.Network = &n
 	default:
-		x := a.exportLocked(o)
+		x := eng.exportLocked(o)
 		e.Export = &x
 	}
 	return e

@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"slices"
@@ -13,7 +13,7 @@ import (
 
 // writer is what a record is to others that write to its share; not ok where it
 // does not, or is on its way out.
-func (a *Agent) writer(key model.Key, r *intent.Record) (w device.Writer, ok bool) {
+func (eng *Engine) writer(key model.Key, r *intent.Record) (w device.Writer, ok bool) {
 	w = device.Writer{Name: key.String()}
 	switch {
 	case r.Removing:
@@ -23,7 +23,7 @@ func (a *Agent) writer(key model.Key, r *intent.Record) (w device.Writer, ok boo
 		w.OnHost = true
 		return w, !r.Export.ReadOnly && access.MayWrite(r.Export.Rules, time.Now())
 	case r.Attachment != nil:
-		w.OnHost = a.settingsOf(r).Locks == device.LocksShared
+		w.OnHost = eng.settingsOf(r).Locks == device.LocksShared
 		w.Accepts = r.Attachment.Forced
 		return w, !r.Attachment.ReadOnly
 	}
@@ -32,10 +32,10 @@ func (a *Agent) writer(key model.Key, r *intent.Record) (w device.Writer, ok boo
 
 // promisedLocked lists the other writers of the share of a record that is of
 // key, with those whose record is just being written.
-func (a *Agent) promisedLocked(key model.Key, r *intent.Record) []device.Writer {
+func (eng *Engine) promisedLocked(key model.Key, r *intent.Record) []device.Writer {
 	mine, group := r.Connection(), r.Group(key.ID)
 	var others []device.Writer
-	for other, o := range a.objects {
+	for other, o := range eng.objects {
 		is := o.intent()
 		if other == key || is == nil || is.Network != nil {
 			continue
@@ -44,7 +44,7 @@ func (a *Agent) promisedLocked(key model.Key, r *intent.Record) []device.Writer 
 		if c := is.Connection(); c.Kind != mine.Kind || c.Source != mine.Source || is.Group(other.ID) != group {
 			continue
 		}
-		if w, ok := a.writer(other, is); ok {
+		if w, ok := eng.writer(other, is); ok {
 			others = append(others, w)
 		}
 	}
@@ -53,35 +53,35 @@ func (a *Agent) promisedLocked(key model.Key, r *intent.Record) []device.Writer 
 
 // admitLocked refuses a writer beside others of its share whose locks it does
 // not meet. One that is there already stays.
-func (a *Agent) admitLocked(key model.Key, old, next *intent.Record) error {
+func (eng *Engine) admitLocked(key model.Key, old, next *intent.Record) error {
 	if old != nil {
-		if _, is := a.writer(key, old); is {
+		if _, is := eng.writer(key, old); is {
 			return nil
 		}
 	}
-	w, ok := a.writer(key, next)
+	w, ok := eng.writer(key, next)
 	if !ok {
 		return nil
 	}
-	return w.Admit(a.promisedLocked(key, next))
+	return w.Admit(eng.promisedLocked(key, next))
 }
 
 // unlockedUsersLocked names the other writers that the locks of an attachment's
 // guest do not meet.
-func (a *Agent) unlockedUsersLocked(o *object) []string {
-	g := a.groups[o.rec.Group(o.key.ID)]
+func (eng *Engine) unlockedUsersLocked(o *object) []string {
+	g := eng.groups[o.rec.Group(o.key.ID)]
 	if g == nil {
 		return nil
 	}
-	return a.unlockedAmong(o, a.writersLocked(g))
+	return eng.unlockedAmong(o, eng.writersLocked(g))
 }
 
 // writersLocked lists those who write to a group's share, by name.
-func (a *Agent) writersLocked(g *group) []device.Writer {
+func (eng *Engine) writersLocked(g *group) []device.Writer {
 	var all []device.Writer
 	for key := range g.members {
-		if o := a.objects[key]; o != nil && o.rec != nil {
-			if w, ok := a.writer(key, o.rec); ok {
+		if o := eng.objects[key]; o != nil && o.rec != nil {
+			if w, ok := eng.writer(key, o.rec); ok {
 				all = append(all, w)
 			}
 		}
@@ -90,8 +90,8 @@ func (a *Agent) writersLocked(g *group) []device.Writer {
 	return all
 }
 
-func (a *Agent) unlockedAmong(o *object, writers []device.Writer) []string {
-	w, ok := a.writer(o.key, o.rec)
+func (eng *Engine) unlockedAmong(o *object, writers []device.Writer) []string {
+	w, ok := eng.writer(o.key, o.rec)
 	if !ok {
 		return nil
 	}
@@ -100,26 +100,26 @@ func (a *Agent) unlockedAmong(o *object, writers []device.Writer) []string {
 
 // noteWritersLocked tells of the attachments whose unlocked users became others:
 // a change of one is of concern to all that share with it.
-func (a *Agent) noteWritersLocked(g *group) {
-	writers := a.writersLocked(g)
+func (eng *Engine) noteWritersLocked(g *group) {
+	writers := eng.writersLocked(g)
 	if slices.Equal(writers, g.writers) {
 		return
 	}
 	g.writers = writers
 	for key := range g.members {
-		o := a.objects[key]
+		o := eng.objects[key]
 		if o == nil || o.rec == nil || o.rec.Attachment == nil {
 			continue
 		}
-		users := a.unlockedAmong(o, writers)
+		users := eng.unlockedAmong(o, writers)
 		if slices.Equal(users, o.unlocked) {
 			continue
 		}
 		if len(o.unlocked) == 0 {
-			a.log.Warn("others write to the share whose locks the guest does not meet", "attachment", key.ID, "users", users[:min(len(users), mostUsers)], "count", len(users))
+			eng.log.Warn("others write to the share whose locks the guest does not meet", "attachment", key.ID, "users", users[:min(len(users), mostUsers)], "count", len(users))
 		}
 		o.unlocked = users
-		a.tellLocked(o, false)
+		eng.tellLocked(o, false)
 	}
 }
 

@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"context"
@@ -29,25 +29,25 @@ const (
 const probeDeadline = 5 * time.Second
 
 // watchHealth probes a gateway until done is closed, once for each process.
-func (a *Agent) watchHealth(network string, s parts.Server, done <-chan struct{}) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	o := a.objects[model.NetworkKey(network)]
+func (eng *Engine) watchHealth(network string, s parts.Server, done <-chan struct{}) {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
+	o := eng.objects[model.NetworkKey(network)]
 	if o == nil || done == nil || o.probed == done {
 		return
 	}
 	o.probed = done
-	a.workers.Go(func() {
+	eng.workers.Go(func() {
 		asked, mute := 0, 0
-		for timer := time.NewTimer(retry.Jitter(a.o.Probe)); ; timer.Reset(retry.Jitter(a.o.Probe)) {
+		for timer := time.NewTimer(retry.Jitter(eng.o.Probe)); ; timer.Reset(retry.Jitter(eng.o.Probe)) {
 			select {
-			case <-a.run.Done():
+			case <-eng.run.Done():
 				return
 			case <-done:
 				return
 			case <-timer.C:
 			}
-			ctx, cancel := context.WithTimeout(a.run, probeDeadline)
+			ctx, cancel := context.WithTimeout(eng.run, probeDeadline)
 			asked++
 			o := ganesha.ProbeOptions{NFSOnly: asked%busEvery != 0}
 			h := s.Probe(ctx, o)
@@ -61,44 +61,44 @@ func (a *Agent) watchHealth(network string, s parts.Server, done <-chan struct{}
 			if h.NFS == nil && mute <= mostMute {
 				h.Bus = nil
 			}
-			a.gatewayProbed(network, done, h)
+			eng.gatewayProbed(network, done, h)
 		}
 	})
 }
 
 // gatewayProbed notes what a probe found of the process that ends with done.
-func (a *Agent) gatewayProbed(network string, done <-chan struct{}, h ganesha.Health) {
+func (eng *Engine) gatewayProbed(network string, done <-chan struct{}, h ganesha.Health) {
 	select {
 	case <-done:
 		return // it ended, which somebody else notes
 	default:
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	o := a.objects[model.NetworkKey(network)]
-	if o == nil || o.probed != done || a.run.Err() != nil {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
+	o := eng.objects[model.NetworkKey(network)]
+	if o == nil || o.probed != done || eng.run.Err() != nil {
 		return
 	}
 	f := o.gateway.Probed(h, time.Now())
-	a.pauseGatewayLocked(network, f.Pause)
+	eng.pauseGatewayLocked(network, f.Pause)
 	switch {
 	case f.Calm:
-		a.wakeLocked(intent.NetworkGroup(network), lookOn)
+		eng.wakeLocked(intent.NetworkGroup(network), lookOn)
 	case f.Answers: // its backend does again
-		a.wakeLocked(intent.NetworkGroup(network), lookAgain)
+		eng.wakeLocked(intent.NetworkGroup(network), lookAgain)
 	case f.Parts != nil: // Start puts it right, and leaves Ganesha alone
-		a.log.Warn("what NFSv3 needs beside the gateway has ended and will be started again", "network", network, "err", f.Parts)
-		a.wakeLocked(intent.NetworkGroup(network), lookAgain)
+		eng.log.Warn("what NFSv3 needs beside the gateway has ended and will be started again", "network", network, "err", f.Parts)
+		eng.wakeLocked(intent.NetworkGroup(network), lookAgain)
 	case f.Stuck != nil:
-		a.metrics.GatewayStuck()
-		a.log.Warn("gateway does not answer and will be replaced unless a backend hangs", "network", network, "pid", o.gateway.Told.PID, "err", f.Stuck)
-		a.wakeLocked(intent.NetworkGroup(network), lookAgain)
+		eng.metrics.GatewayStuck()
+		eng.log.Warn("gateway does not answer and will be replaced unless a backend hangs", "network", network, "pid", o.gateway.Told.PID, "err", f.Stuck)
+		eng.wakeLocked(intent.NetworkGroup(network), lookAgain)
 	}
 }
 
-func (a *Agent) isStuck(network string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	o := a.objects[model.NetworkKey(network)]
+func (eng *Engine) isStuck(network string) bool {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
+	o := eng.objects[model.NetworkKey(network)]
 	return o != nil && o.gateway.Stuck()
 }

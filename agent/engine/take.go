@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"context"
@@ -17,28 +17,28 @@ import (
 const mostTries = 3
 
 // take does one step and notes how it went.
-func (a *Agent) take(ctx context.Context, g *group, s reconcile.Step, members []member) {
+func (eng *Engine) take(ctx context.Context, g *group, s reconcile.Step, members []member) {
 	delete(g.seen, s.Key)
 	begin := time.Now()
-	err := a.do(ctx, g, s, members)
-	a.note(ctx, g, ending{step: s, members: members, err: err, took: time.Since(begin)})
+	err := eng.do(ctx, g, s, members)
+	eng.note(ctx, g, ending{step: s, members: members, err: err, took: time.Since(begin)})
 }
 
 // takeBeside does one step beside the worker, which goes on with the share's
 // other users meanwhile. What the step is about counts as unknown until the
 // worker has noted how it went.
-func (a *Agent) takeBeside(ctx context.Context, g *group, s reconcile.Step, members []member) {
+func (eng *Engine) takeBeside(ctx context.Context, g *group, s reconcile.Step, members []member) {
 	ctx, cancel := context.WithCancel(ctx)
 	g.beside[s.Key] = cancel
 	delete(g.glances, model.AttachmentKey(s.Key.Name)) // it may see neither before nor after
-	a.workers.Go(func() {
+	eng.workers.Go(func() {
 		defer cancel()
 		begin := time.Now()
-		err := a.do(ctx, g, s, members)
-		a.mu.Lock()
-		defer a.mu.Unlock()
+		err := eng.do(ctx, g, s, members)
+		eng.mu.Lock()
+		defer eng.mu.Unlock()
 		g.ended = append(g.ended, ending{step: s, members: members, err: err, took: time.Since(begin)})
-		a.wakeLocked(g.key, lookOn)
+		eng.wakeLocked(g.key, lookOn)
 	})
 }
 
@@ -58,13 +58,13 @@ type ending struct {
 
 // noteEnded notes the steps that have ended beside the worker. It reports
 // whether there were any.
-func (a *Agent) noteEnded(g *group) bool {
-	a.mu.Lock()
+func (eng *Engine) noteEnded(g *group) bool {
+	eng.mu.Lock()
 	ended, glanced := g.ended, g.glanced
 	g.ended, g.glanced = nil, nil
-	a.mu.Unlock()
+	eng.mu.Unlock()
 	for _, seen := range glanced {
-		a.noteGlance(g, seen)
+		eng.noteGlance(g, seen)
 	}
 	for _, e := range ended {
 		delete(g.beside, e.step.Key)
@@ -72,22 +72,22 @@ func (a *Agent) noteEnded(g *group) bool {
 		if m, ok := memberOf(e.step.Key, e.members); ok && (e.step.Key.Kind == reconcile.Device || e.step.Key.Kind == reconcile.Definition) {
 			delete(g.answers, m.rec.Attachment.InstanceUUID)
 		}
-		a.note(a.run, g, e)
+		eng.note(eng.run, g, e)
 	}
 	return len(ended) > 0
 }
 
 // note keeps how a step went. What it touched is looked at again whatever it
 // says, but for what the step itself has read back.
-func (a *Agent) note(ctx context.Context, g *group, e ending) {
+func (eng *Engine) note(ctx context.Context, g *group, e ending) {
 	s := e.step
 	g.cleaned[s.Key] = e.err == nil && s.Verb == reconcile.Remove
-	a.metrics.Step(s, e.err, e.took)
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	eng.metrics.Step(s, e.err, e.took)
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
 	err := e.err
 	if err == nil {
-		a.log.Debug("step done", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "dur", e.took)
+		eng.log.Debug("step done", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "dur", e.took)
 		if g.tried[s.Key]++; g.tried[s.Key] <= mostTries {
 			delete(g.fails, s.Key)
 			return
@@ -97,7 +97,7 @@ func (a *Agent) note(ctx context.Context, g *group, e ending) {
 	if ctx.Err() != nil {
 		return
 	}
-	if m, _ := memberOf(s.Key, e.members); a.changedLocked(m) {
+	if m, _ := memberOf(s.Key, e.members); eng.changedLocked(m) {
 		return // what failed is not what is wanted now, which the next pass tries
 	}
 	why := parts.Classify(err)
@@ -105,7 +105,7 @@ func (a *Agent) note(ctx context.Context, g *group, e ending) {
 		why = vitals.StartFailed(g.fails[s.Key], why)
 	}
 	if f := g.fails[s.Key]; f == nil || f.Err.Reason != why.Reason {
-		a.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(why.Reason), "err", err)
+		eng.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(why.Reason), "err", err)
 	}
 	f := g.fails[s.Key].Again(why)
 	f.Removing = s.Verb == reconcile.Remove
@@ -118,7 +118,7 @@ func (a *Agent) note(ctx context.Context, g *group, e ending) {
 }
 
 // changedLocked says whether somebody has asked otherwise since a pass began.
-func (a *Agent) changedLocked(m member) bool {
-	o := a.objects[m.key]
+func (eng *Engine) changedLocked(m member) bool {
+	o := eng.objects[m.key]
 	return o != nil && o.rec != m.rec
 }

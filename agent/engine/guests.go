@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"context"
@@ -46,31 +46,31 @@ type glance struct {
 }
 
 // glance asks a guest, beside the worker, whether its mount is there.
-func (a *Agent) glance(g *group, m member) {
+func (eng *Engine) glance(g *group, m member) {
 	if g.glances[m.key] != nil {
 		return
 	}
 	look := &glance{of: m}
 	g.glances[m.key] = look
-	a.workers.Go(func() {
-		ctx, cancel := context.WithTimeout(a.run, lookDeadline)
+	eng.workers.Go(func() {
+		ctx, cancel := context.WithTimeout(eng.run, lookDeadline)
 		defer cancel()
-		look.mounted, look.err = a.o.Instances.GuestMounted(ctx, guestMountOf(m))
-		a.mu.Lock()
-		defer a.mu.Unlock()
+		look.mounted, look.err = eng.o.Instances.GuestMounted(ctx, guestMountOf(m))
+		eng.mu.Lock()
+		defer eng.mu.Unlock()
 		g.glanced = append(g.glanced, look)
-		a.wakeLocked(g.key, lookOn)
+		eng.wakeLocked(g.key, lookOn)
 	})
 }
 
 // noteGlance believes a guest's answer. Where it has none, all stays as it was
 // last, but nobody says any more that it is so.
-func (a *Agent) noteGlance(g *group, seen *glance) {
+func (eng *Engine) noteGlance(g *group, seen *glance) {
 	if g.glances[seen.of.key] != seen {
 		return // something was done since it began
 	}
 	delete(g.glances, seen.of.key)
-	a.tellGuest(seen.of.key, func(s *guestSide) {
+	eng.tellGuest(seen.of.key, func(s *guestSide) {
 		s.looked = time.Now()
 		switch {
 		case seen.err != nil:
@@ -95,36 +95,36 @@ func (a *Agent) noteGlance(g *group, seen *glance) {
 // guestMounted is the last word that there is, and asks the guest for a newer
 // one. Mounting what is mounted is success, and so is unmounting what is not.
 // So after a restart, when there is no word, each is tried.
-func (a *Agent) guestMounted(g *group, m member) bool {
+func (eng *Engine) guestMounted(g *group, m member) bool {
 	key := reconcile.Device.Of(m.key.ID)
 	_, device := g.is[key]
-	a.mu.Lock()
-	o := a.objects[m.key]
+	eng.mu.Lock()
+	o := eng.objects[m.key]
 	if o == nil {
-		a.mu.Unlock()
+		eng.mu.Unlock()
 		return false
 	}
 	if !device && g.unknown[key] == nil && g.beside[key] == nil {
 		o.guest.forget() // its mount went with the device
 	}
 	side := o.guest
-	a.mu.Unlock()
+	eng.mu.Unlock()
 	switch {
 	case !device:
 		return false
 	case m.rec.Removing || m.rec.Released():
 		return side.mounted || side.state == ""
 	case !side.looked.IsZero():
-		a.glance(g, m)
+		eng.glance(g, m)
 	}
 	return side.mounted
 }
 
 // nextGlanceLocked is when a guest of the group is to be asked again; those that
 // are due are asked by the next pass.
-func (a *Agent) nextGlanceLocked(g *group, now time.Time) (next time.Time) {
+func (eng *Engine) nextGlanceLocked(g *group, now time.Time) (next time.Time) {
 	for key := range g.members {
-		o := a.objects[key]
+		o := eng.objects[key]
 		if o == nil || o.rec == nil || o.rec.Attachment == nil || o.rec.Attachment.MountAt == "" || o.rec.Removing || o.rec.Released() || o.guest.looked.IsZero() {
 			continue
 		}
@@ -146,21 +146,21 @@ func (a *Agent) nextGlanceLocked(g *group, now time.Time) (next time.Time) {
 
 // cutLocked is when a guest has had its time to let go by itself; zero where
 // nobody forces it.
-func (a *Agent) cutLocked(o *object) time.Time {
+func (eng *Engine) cutLocked(o *object) time.Time {
 	if !o.rec.Removing || !o.rec.RemovalForced {
 		return time.Time{}
 	}
-	return o.guest.forced.Add(a.o.ForceGrace)
+	return o.guest.forced.Add(eng.o.ForceGrace)
 }
 
 // nextCutLocked is when the next guest's time is over.
-func (a *Agent) nextCutLocked(g *group, now time.Time) (next time.Time) {
+func (eng *Engine) nextCutLocked(g *group, now time.Time) (next time.Time) {
 	for key := range g.members {
-		o := a.objects[key]
+		o := eng.objects[key]
 		if o == nil || o.rec == nil {
 			continue
 		}
-		if at := a.cutLocked(o); at.After(now) && (next.IsZero() || at.Before(next)) {
+		if at := eng.cutLocked(o); at.After(now) && (next.IsZero() || at.Before(next)) {
 			next = at
 		}
 	}
@@ -179,19 +179,19 @@ func (m member) uses(k reconcile.Key, needs []reconcile.Key) []reconcile.Key {
 
 // endDaemon stops a daemon; where a guest keeps its device, all that it asks of
 // it fails from now on.
-func (a *Agent) endDaemon(ctx context.Context, m member) error {
-	dir := a.at.Daemon(m.key.ID)
+func (eng *Engine) endDaemon(ctx context.Context, m member) error {
+	dir := eng.at.Daemon(m.key.ID)
 	if !m.cut {
-		return a.o.Daemons.Stop(ctx, dir)
+		return eng.o.Daemons.Stop(ctx, dir)
 	}
 	look, cancel := context.WithTimeout(ctx, shortLook)
 	defer cancel()
-	i, err := a.o.Instances.Instance(look, m.rec.Attachment.InstanceUUID)
+	i, err := eng.o.Instances.Instance(look, m.rec.Attachment.InstanceUUID)
 	switch {
 	case err != nil && parts.Classify(err).Reason != fault.InstanceNotFound, hasDevice(i, m.rec.Attachment.Alias):
-		return a.o.Daemons.Revoke(ctx, dir)
+		return eng.o.Daemons.Revoke(ctx, dir)
 	}
-	return a.o.Daemons.Stop(ctx, dir)
+	return eng.o.Daemons.Stop(ctx, dir)
 }
 
 // revoked says whether a guest may still have a device whose daemon was ended.
@@ -201,54 +201,54 @@ func (m member) revoked(g *group) bool {
 	return m.cut && (there || g.unknown[k] != nil || g.beside[k] != nil)
 }
 
-func (a *Agent) deviceOf(m member) parts.Device {
+func (eng *Engine) deviceOf(m member) parts.Device {
 	return parts.Device{
 		Instance: m.rec.Attachment.InstanceUUID, Alias: m.rec.Attachment.Alias,
-		Tag: m.rec.Attachment.Tag, Socket: a.at.Socket(m.key.ID), QueueSize: a.settingsOf(m.rec).QueueSize,
+		Tag: m.rec.Attachment.Tag, Socket: eng.at.Socket(m.key.ID), QueueSize: eng.settingsOf(m.rec).QueueSize,
 	}
 }
 
 // detach takes the device out. Where its daemon is dead the guest was not asked
 // to unmount before, since its task would have hung for ever; it can be asked
 // now, when every request to the device fails at once.
-func (a *Agent) detach(ctx context.Context, m member) error {
-	dead := !a.daemonRuns(m)
-	death, err := a.o.Daemons.Death(a.at.Daemon(m.key.ID))
+func (eng *Engine) detach(ctx context.Context, m member) error {
+	dead := !eng.daemonRuns(m)
+	death, err := eng.o.Daemons.Death(eng.at.Daemon(m.key.ID))
 	if err != nil {
 		return err
 	}
-	if err := a.pluggable(ctx, m, death); err != nil {
+	if err := eng.pluggable(ctx, m, death); err != nil {
 		return err
 	}
 	if !dead {
 		// The guest may have mounted it by itself, there or elsewhere.
-		if err := a.release(ctx, m); err != nil {
+		if err := eng.release(ctx, m); err != nil {
 			return err
 		}
 	}
 	if death != nil {
-		err = a.detachDead(ctx, m, death)
+		err = eng.detachDead(ctx, m, death)
 	} else {
-		err = a.o.Instances.Detach(ctx, a.deviceOf(m))
+		err = eng.o.Instances.Detach(ctx, eng.deviceOf(m))
 	}
 	if err != nil {
 		return err
 	}
-	a.tellGuest(m.key, (*guestSide).forget)
+	eng.tellGuest(m.key, (*guestSide).forget)
 	if dead && m.rec.Attachment.MountAt != "" {
 		// Whoever has it open has an error already, and must not be what keeps the
 		// share from coming back.
 		left := guestMountOf(m)
 		left.Lazy = true
-		if err := a.o.Instances.GuestUnmount(ctx, left); err != nil {
-			a.log.Warn("guest keeps a dead mount", "attachment", m.key.ID, "err", err)
+		if err := eng.o.Instances.GuestUnmount(ctx, left); err != nil {
+			eng.log.Warn("guest keeps a dead mount", "attachment", m.key.ID, "err", err)
 		}
 	}
 	return nil
 }
 
-func (a *Agent) daemonRuns(m member) bool {
-	done, err := a.o.Daemons.Done(a.at.Daemon(m.key.ID))
+func (eng *Engine) daemonRuns(m member) bool {
+	done, err := eng.o.Daemons.Done(eng.at.Daemon(m.key.ID))
 	return err == nil && done != nil
 }
 
@@ -257,9 +257,9 @@ func guestMountOf(m member) parts.GuestMount {
 	return parts.GuestMount{Instance: at.InstanceUUID, Tag: at.Tag, Path: at.MountAt, ReadOnly: at.ReadOnly}
 }
 
-func (a *Agent) guestMount(ctx context.Context, m member) error {
-	err := a.o.Instances.GuestMount(ctx, guestMountOf(m))
-	a.tellGuest(m.key, func(s *guestSide) {
+func (eng *Engine) guestMount(ctx context.Context, m member) error {
+	err := eng.o.Instances.GuestMount(ctx, guestMountOf(m))
+	eng.tellGuest(m.key, func(s *guestSide) {
 		s.looked, s.mounted, s.state, s.note = time.Now(), err == nil, model.GuestMounted, ""
 		if err != nil {
 			e := parts.Classify(err)
@@ -278,50 +278,50 @@ func unanswered(e *fault.Error) bool {
 }
 
 // guestUnmount asks the guest first.
-func (a *Agent) guestUnmount(ctx context.Context, m member) error {
-	if a.daemonRuns(m) {
-		if err := a.release(ctx, m); err != nil {
+func (eng *Engine) guestUnmount(ctx context.Context, m member) error {
+	if eng.daemonRuns(m) {
+		if err := eng.release(ctx, m); err != nil {
 			return err
 		}
 	}
-	a.tellGuest(m.key, func(s *guestSide) { s.state, s.mounted, s.note, s.holders = model.GuestDeviceOnly, false, "", nil })
+	eng.tellGuest(m.key, func(s *guestSide) { s.state, s.mounted, s.note, s.holders = model.GuestDeviceOnly, false, "", nil })
 	return nil
 }
 
 // release has the guest unmount the share wherever it has it. One whose agent
 // does not answer cannot be asked; its device goes all the same, and the
 // guest's I/O then fails. With force, so it does whatever the guest says.
-func (a *Agent) release(ctx context.Context, m member) error {
+func (eng *Engine) release(ctx context.Context, m member) error {
 	g := guestMountOf(m)
 	g.Path, g.Lazy = "", m.rec.RemovalForced
-	err := a.o.Instances.GuestUnmount(ctx, g)
+	err := eng.o.Instances.GuestUnmount(ctx, g)
 	if err == nil {
 		return nil
 	}
 	var held *parts.HeldError
 	if errors.As(err, &held) {
-		a.tellGuest(m.key, func(s *guestSide) { s.holders = held.Holders })
+		eng.tellGuest(m.key, func(s *guestSide) { s.holders = held.Holders })
 	}
 	e := parts.Classify(err)
 	if m.rec.RemovalForced || slices.Contains([]fault.Reason{fault.GuestAgentAbsent, fault.InstanceOff, fault.InstanceNotFound}, e.Reason) {
-		a.log.Warn("guest could not be asked to unmount, its device is taken out without", "attachment", m.key.ID, "err", err)
+		eng.log.Warn("guest could not be asked to unmount, its device is taken out without", "attachment", m.key.ID, "err", err)
 		return nil
 	}
 	return err
 }
 
 // tellGuest changes what is known of a guest, and tells those who watch.
-func (a *Agent) tellGuest(key model.Key, change func(*guestSide)) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	o := a.objects[key]
+func (eng *Engine) tellGuest(key model.Key, change func(*guestSide)) {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
+	o := eng.objects[key]
 	if o == nil {
 		return
 	}
 	before := o.guest
 	change(&o.guest)
 	if s := o.guest; s.state != before.state || s.note != before.note || !slices.Equal(s.holders, before.holders) {
-		a.tellLocked(o, false)
+		eng.tellLocked(o, false)
 	}
 }
 

@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"context"
@@ -61,25 +61,25 @@ const (
 
 // joinLocked puts an object into its group, and starts the group's worker
 // where it is the first.
-func (a *Agent) joinLocked(o *object) *group {
+func (eng *Engine) joinLocked(o *object) *group {
 	key := o.rec.Group(o.key.ID)
-	g := a.groups[key]
+	g := eng.groups[key]
 	if g == nil {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
 			members: map[model.Key]bool{}, again: map[model.Key]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*retry.Failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
 			kept: map[model.Key]*retry.Failure{}, unknown: map[reconcile.Key]*retry.Failure{}, beside: map[reconcile.Key]context.CancelFunc{}, glances: map[model.Key]*glance{}, answers: answers.Cache{}, records: map[model.Key]*intent.Record{},
 		}
-		a.groups[key] = g
-		a.workers.Go(func() { a.work(a.run, g) })
+		eng.groups[key] = g
+		eng.workers.Go(func() { eng.work(eng.run, g) })
 	}
 	g.members[o.key] = true
-	a.wakeLocked(key, lookOn)
+	eng.wakeLocked(key, lookOn)
 	return g
 }
 
-func (a *Agent) wakeLocked(key string, l looking) {
-	g := a.groups[key]
+func (eng *Engine) wakeLocked(key string, l looking) {
+	g := eng.groups[key]
 	if g == nil {
 		return
 	}
@@ -94,18 +94,18 @@ func (a *Agent) wakeLocked(key string, l looking) {
 
 // lookAtLocked looks at one object anew, and not at the others of its group: a
 // share may have hundreds, and each instance tells of itself alone.
-func (a *Agent) lookAtLocked(o *object) {
+func (eng *Engine) lookAtLocked(o *object) {
 	key := o.rec.Group(o.key.ID)
-	if g := a.groups[key]; g != nil {
+	if g := eng.groups[key]; g != nil {
 		g.again[o.key] = true
-		a.wakeLocked(key, lookOn)
+		eng.wakeLocked(key, lookOn)
 	}
 }
 
 // forgetLocked what was seen of one object. While a device goes in or out it
 // is put off: the step's end is looked at in any case.
-func (a *Agent) forgetLocked(g *group, key model.Key) {
-	o := a.objects[key]
+func (eng *Engine) forgetLocked(g *group, key model.Key) {
+	o := eng.objects[key]
 	if o == nil || o.rec == nil {
 		delete(g.again, key)
 		return
@@ -126,10 +126,10 @@ func (a *Agent) forgetLocked(g *group, key model.Key) {
 
 // work is the group's one worker. It ends with ctx, or with the group's last
 // object.
-func (a *Agent) work(ctx context.Context, g *group) {
+func (eng *Engine) work(ctx context.Context, g *group) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	resync := time.Now().Add(retry.Jitter(a.o.Resync))
+	resync := time.Now().Add(retry.Jitter(eng.o.Resync))
 	for {
 		select {
 		case <-ctx.Done():
@@ -138,12 +138,12 @@ func (a *Agent) work(ctx context.Context, g *group) {
 		case <-timer.C:
 		}
 		if now := time.Now(); now.After(resync) {
-			resync = now.Add(retry.Jitter(a.o.Resync))
-			a.mu.Lock()
+			resync = now.Add(retry.Jitter(eng.o.Resync))
+			eng.mu.Lock()
 			g.look = true
-			a.mu.Unlock()
+			eng.mu.Unlock()
 		}
-		next, empty := a.settle(ctx, g)
+		next, empty := eng.settle(ctx, g)
 		once(g.settled)
 		if empty {
 			return
@@ -159,34 +159,34 @@ func (a *Agent) work(ctx context.Context, g *group) {
 // settle takes steps until there are none that can be taken now. It returns
 // when to come back, if earlier than the next resync, and whether the group is
 // empty and its worker at its end.
-func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty bool) {
-	a.noteEnded(g)
+func (eng *Engine) settle(ctx context.Context, g *group) (next time.Time, empty bool) {
+	eng.noteEnded(g)
 	g.answers.ForgetErrors()
 	var now time.Time // of the last pass: what was not due then may be by its end
 	for ctx.Err() == nil {
 		now = time.Now()
-		members := a.members(g, now)
-		w := a.world(ctx, g, members)
+		members := eng.members(g, now)
+		w := eng.world(ctx, g, members)
 		once(g.looked)
-		plan := reconcile.NextPlan(w, a.held(g, w, now))
-		a.publish(g, members, w, plan)
-		if a.finalise(g, members, w, now) || a.endMoves(ctx, g, members) {
+		plan := reconcile.NextPlan(w, eng.held(g, w, now))
+		eng.publish(g, members, w, plan)
+		if eng.finalise(g, members, w, now) || eng.endMoves(ctx, g, members) {
 			continue
 		}
-		steps := a.due(g, plan.Steps, now)
-		if len(steps) == 0 && !a.noteEnded(g) {
+		steps := eng.due(g, plan.Steps, now)
+		if len(steps) == 0 && !eng.noteEnded(g) {
 			break
 		}
 		for _, s := range steps {
 			if ofInstance(s) {
-				a.takeBeside(ctx, g, s, members)
+				eng.takeBeside(ctx, g, s, members)
 			} else {
-				a.take(ctx, g, s, members)
+				eng.take(ctx, g, s, members)
 			}
 		}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
 	// What was due and not done waits for something else, whose change wakes the
 	// group: coming back for it would be a busy loop.
 	for _, f := range slices.Concat(values(g.fails), values(g.unknown), values(g.kept)) {
@@ -194,7 +194,7 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 			next = f.Next
 		}
 	}
-	for _, t := range []time.Time{a.nextExpiryLocked(g, now), a.nextMoveLocked(g, now), a.nextCutLocked(g, now), a.nextGlanceLocked(g, now)} {
+	for _, t := range []time.Time{eng.nextExpiryLocked(g, now), eng.nextMoveLocked(g, now), eng.nextCutLocked(g, now), eng.nextGlanceLocked(g, now)} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -206,7 +206,7 @@ func (a *Agent) settle(ctx context.Context, g *group) (next time.Time, empty boo
 		}
 	}
 	if ctx.Err() == nil && len(g.members) == 0 {
-		delete(a.groups, g.key)
+		delete(eng.groups, g.key)
 		return next, true
 	}
 	return next, false
@@ -238,9 +238,9 @@ type member struct {
 
 // members lists the group's objects, and forgets what was seen if somebody
 // asked for a new look. What could not be seen is looked at again when it is due.
-func (a *Agent) members(g *group, now time.Time) []member {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+func (eng *Engine) members(g *group, now time.Time) []member {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
 	if g.look {
 		g.look = false
 		g.is = map[reconcile.Key]reconcile.Version{}
@@ -250,7 +250,7 @@ func (a *Agent) members(g *group, now time.Time) []member {
 		clear(g.again)
 	}
 	for key := range g.again {
-		a.forgetLocked(g, key)
+		eng.forgetLocked(g, key)
 	}
 	for k, f := range g.unknown {
 		if !now.Before(f.Next) {
@@ -259,11 +259,11 @@ func (a *Agent) members(g *group, now time.Time) []member {
 	}
 	var ms []member
 	for key := range g.members {
-		o := a.objects[key]
+		o := eng.objects[key]
 		if o == nil || o.rec == nil {
 			continue
 		}
-		cut := a.cutLocked(o)
+		cut := eng.cutLocked(o)
 		ms = append(ms, member{key, o.rec, now, !cut.IsZero() && !cut.After(now)})
 		if at := o.rec.Attachment; at != nil && g.records[key] != o.rec {
 			delete(g.answers, at.InstanceUUID) // whoever asked may know more than the last event told
@@ -275,15 +275,15 @@ func (a *Agent) members(g *group, now time.Time) []member {
 		}
 		g.records[key] = o.rec
 	}
-	a.expireLocked(g, ms, now)
+	eng.expireLocked(g, ms, now)
 	return ms
 }
 
 // held names the removals that were tried and wait for their next try. Why a
 // thing could not be made is no reason to keep what is not wanted any more.
-func (a *Agent) held(g *group, w reconcile.World, now time.Time) map[reconcile.Key]bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+func (eng *Engine) held(g *group, w reconcile.World, now time.Time) map[reconcile.Key]bool {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
 	held := map[reconcile.Key]bool{}
 	for k, f := range g.fails {
 		if _, wanted := w.Want[k]; !wanted && !f.Removing {
@@ -298,9 +298,9 @@ func (a *Agent) held(g *group, w reconcile.World, now time.Time) map[reconcile.K
 }
 
 // due leaves out the steps that failed and wait for their next try.
-func (a *Agent) due(g *group, steps []reconcile.Step, now time.Time) []reconcile.Step {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+func (eng *Engine) due(g *group, steps []reconcile.Step, now time.Time) []reconcile.Step {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
 	var due []reconcile.Step
 	for _, s := range steps {
 		if g.fails[s.Key].Due(now) {
@@ -311,43 +311,43 @@ func (a *Agent) due(g *group, steps []reconcile.Step, now time.Time) []reconcile
 }
 
 // watchEnd looks again at what a process serves when it ends.
-func (a *Agent) watchEnd(g *group, k reconcile.Key, done <-chan struct{}) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+func (eng *Engine) watchEnd(g *group, k reconcile.Key, done <-chan struct{}) {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
 	if done == nil || g.watching[k] == done {
 		return
 	}
 	g.watching[k] = done
-	a.workers.Go(func() {
+	eng.workers.Go(func() {
 		select {
-		case <-a.run.Done():
+		case <-eng.run.Done():
 			return
 		case <-done:
 		}
-		a.mu.Lock()
-		defer a.mu.Unlock()
+		eng.mu.Lock()
+		defer eng.mu.Unlock()
 		if g.watching[k] == done { // and not its successor already
 			delete(g.watching, k)
 		}
 		for key := range g.members {
-			if o := a.objects[key]; o != nil && o.rec != nil && slices.Contains(o.rec.Keys(key.ID), k) {
-				a.lookAtLocked(o)
+			if o := eng.objects[key]; o != nil && o.rec != nil && slices.Contains(o.rec.Keys(key.ID), k) {
+				eng.lookAtLocked(o)
 			}
 		}
 	})
 }
 
 // targetOf is where a thing of the mount table lies; empty for others.
-func (a *Agent) targetOf(k reconcile.Key) string {
+func (eng *Engine) targetOf(k reconcile.Key) string {
 	switch k.Kind {
 	case reconcile.Mount:
-		return a.at.Mount(k.Name)
+		return eng.at.Mount(k.Name)
 	case reconcile.View:
-		o := a.objects[model.ExportKey(k.Name)]
+		o := eng.objects[model.ExportKey(k.Name)]
 		if o == nil || o.rec == nil {
 			return ""
 		}
-		return filepath.Clean(a.at.View(o.rec.Export.Network, k.Name))
+		return filepath.Clean(eng.at.View(o.rec.Export.Network, k.Name))
 	}
 	return ""
 }

@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"slices"
@@ -12,13 +12,13 @@ import (
 
 // finalise removes the records of objects that are to go and of which nothing
 // is left. It reports whether there was one.
-func (a *Agent) finalise(g *group, members []member, w reconcile.World, now time.Time) bool {
+func (eng *Engine) finalise(g *group, members []member, w reconcile.World, now time.Time) bool {
 	done := false
 	for _, m := range members {
 		if !m.rec.Removing || remains(m, members, w) {
 			continue
 		}
-		if a.forget(g, m, now) {
+		if eng.forget(g, m, now) {
 			done = true
 		}
 	}
@@ -60,25 +60,25 @@ func stands(m member, w reconcile.World) bool {
 }
 
 // forget removes one record from the ledger and from memory.
-func (a *Agent) forget(g *group, m member, now time.Time) bool {
-	a.mu.Lock()
-	o := a.objects[m.key]
+func (eng *Engine) forget(g *group, m member, now time.Time) bool {
+	eng.mu.Lock()
+	o := eng.objects[m.key]
 	f := g.kept[m.key]
 	if o == nil || o.writing || o.rec != m.rec || f != nil && now.Before(f.Next) {
-		a.mu.Unlock()
+		eng.mu.Unlock()
 		return false
 	}
 	o.writing = true
-	a.mu.Unlock()
+	eng.mu.Unlock()
 
-	err := a.ledger.Delete(m.key.Kind, m.key.ID)
+	err := eng.ledger.Delete(m.key.Kind, m.key.ID)
 
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
 	o.writing = false
 	defer o.broadcast()
 	if err != nil {
-		a.log.Error("record could not be removed", "kind", m.key.Kind, "id", m.key.ID, "err", err)
+		eng.log.Error("record could not be removed", "kind", m.key.Kind, "id", m.key.ID, "err", err)
 		f = f.Again(refusal.Kept(err))
 		g.kept[m.key] = f
 		o.failure = f.Err
@@ -95,22 +95,22 @@ func (a *Agent) forget(g *group, m member, now time.Time) bool {
 			delete(g.tried, k)
 		}
 	}
-	delete(a.objects, m.key)
+	delete(eng.objects, m.key)
 	delete(g.members, m.key)
 	delete(g.records, m.key)
 	delete(g.glances, m.key)
 	if m.key.Kind == model.KindNetwork {
-		delete(a.servers, m.key.ID)
+		delete(eng.servers, m.key.ID)
 	}
-	a.log.Info("object removed", m.key.Kind, m.key.ID)
-	a.tellLocked(o, true)
+	eng.log.Info("object removed", m.key.Kind, m.key.ID)
+	eng.tellLocked(o, true)
 	if e := m.rec.Export; e != nil {
-		a.exports.Drop(m.key.ID, e, o)
+		eng.exports.Drop(m.key.ID, e, o)
 		l := lookOn
-		if !a.hasExportsLocked(e.Network) {
+		if !eng.hasExportsLocked(e.Network) {
 			l = lookAgain // its last export takes the gateway along
 		}
-		a.wakeLocked(intent.NetworkGroup(e.Network), l)
+		eng.wakeLocked(intent.NetworkGroup(e.Network), l)
 	}
 	return true
 }

@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"context"
@@ -23,10 +23,10 @@ const mostDrift = 16
 // noteDrift tells once of a network that was as wanted and no longer is. What
 // was never there has not drifted, nor what somebody has just asked to be
 // otherwise.
-func (a *Agent) noteDrift(m member, what []string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	o := a.objects[m.key]
+func (eng *Engine) noteDrift(m member, what []string) {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
+	o := eng.objects[m.key]
 	if o == nil || o.rec != m.rec {
 		return
 	}
@@ -40,21 +40,21 @@ func (a *Agent) noteDrift(m member, what []string) {
 	}
 	o.drifting = true
 	o.drift = model.Drift{Count: o.drift.Count + 1, At: time.Now(), What: what[:min(len(what), mostDrift)]}
-	a.log.Warn("network drifted and will be repaired", "network", m.key.ID, "drift", what)
-	a.metrics.NetworkDrifted()
-	a.tellLocked(o, false)
+	eng.log.Warn("network drifted and will be repaired", "network", m.key.ID, "drift", what)
+	eng.metrics.NetworkDrifted()
+	eng.tellLocked(o, false)
 }
 
 // world is what the planner looks at: what the members want, and what is
 // there. It looks only at what has not been seen since the last step at it.
-func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile.World {
+func (eng *Engine) world(ctx context.Context, g *group, members []member) reconcile.World {
 	w := reconcile.World{
 		Want: map[reconcile.Key]reconcile.Want{}, Unknown: map[reconcile.Key]bool{},
 		Outside: map[reconcile.Key]bool{}, Uses: map[reconcile.Key][]reconcile.Key{},
 	}
 	g.starting = map[model.Key]bool{}
 	for _, m := range members {
-		wanted := a.wanted(ctx, g, m)
+		wanted := eng.wanted(ctx, g, m)
 		for _, k := range m.rec.Keys(m.key.ID) {
 			needs := m.rec.Needs(k, m.key.ID)
 			w.Uses[k] = m.uses(k, needs)
@@ -62,17 +62,17 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 				w.Want[k] = reconcile.Want{Version: m.rec.Version(k, m.at), Needs: needs, Outlives: intent.Outlives(k), After: intent.After(k)}
 			}
 		}
-		if e := m.rec.Export; e != nil && a.servingOf(e.Network) == vitals.Up {
+		if e := m.rec.Export; e != nil && eng.servingOf(e.Network) == vitals.Up {
 			w.Outside[reconcile.Gateway.Of(e.Network)] = true
 		}
 	}
 	for _, m := range members {
 		for _, k := range m.rec.Keys(m.key.ID) {
-			if g.beside[k] != nil || g.starting[m.key] && a.withoutQEMU(g, k, w) || m.leftAlone(g, k) || g.seen[k] {
+			if g.beside[k] != nil || g.starting[m.key] && eng.withoutQEMU(g, k, w) || m.leftAlone(g, k) || g.seen[k] {
 				continue
 			}
-			a.look(ctx, g, k, m)
-			if _, wanted := w.Want[k]; !wanted && m.rec.Litters(k) && g.unknown[k] == nil && (!g.cleaned[k] || a.leftDir(k)) && (k.Kind != reconcile.Daemon || !m.revoked(g)) {
+			eng.look(ctx, g, k, m)
+			if _, wanted := w.Want[k]; !wanted && m.rec.Litters(k) && g.unknown[k] == nil && (!g.cleaned[k] || eng.leftDir(k)) && (k.Kind != reconcile.Daemon || !m.revoked(g)) {
 				// An agent that was killed in the middle of the removal may
 				// have left a directory: remove once more, which is cheap.
 				g.is[k] = intent.Here
@@ -84,12 +84,12 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 	for _, k := range slices.AppendSeq(slices.Collect(maps.Keys(g.unknown)), maps.Keys(g.beside)) {
 		w.Unknown[k] = true
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
 	g.there = make(map[reconcile.Key]bool, len(g.is))
 	for k := range g.is {
 		g.there[k] = true
-		if _, wanted := w.Want[k]; k.Kind == reconcile.Mount && !wanted && a.pinnedLocked() {
+		if _, wanted := w.Want[k]; k.Kind == reconcile.Mount && !wanted && eng.pinnedLocked() {
 			// A record that could not be read may own it: it stays.
 			w.Want[k] = reconcile.Want{Version: intent.Here}
 		}
@@ -100,21 +100,21 @@ func (a *Agent) world(ctx context.Context, g *group, members []member) reconcile
 // leftDir says whether the directory that a gateway sees is there: a view
 // brings it too, with or without a gateway; or the run directory of a daemon,
 // of which only the process was ended.
-func (a *Agent) leftDir(k reconcile.Key) bool {
+func (eng *Engine) leftDir(k reconcile.Key) bool {
 	switch k.Kind {
 	case reconcile.Gateway:
-		sight, err := a.o.Mounts.Peek(a.at.Exports(k.Name))
+		sight, err := eng.o.Mounts.Peek(eng.at.Exports(k.Name))
 		return err == nil && sight.Mounted
 	case reconcile.Daemon:
-		_, err := os.Stat(a.at.Daemon(k.Name))
+		_, err := os.Stat(eng.at.Daemon(k.Name))
 		return err == nil
 	}
 	return false
 }
 
 // pinnedLocked says whether a damaged record may own a mount.
-func (a *Agent) pinnedLocked() bool {
-	for _, d := range a.damaged {
+func (eng *Engine) pinnedLocked() bool {
+	for _, d := range eng.damaged {
 		if d.Kind != model.KindNetwork {
 			return true
 		}
@@ -123,33 +123,33 @@ func (a *Agent) pinnedLocked() bool {
 }
 
 // wanted lists those of a member's keys that should be there now.
-func (a *Agent) wanted(ctx context.Context, g *group, m member) []reconcile.Key {
+func (eng *Engine) wanted(ctx context.Context, g *group, m member) []reconcile.Key {
 	if m.rec.Removing {
 		return nil
 	}
 	keys := m.rec.Keys(m.key.ID)
 	switch {
-	case m.rec.Network != nil && !a.hasExports(m.key.ID):
+	case m.rec.Network != nil && !eng.hasExports(m.key.ID):
 		return keys[:1]
 	case m.rec.Attachment != nil:
-		return a.wantedOfInstance(ctx, g, m)
+		return eng.wantedOfInstance(ctx, g, m)
 	}
 	return keys
 }
 
 // hasExports says whether a network's gateway has anything to serve. A record
 // that could not be read may be an export of it.
-func (a *Agent) hasExports(network string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.hasExportsLocked(network)
+func (eng *Engine) hasExports(network string) bool {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
+	return eng.hasExportsLocked(network)
 }
 
-func (a *Agent) hasExportsLocked(network string) bool {
-	if len(a.damagedOf(model.KindExport)) > 0 {
+func (eng *Engine) hasExportsLocked(network string) bool {
+	if len(eng.damagedOf(model.KindExport)) > 0 {
 		return true
 	}
-	for _, o := range a.exports.Of(network) {
+	for _, o := range eng.exports.Of(network) {
 		if o.rec != nil {
 			return true
 		}
@@ -157,9 +157,9 @@ func (a *Agent) hasExportsLocked(network string) bool {
 	return false
 }
 
-func (a *Agent) damagedOf(kind string) []string {
+func (eng *Engine) damagedOf(kind string) []string {
 	var ids []string
-	for _, d := range a.damaged {
+	for _, d := range eng.damaged {
 		if d.Kind == kind {
 			ids = append(ids, d.ID)
 		}
@@ -168,29 +168,29 @@ func (a *Agent) damagedOf(kind string) []string {
 }
 
 // servingOf says what is known of a network's gateway.
-func (a *Agent) servingOf(network string) vitals.Serving {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+func (eng *Engine) servingOf(network string) vitals.Serving {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
 	key := model.NetworkKey(network)
-	switch o := a.objects[key]; {
+	switch o := eng.objects[key]; {
 	case o != nil:
 		return o.gateway.Serving()
-	case a.damageLocked(key) != nil:
+	case eng.damageLocked(key) != nil:
 		return vitals.Unseen
 	}
 	return vitals.Down // a network's record goes after its gateway
 }
 
 // look observes one key and notes what it saw: there, not there, or unknown.
-func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member) {
+func (eng *Engine) look(ctx context.Context, g *group, k reconcile.Key, m member) {
 	ctx, cancel := context.WithTimeout(ctx, lookDeadline)
 	defer cancel()
-	v, there, err := a.observe(ctx, g, k, m)
+	v, there, err := eng.observe(ctx, g, k, m)
 	delete(g.is, k)
 	switch {
 	case err != nil:
 		if g.unknown[k] == nil {
-			a.log.Warn("thing could not be looked at, and is left alone", "step", k.Kind.String(), "name", k.Name, "err", err)
+			eng.log.Warn("thing could not be looked at, and is left alone", "step", k.Kind.String(), "name", k.Name, "err", err)
 		}
 		g.unknown[k] = g.unknown[k].Again(parts.Classify(err))
 	default:
@@ -202,43 +202,43 @@ func (a *Agent) look(ctx context.Context, g *group, k reconcile.Key, m member) {
 	g.seen[k] = true
 }
 
-func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
+func (eng *Engine) observe(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
 	switch k.Kind {
 	case reconcile.Mount:
-		sight, err := a.o.Mounts.Peek(a.at.Mount(k.Name))
-		back := sight.Gone && a.shareIsBack(ctx, g, m)
-		a.mu.Lock()
+		sight, err := eng.o.Mounts.Peek(eng.at.Mount(k.Name))
+		back := sight.Gone && eng.shareIsBack(ctx, g, m)
+		eng.mu.Lock()
 		g.gone[k] = sight.Gone && !back
-		a.mu.Unlock()
+		eng.mu.Unlock()
 		if back {
 			return intent.Deleted, true, nil
 		}
 		return intent.Here, sight.Mounted, err
 	case reconcile.View:
-		sight, err := a.o.Mounts.Peek(a.at.View(m.rec.Export.Network, m.key.ID))
+		sight, err := eng.o.Mounts.Peek(eng.at.View(m.rec.Export.Network, m.key.ID))
 		return intent.Here, sight.Mounted, err
 	case reconcile.Namespace:
 		if m.rec.Network.Former != nil {
 			return intent.Former, true, nil // or what is left of it
 		}
-		st, err := a.o.Namespaces.Observe(ctx, m.rec.Network.ForHost(m.key.ID))
+		st, err := eng.o.Namespaces.Observe(ctx, m.rec.Network.ForHost(m.key.ID))
 		if err == nil {
-			a.noteDrift(m, st.Drift)
+			eng.noteDrift(m, st.Drift)
 		}
 		if st.Exists && len(st.Drift) > 0 {
 			return intent.Drifted, true, err
 		}
 		return intent.Here, st.Exists, err
 	case reconcile.Gateway:
-		return a.observeGateway(ctx, g, k, m)
+		return eng.observeGateway(ctx, g, k, m)
 	case reconcile.Export:
-		return a.observeExport(ctx, m)
+		return eng.observeExport(ctx, m)
 	case reconcile.Daemon:
-		return a.observeDaemon(g, k, m)
+		return eng.observeDaemon(g, k, m)
 	case reconcile.Device, reconcile.Definition:
-		return a.observeDevice(ctx, g, k, m)
+		return eng.observeDevice(ctx, g, k, m)
 	case reconcile.GuestMount:
-		return intent.Here, a.guestMounted(g, m), nil
+		return intent.Here, eng.guestMounted(g, m), nil
 	}
 	return reconcile.Version{}, false, fmt.Errorf("observe %v: unknown kind", k)
 }
@@ -246,76 +246,76 @@ func (a *Agent) observe(ctx context.Context, g *group, k reconcile.Key, m member
 // shareIsBack says whether a share that was deleted at the backend under its
 // mount has come again, so that the mount is to be replaced. One that an
 // instance has is left alone: its guest would lose a device that it uses.
-func (a *Agent) shareIsBack(ctx context.Context, g *group, m member) bool {
-	a.mu.Lock()
+func (eng *Engine) shareIsBack(ctx context.Context, g *group, m member) bool {
+	eng.mu.Lock()
 	for key := range g.members {
-		if o := a.objects[key]; o != nil && o.rec != nil && o.rec.Attachment != nil {
-			a.mu.Unlock()
+		if o := eng.objects[key]; o != nil && o.rec != nil && o.rec.Attachment != nil {
+			eng.mu.Unlock()
 			return false
 		}
 	}
-	a.mu.Unlock()
-	d, ok := a.o.Drivers.Get(m.rec.Connection().Kind)
+	eng.mu.Unlock()
+	d, ok := eng.o.Drivers.Get(m.rec.Connection().Kind)
 	if !ok || d.Prober == nil {
 		return false
 	}
-	conn, err := a.connectionOf(m)
+	conn, err := eng.connectionOf(m)
 	return err == nil && d.Prober.Probe(ctx, conn) == nil
 }
 
 // observeGateway calls a gateway that an earlier agent started "drifted", so
 // that it is adopted before exports are put into it.
-func (a *Agent) observeGateway(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
-	if a.isStuck(m.key.ID) {
+func (eng *Engine) observeGateway(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
+	if eng.isStuck(m.key.ID) {
 		return intent.Drifted, true, nil // its start replaces it
 	}
-	s := a.server(m.key.ID, m.rec.Network)
+	s := eng.server(m.key.ID, m.rec.Network)
 	st, err := s.Status(ctx)
 	if err != nil {
 		return intent.Here, false, err
 	}
-	a.gatewayLimited(m.key.ID, st)
+	eng.gatewayLimited(m.key.ID, st)
 	if !st.Running {
-		a.gatewayDown(m.key.ID, st.LastLog)
+		eng.gatewayDown(m.key.ID, st.LastLog)
 		return intent.Here, false, nil
 	}
-	if a.servingOf(m.key.ID) != vitals.Up {
+	if eng.servingOf(m.key.ID) != vitals.Up {
 		return intent.Drifted, true, nil
 	}
-	a.watchEnd(g, k, s.Done())
+	eng.watchEnd(g, k, s.Done())
 	return intent.WithSettings(st.Settings), true, nil
 }
 
-func (a *Agent) observeExport(ctx context.Context, m member) (reconcile.Version, bool, error) {
-	switch a.servingOf(m.rec.Export.Network) {
+func (eng *Engine) observeExport(ctx context.Context, m member) (reconcile.Version, bool, error) {
+	switch eng.servingOf(m.rec.Export.Network) {
 	case vitals.Down:
-		a.rulesSeen(m, ganesha.Sight{})
+		eng.rulesSeen(m, ganesha.Sight{})
 		return intent.Here, false, nil
 	case vitals.Unseen:
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return intent.Here, false, a.gatewayErrorLocked(m.rec.Export.Network)
+		eng.mu.Lock()
+		defer eng.mu.Unlock()
+		return intent.Here, false, eng.gatewayErrorLocked(m.rec.Export.Network)
 	}
-	s := a.existingServer(m.rec.Export.Network)
-	sight, err := s.Look(ctx, a.exportOf(m))
+	s := eng.existingServer(m.rec.Export.Network)
+	sight, err := s.Look(ctx, eng.exportOf(m))
 	if err != nil && !isNotRunning(err) {
 		return intent.Here, false, err
 	}
-	a.rulesSeen(m, sight)
-	if err == nil && sight.Match == ganesha.Same && !a.toRecover(m.key) {
+	eng.rulesSeen(m, sight)
+	if err == nil && sight.Match == ganesha.Same && !eng.toRecover(m.key) {
 		return m.rec.Version(reconcile.Export.Of(m.key.ID), m.at), true, nil
 	}
 	return intent.Drifted, sight.Match != ganesha.Absent, nil
 }
 
-func (a *Agent) existingServer(network string) parts.Server {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.servers[network].Server
+func (eng *Engine) existingServer(network string) parts.Server {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
+	return eng.servers[network].Server
 }
 
-func (a *Agent) observeDevice(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
-	answer := g.answers.Of(ctx, a.o.Instances, m.rec.Attachment.InstanceUUID)
+func (eng *Engine) observeDevice(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
+	answer := g.answers.Of(ctx, eng.o.Instances, m.rec.Attachment.InstanceUUID)
 	switch {
 	case answer.Missing():
 		return intent.Here, false, nil
@@ -330,7 +330,7 @@ func (a *Agent) observeDevice(ctx context.Context, g *group, k reconcile.Key, m 
 		if d.Alias != m.rec.Attachment.Alias {
 			continue
 		}
-		if d.Socket != a.at.Socket(m.key.ID) {
+		if d.Socket != eng.at.Socket(m.key.ID) {
 			return reconcile.Version{Identity: "socket " + d.Socket}, true, nil
 		}
 		return intent.WithTag(d.Tag), true, nil
@@ -339,10 +339,10 @@ func (a *Agent) observeDevice(ctx context.Context, g *group, k reconcile.Key, m 
 }
 
 // exportOf says to Ganesha what a record wants.
-func (a *Agent) exportOf(m member) ganesha.Export {
+func (eng *Engine) exportOf(m member) ganesha.Export {
 	e := m.rec.Export
 	return ganesha.Export{
-		ID: e.ExportID, Path: filepath.Clean(a.at.View(e.Network, m.key.ID)), Pseudo: e.Pseudo, FSID: e.FSID,
+		ID: e.ExportID, Path: filepath.Clean(eng.at.View(e.Network, m.key.ID)), Pseudo: e.Pseudo, FSID: e.FSID,
 		Rules: e.ServedRules(m.at),
 	}
 }

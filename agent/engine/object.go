@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"time"
@@ -54,11 +54,6 @@ func newObject(key model.Key, r *intent.Record) *object {
 func (o *object) broadcast() {
 	close(o.changed)
 	o.changed = make(chan struct{})
-}
-
-// settled says whether the object serves, as well as may be.
-func (o *object) settled() bool {
-	return o.status.Phase == model.Ready || o.status.Phase == model.Degraded && o.status.ObservedGeneration == o.status.Generation
 }
 
 // intent is what the object is or is about to be.

@@ -1,4 +1,4 @@
-package agent
+package engine
 
 import (
 	"time"
@@ -12,9 +12,9 @@ import (
 
 // publish works out the status of each member from what was seen, and tells
 // whoever waits or watches.
-func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reconcile.Plan) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+func (eng *Engine) publish(g *group, members []member, w reconcile.World, plan reconcile.Plan) {
+	eng.mu.Lock()
+	defer eng.mu.Unlock()
 	for k, f := range g.fails {
 		if plan.Settled(k, w) {
 			delete(g.fails, k) // put right by somebody else, or not wanted any more
@@ -28,27 +28,27 @@ func (a *Agent) publish(g *group, members []member, w reconcile.World, plan reco
 		}
 	}
 	for _, m := range members {
-		o := a.objects[m.key]
+		o := eng.objects[m.key]
 		if o == nil || o.rec != m.rec {
 			continue // changed meanwhile: the next pass tells
 		}
 		if (g.look || g.again[m.key]) && o.status.Phase == model.Working {
 			continue // somebody waits for a look that begins after this one
 		}
-		s, failure := standing.Of(a.factsLocked(g, m, w, plan))
-		a.notePersistenceLocked(o, g, w)
-		a.setStatusLocked(o, s, failure)
+		s, failure := standing.Of(eng.factsLocked(g, m, w, plan))
+		eng.notePersistenceLocked(o, g, w)
+		eng.setStatusLocked(o, s, failure)
 	}
-	a.noteWritersLocked(g)
+	eng.noteWritersLocked(g)
 }
 
 // factsLocked are what there is to say of a member.
-func (a *Agent) factsLocked(g *group, m member, w reconcile.World, plan reconcile.Plan) standing.Facts {
-	o := a.objects[m.key]
+func (eng *Engine) factsLocked(g *group, m member, w reconcile.World, plan reconcile.Plan) standing.Facts {
+	o := eng.objects[m.key]
 	f := standing.Facts{
 		ID: m.key.ID, Record: m.rec, Observed: o.status.ObservedGeneration, WasReady: o.wasReady,
 		Kept: g.kept[m.key], Warning: o.warning(), Cut: m.cut, Starting: g.starting[m.key], Now: m.at,
-		World: w, Plan: plan, Fails: g.fails, Unknown: g.unknown, Gone: g.gone, Gateway: a.gatewayErrorLocked,
+		World: w, Plan: plan, Fails: g.fails, Unknown: g.unknown, Gone: g.gone, Gateway: eng.gatewayErrorLocked,
 	}
 	if at := m.rec.Attachment; at != nil {
 		f.Instance = g.answers[at.InstanceUUID]
@@ -73,7 +73,7 @@ func (o *object) warning() *retry.Failure {
 
 // setStatusLocked keeps the time of the last real change, logs a transition
 // once, and wakes those who wait.
-func (a *Agent) setStatusLocked(o *object, s model.Status, failure *fault.Error) {
+func (eng *Engine) setStatusLocked(o *object, s model.Status, failure *fault.Error) {
 	o.failure = failure
 	old := o.status
 	s.Since = old.Since
@@ -83,7 +83,7 @@ func (a *Agent) setStatusLocked(o *object, s model.Status, failure *fault.Error)
 	switch s.Phase {
 	case model.Ready:
 		o.wasReady = true
-		a.noteRepairLocked(o)
+		eng.noteRepairLocked(o)
 	case model.Pending, model.Removing:
 		o.down = false // nobody waits for it
 	}
@@ -95,13 +95,13 @@ func (a *Agent) setStatusLocked(o *object, s model.Status, failure *fault.Error)
 		attrs := []any{o.key.Kind, o.key.ID, "phase", string(s.Phase), "reason", string(s.Reason), "gen", s.Generation}
 		switch s.Phase {
 		case model.Failed, model.Degraded:
-			a.log.Warn("object changed", append(attrs, "message", s.Message)...)
+			eng.log.Warn("object changed", append(attrs, "message", s.Message)...)
 		case model.Ready:
-			a.log.Info("object changed", attrs...)
+			eng.log.Info("object changed", attrs...)
 		default:
-			a.log.Debug("object changed", attrs...)
+			eng.log.Debug("object changed", attrs...)
 		}
 	}
 	o.broadcast()
-	a.tellLocked(o, false)
+	eng.tellLocked(o, false)
 }
