@@ -75,10 +75,10 @@ func (eng *Engine) Edit(ctx context.Context, key model.Key, secret drivers.Secre
 		return false, refusal.NotWritten(err)
 	}
 	if !next.Removing {
-		o.guest.holders = nil // nobody is held up by them
+		o.guest.Holders = nil // nobody is held up by them
 	}
 	if o.rec != nil && !o.rec.RemovalForced && next.RemovalForced {
-		o.guest.forced = time.Now()
+		o.guest.Forced = time.Now()
 	}
 	o.rec = next
 	o.failure = nil

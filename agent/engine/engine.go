@@ -16,6 +16,7 @@ import (
 	"github.com/causeway-project/causeway/agent/allotment"
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/guest"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/ledger"
 	"github.com/causeway-project/causeway/agent/metrics"
@@ -78,6 +79,7 @@ type Engine struct {
 	pulse  atomic.Int64 // unix nanoseconds of the last beat of Run
 
 	metrics *metrics.Metrics
+	guests  guest.Steps
 	starts  starts.Table
 
 	mu       sync.Mutex
@@ -117,6 +119,7 @@ func New(o Options) (*Engine, error) {
 		watchers: map[*watcher]bool{},
 	}
 	eng.metrics = metrics.New(eng.state)
+	eng.guests = guest.Steps{Instances: o.Instances, Daemons: o.Daemons, Tree: eng.at, Notes: guestNotes{eng}, Logger: o.Logger}
 	// A unix socket's path has at most 107 bytes, and an id 63.
 	if n := len(eng.at.Socket(strings.Repeat("x", 63))); n > 107 {
 		return nil, fmt.Errorf("run directory %s is too long by %d bytes for the sockets below it", o.RunDir, n-107)
@@ -266,7 +269,7 @@ func (eng *Engine) InstanceChanged(e parts.InstanceEvent) {
 		}
 		if e.Rebooted || e.UUID == "" {
 			// Where libvirt was away nobody saw whether the guest started anew.
-			o.guestForgets()
+			o.guest.Restarted()
 			eng.lookAtLocked(o)
 			eng.retryLocked(o)
 			continue

@@ -2,14 +2,11 @@ package engine
 
 import (
 	"context"
-	"errors"
-	"slices"
 	"time"
 
-	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/guest"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
-	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
 )
 
@@ -17,26 +14,10 @@ const (
 	// forcedStep bounds each request to a guest that a share is taken from with
 	// force.
 	forcedStep = 5 * time.Second
-	// shortLook is what libvirt gets to say whether the device is there still,
-	// when the guest's time is over: without an answer it may be.
-	shortLook = 2 * time.Second
 	// glanceAgain is how often a guest is asked whether its mount is there,
 	// which nobody else tells.
 	glanceAgain = 15 * time.Second
 )
-
-// guestSide is what is known of a share inside its guest.
-type guestSide struct {
-	state   model.GuestState // empty is unknown
-	mounted bool             // by the last word that there is
-	note    string
-	holders []model.Holder
-	looked  time.Time // when the guest last said so
-	forced  time.Time // when a removal with force began, as far as this agent knows
-}
-
-// forget what the guest has, as after its reboot.
-func (s *guestSide) forget() { *s = guestSide{forced: s.forced} }
 
 // A glance is a look into a guest, and what it saw.
 type glance struct {
@@ -55,7 +36,7 @@ func (eng *Engine) glance(g *group, m member) {
 	eng.workers.Go(func() {
 		ctx, cancel := context.WithTimeout(eng.run, lookDeadline)
 		defer cancel()
-		look.mounted, look.err = eng.o.Instances.GuestMounted(ctx, guestMountOf(m))
+		look.mounted, look.err = eng.guests.Mounted(ctx, eng.shareOf(m))
 		eng.mu.Lock()
 		defer eng.mu.Unlock()
 		g.glanced = append(g.glanced, look)
@@ -70,17 +51,7 @@ func (eng *Engine) noteGlance(g *group, seen *glance) {
 		return // something was done since it began
 	}
 	delete(g.glances, seen.of.key)
-	eng.tellGuest(seen.of.key, func(s *guestSide) {
-		s.looked = time.Now()
-		switch {
-		case seen.err != nil:
-			s.state, s.note = "", parts.Classify(seen.err).Error()
-		case seen.mounted:
-			s.state, s.mounted, s.note = model.GuestMounted, true, ""
-		default:
-			s.state, s.mounted, s.note = model.GuestDeviceOnly, false, ""
-		}
-	})
+	eng.tellGuest(seen.of.key, func(s *guest.Side) { s.Seen(seen.mounted, seen.err, time.Now()) })
 	if seen.err != nil {
 		return
 	}
@@ -105,7 +76,7 @@ func (eng *Engine) guestMounted(g *group, m member) bool {
 		return false
 	}
 	if !device && g.unknown[key] == nil && g.beside[key] == nil {
-		o.guest.forget() // its mount went with the device
+		o.guest.Forget() // its mount went with the device
 	}
 	side := o.guest
 	eng.mu.Unlock()
@@ -113,11 +84,11 @@ func (eng *Engine) guestMounted(g *group, m member) bool {
 	case !device:
 		return false
 	case m.rec.Removing || m.rec.Released():
-		return side.mounted || side.state == ""
-	case !side.looked.IsZero():
+		return side.Mounted || side.State == ""
+	case !side.Looked.IsZero():
 		eng.glance(g, m)
 	}
-	return side.mounted
+	return side.Mounted
 }
 
 // nextGlanceLocked is when a guest of the group is to be asked again; those that
@@ -125,7 +96,7 @@ func (eng *Engine) guestMounted(g *group, m member) bool {
 func (eng *Engine) nextGlanceLocked(g *group, now time.Time) (next time.Time) {
 	for key := range g.members {
 		o := eng.objects[key]
-		if o == nil || o.rec == nil || o.rec.Attachment == nil || o.rec.Attachment.MountAt == "" || o.rec.Removing || o.rec.Released() || o.guest.looked.IsZero() {
+		if o == nil || o.rec == nil || o.rec.Attachment == nil || o.rec.Attachment.MountAt == "" || o.rec.Removing || o.rec.Released() || o.guest.Looked.IsZero() {
 			continue
 		}
 		k := reconcile.GuestMount.Of(key.ID)
@@ -133,7 +104,7 @@ func (eng *Engine) nextGlanceLocked(g *group, now time.Time) (next time.Time) {
 		if !device || g.glances[key] != nil || g.beside[k] != nil {
 			continue // there is nothing to see, or it is being asked
 		}
-		at := o.guest.looked.Add(glanceAgain)
+		at := o.guest.Looked.Add(glanceAgain)
 		if !at.After(now) {
 			delete(g.seen, k)
 		}
@@ -150,7 +121,7 @@ func (eng *Engine) cutLocked(o *object) time.Time {
 	if !o.rec.Removing || !o.rec.RemovalForced {
 		return time.Time{}
 	}
-	return o.guest.forced.Add(eng.o.ForceGrace)
+	return o.guest.Forced.Add(eng.o.ForceGrace)
 }
 
 // nextCutLocked is when the next guest's time is over.
@@ -177,23 +148,6 @@ func (m member) uses(k reconcile.Key, needs []reconcile.Key) []reconcile.Key {
 	return needs
 }
 
-// endDaemon stops a daemon; where a guest keeps its device, all that it asks of
-// it fails from now on.
-func (eng *Engine) endDaemon(ctx context.Context, m member) error {
-	dir := eng.at.Daemon(m.key.ID)
-	if !m.cut {
-		return eng.o.Daemons.Stop(ctx, dir)
-	}
-	look, cancel := context.WithTimeout(ctx, shortLook)
-	defer cancel()
-	i, err := eng.o.Instances.Instance(look, m.rec.Attachment.InstanceUUID)
-	switch {
-	case err != nil && parts.Classify(err).Reason != fault.InstanceNotFound, hasDevice(i, m.rec.Attachment.Alias):
-		return eng.o.Daemons.Revoke(ctx, dir)
-	}
-	return eng.o.Daemons.Stop(ctx, dir)
-}
-
 // revoked says whether a guest may still have a device whose daemon was ended.
 func (m member) revoked(g *group) bool {
 	k := reconcile.Device.Of(m.key.ID)
@@ -201,117 +155,39 @@ func (m member) revoked(g *group) bool {
 	return m.cut && (there || g.unknown[k] != nil || g.beside[k] != nil)
 }
 
-func (eng *Engine) deviceOf(m member) parts.Device {
-	return parts.Device{
-		Instance: m.rec.Attachment.InstanceUUID, Alias: m.rec.Attachment.Alias,
-		Tag: m.rec.Attachment.Tag, Socket: eng.at.Socket(m.key.ID), QueueSize: eng.settingsOf(m.rec).QueueSize,
-	}
+// shareOf is a member as the steps of its instance see it.
+func (eng *Engine) shareOf(m member) guest.Share {
+	return guest.Share{ID: m.key.ID, Attachment: m.rec.Attachment, Settings: eng.settingsOf(m.rec), Forced: m.rec.RemovalForced, Cut: m.cut}
 }
 
-// detach takes the device out. Where its daemon is dead the guest was not asked
-// to unmount before, since its task would have hung for ever; it can be asked
-// now, when every request to the device fails at once.
-func (eng *Engine) detach(ctx context.Context, m member) error {
-	dead := !eng.daemonRuns(m)
-	death, err := eng.o.Daemons.Death(eng.at.Daemon(m.key.ID))
-	if err != nil {
-		return err
-	}
-	if err := eng.pluggable(ctx, m, death); err != nil {
-		return err
-	}
-	if !dead {
-		// The guest may have mounted it by itself, there or elsewhere.
-		if err := eng.release(ctx, m); err != nil {
-			return err
+// guestNotes are the objects, as the steps of instances see them.
+type guestNotes struct{ *Engine }
+
+// Note implements guest.Notes.
+func (n guestNotes) Note(id string, change func(*guest.Side)) {
+	n.tellGuest(model.AttachmentKey(id), change)
+}
+
+// Others implements guest.Notes.
+func (n guestNotes) Others(s guest.Share) (others []guest.Other) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for key, o := range n.objects {
+		if r := o.rec; key.ID != s.ID && r != nil && r.Attachment != nil && r.Attachment.InstanceUUID == s.Attachment.InstanceUUID {
+			others = append(others, guest.Other{ID: key.ID, Alias: r.Attachment.Alias, Wedged: o.guest.Wedged})
 		}
 	}
-	if death != nil {
-		err = eng.detachDead(ctx, m, death)
-	} else {
-		err = eng.o.Instances.Detach(ctx, eng.deviceOf(m))
-	}
-	if err != nil {
-		return err
-	}
-	eng.tellGuest(m.key, (*guestSide).forget)
-	if dead && m.rec.Attachment.MountAt != "" {
-		// Whoever has it open has an error already, and must not be what keeps the
-		// share from coming back.
-		left := guestMountOf(m)
-		left.Lazy = true
-		if err := eng.o.Instances.GuestUnmount(ctx, left); err != nil {
-			eng.log.Warn("guest keeps a dead mount", "attachment", m.key.ID, "err", err)
-		}
-	}
-	return nil
+	return others
 }
 
-func (eng *Engine) daemonRuns(m member) bool {
-	done, err := eng.o.Daemons.Done(eng.at.Daemon(m.key.ID))
-	return err == nil && done != nil
-}
-
-func guestMountOf(m member) parts.GuestMount {
-	at := m.rec.Attachment
-	return parts.GuestMount{Instance: at.InstanceUUID, Tag: at.Tag, Path: at.MountAt, ReadOnly: at.ReadOnly}
-}
-
-func (eng *Engine) guestMount(ctx context.Context, m member) error {
-	err := eng.o.Instances.GuestMount(ctx, guestMountOf(m))
-	eng.tellGuest(m.key, func(s *guestSide) {
-		s.looked, s.mounted, s.state, s.note = time.Now(), err == nil, model.GuestMounted, ""
-		if err != nil {
-			e := parts.Classify(err)
-			s.state, s.note = model.GuestDeviceOnly, e.Error()
-			if unanswered(e) {
-				s.state = ""
-			}
-		}
-	})
-	return err
-}
-
-// unanswered says whether a guest said nothing of itself.
-func unanswered(e *fault.Error) bool {
-	return slices.Contains([]fault.Reason{fault.GuestAgentAbsent, fault.LibvirtUnavailable, fault.StepTimeout}, e.Reason)
-}
-
-// guestUnmount asks the guest first.
-func (eng *Engine) guestUnmount(ctx context.Context, m member) error {
-	if eng.daemonRuns(m) {
-		if err := eng.release(ctx, m); err != nil {
-			return err
-		}
-	}
-	eng.tellGuest(m.key, func(s *guestSide) { s.state, s.mounted, s.note, s.holders = model.GuestDeviceOnly, false, "", nil })
-	return nil
-}
-
-// release has the guest unmount the share wherever it has it. One whose agent
-// does not answer cannot be asked; its device goes all the same, and the
-// guest's I/O then fails. With force, so it does whatever the guest says.
-func (eng *Engine) release(ctx context.Context, m member) error {
-	g := guestMountOf(m)
-	g.Path, g.Lazy = "", m.rec.RemovalForced
-	err := eng.o.Instances.GuestUnmount(ctx, g)
-	if err == nil {
-		return nil
-	}
-	var held *parts.HeldError
-	if errors.As(err, &held) {
-		eng.tellGuest(m.key, func(s *guestSide) { s.holders = held.Holders })
-	}
-	e := parts.Classify(err)
-	if m.rec.RemovalForced || slices.Contains([]fault.Reason{fault.GuestAgentAbsent, fault.InstanceOff, fault.InstanceNotFound}, e.Reason) {
-		eng.log.Warn("guest could not be asked to unmount, its device is taken out without", "attachment", m.key.ID, "err", err)
-		return nil
-	}
-	return err
+// Pluggable refuses a new attachment while its instance takes no device: NeedsReset,
+// or Waiting for what will be over by itself.
+func (eng *Engine) Pluggable(ctx context.Context, id string, at *intent.Attachment) error {
+	return eng.guests.Pluggable(ctx, guest.Share{ID: id, Attachment: at})
 }
 
 // tellGuest changes what is known of a guest, and tells those who watch.
-func (eng *Engine) tellGuest(key model.Key, change func(*guestSide)) {
+func (eng *Engine) tellGuest(key model.Key, change func(*guest.Side)) {
 	eng.mu.Lock()
 	defer eng.mu.Unlock()
 	o := eng.objects[key]
@@ -320,7 +196,7 @@ func (eng *Engine) tellGuest(key model.Key, change func(*guestSide)) {
 	}
 	before := o.guest
 	change(&o.guest)
-	if s := o.guest; s.state != before.state || s.note != before.note || !slices.Equal(s.holders, before.holders) {
+	if o.guest.Differs(before) {
 		eng.tellLocked(o, false)
 	}
 }
@@ -328,8 +204,8 @@ func (eng *Engine) tellGuest(key model.Key, change func(*guestSide)) {
 // guestState: a device without a wish to mount it is just that.
 func (o *object) guestState() model.GuestState {
 	switch {
-	case o.guest.state != "":
-		return o.guest.state
+	case o.guest.State != "":
+		return o.guest.State
 	case o.rec.Attachment.MountAt == "" && o.status.Phase == model.Ready:
 		return model.GuestDeviceOnly
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/guest"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/rulebook"
@@ -23,13 +24,12 @@ type object struct {
 	drift    model.Drift
 	drifting bool // found other than wanted, and not yet found well again
 	wasReady bool // it has been ready in this agent's life, so a failure is not the caller's request
-	guest    guestSide
+	guest    guest.Side
 	persists model.Persistence // of the attachment
 	liveOnly string            // why it is no better
 	unlocked []string          // its unlocked users, as last told
 	died     time.Time         // when its virtiofsd last died under its device
 	down     bool              // and has not been replaced yet
-	wedged   bool              // the device of a dead virtiofsd does not come out: the guest's hot-plug stands still
 	strain   strain.Watch      // of the attachment's virtiofsd
 	gateway  vitals.Gateway
 	figures  *statistics.Figures // of the gateway; nil until somebody asks
@@ -43,7 +43,7 @@ func newObject(key model.Key, r *intent.Record) *object {
 	o := &object{key: key, rec: r, changed: make(chan struct{}), persists: model.PersistenceUnknown}
 	if r != nil {
 		if r.RemovalForced {
-			o.guest.forced = time.Now() // the time that the guest had before is not known
+			o.guest.Forced = time.Now() // the time that the guest had before is not known
 		}
 		o.status = model.Status{Generation: r.Generation, Phase: model.Working, Since: time.Now()}
 	}

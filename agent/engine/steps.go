@@ -110,29 +110,8 @@ func (eng *Engine) doKind(ctx context.Context, g *group, s reconcile.Step, m mem
 			return server.Remove(ctx, m.rec.Export.ExportID)
 		}
 		return eng.putIntoGateway(ctx, g, server, m)
-	case reconcile.Daemon:
-		if remove {
-			return eng.endDaemon(ctx, m)
-		}
-		return eng.o.Daemons.Start(ctx, eng.daemonOf(m))
-	case reconcile.Device:
-		if remove {
-			return eng.detach(ctx, m)
-		}
-		if err := eng.pluggable(ctx, m, nil); err != nil {
-			return err
-		}
-		return eng.o.Instances.Attach(ctx, eng.deviceOf(m))
-	case reconcile.GuestMount:
-		if remove {
-			return eng.guestUnmount(ctx, m)
-		}
-		return eng.guestMount(ctx, m)
-	case reconcile.Definition:
-		if remove {
-			return eng.o.Instances.Undefine(ctx, eng.deviceOf(m))
-		}
-		return eng.o.Instances.Define(ctx, eng.deviceOf(m))
+	case reconcile.Daemon, reconcile.Device, reconcile.GuestMount, reconcile.Definition:
+		return eng.guests.Take(ctx, s, eng.shareOf(m))
 	}
 	return errors.New("unknown kind")
 }
@@ -266,13 +245,6 @@ func (eng *Engine) stopGateway(ctx context.Context, m member) error {
 		return err
 	}
 	return eng.at.Unshare(ctx, m.key.ID, func() bool { return eng.hasExports(m.key.ID) })
-}
-
-func (eng *Engine) daemonOf(m member) parts.Daemon {
-	at := m.rec.Attachment
-	return parts.Daemon{
-		Dir: eng.at.Daemon(m.key.ID), Source: eng.at.Mount(at.Mount), ReadOnly: at.ReadOnly, Settings: eng.settingsOf(m.rec), IDs: at.IDs,
-	}
 }
 
 // connectionOf is a record's connection with its secret.

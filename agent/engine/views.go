@@ -55,7 +55,7 @@ func (eng *Engine) attachmentLocked(o *object) model.Attachment {
 		MountAt: at.MountAt, Settings: eng.settingsOf(o.rec), IDs: at.IDs, Forced: at.Forced,
 		InstanceUUID: at.InstanceUUID, Guest: o.guestState(), LockScope: eng.lockScope(o.rec), UnlockedUsers: eng.unlockedUsersLocked(o), Status: o.status,
 		Persistence: o.persists, LiveOnly: o.liveOnly, Move: at.Move,
-		Holders: o.guest.holders, GuestNote: o.guest.note, RemovalForced: o.rec.RemovalForced,
+		Holders: o.guest.Holders, GuestNote: o.guest.Note, RemovalForced: o.rec.RemovalForced,
 		Usage: o.strain.Usage,
 	}
 }
