@@ -84,8 +84,12 @@ func (eng *Engine) setStatusLocked(o *object, s model.Status, failure *fault.Err
 	case model.Ready:
 		o.wasReady = true
 		eng.noteRepairLocked(o)
-	case model.Pending, model.Removing:
-		o.down = false // nobody waits for it
+	case model.Pending:
+		if s.Reason != fault.Waiting { // for the dead device to be out
+			o.down = false // nobody waits for it
+		}
+	case model.Removing:
+		o.down = false
 	}
 	if s == old {
 		return
