@@ -72,10 +72,7 @@ func (h *Host) GuestCommands(ctx context.Context, uuid string) ([]string, error)
 }
 
 func (h *Host) guestCommands(ctx context.Context, uuid string) ([]string, error) {
-	s, err := h.guest(ctx, uuid)
-	if err != nil {
-		return nil, err
-	}
+	s := h.guest(uuid)
 	var is struct {
 		Commands []struct {
 			Name    string `json:"name"`

@@ -48,6 +48,11 @@ func (h *Host) findLive(v hypervisor, ref string) (Instance, error) {
 	return i, nil
 }
 
+// live is Instance without the definition.
+func (h *Host) live(ctx context.Context, ref string) (Instance, error) {
+	return call(ctx, h, h.calls, func(v hypervisor) (Instance, error) { return h.findLive(v, ref) })
+}
+
 // Devices lists the devices of every running domain whose alias is ours.
 func (h *Host) Devices(ctx context.Context) ([]Device, error) {
 	docs, err := call(ctx, h, h.calls, hypervisor.running)
@@ -239,7 +244,7 @@ func (h *Host) detach(ctx context.Context, d Device) error {
 
 // there tells whether a device is in a running domain.
 func (h *Host) there(ctx context.Context, d Device) (bool, error) {
-	i, err := call(ctx, h, h.calls, func(v hypervisor) (Instance, error) { return h.findLive(v, d.Instance) })
+	i, err := h.live(ctx, d.Instance)
 	if errors.Is(err, ErrNoInstance) {
 		return false, nil
 	}

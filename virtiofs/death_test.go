@@ -88,10 +88,7 @@ func (v victim) signal(t *testing.T, s syscall.Signal, pids ...int) {
 // begin runs a shell line in the guest, and returns what tells how it ended.
 func (v victim) begin(t *testing.T, line string) func(context.Context) (execStatus, error) {
 	t.Helper()
-	s, err := v.w.host.guest(t.Context(), guestUUID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := v.w.host.guest(guestUUID)
 	var started struct {
 		PID int `json:"pid"`
 	}
@@ -107,10 +104,7 @@ func (v victim) begin(t *testing.T, line string) func(context.Context) (execStat
 // waitsInFUSE waits until some task of the guest waits for virtiofsd.
 func (v victim) waitsInFUSE(t *testing.T) {
 	t.Helper()
-	s, err := v.w.host.guest(t.Context(), guestUUID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := v.w.host.guest(guestUUID)
 	wait.Until(t, "a request is in flight", func() bool {
 		out, err := s.exec(t.Context(), "sh", "-c", "cat /proc/[0-9]*/wchan")
 		return err == nil && strings.Contains(out, "request_wait_answer")

@@ -376,7 +376,7 @@ func (f *fakeVirt) agent(uuid, command string, seconds int) (string, error) {
 	switch {
 	case seconds <= 0:
 		panic("a command without a limit")
-	case g.silent:
+	case !d.agent, g.silent:
 		return "", libvirt.Error{Code: libvirt.ERR_AGENT_UNRESPONSIVE, Message: "guest agent is not responding"}
 	case g.raw != "":
 		return g.raw, nil
@@ -463,7 +463,15 @@ func (g *fakeGuest) run(d *fakeDomain, a execArguments) execStatus {
 	case "cat":
 		ok.Out = g.table()
 	case "sh":
-		if a.Arg[1] != findHolders {
+		switch a.Arg[1] {
+		case mountPlainly:
+			tag, at := a.Arg[3], a.Arg[4]
+			if strings.Contains(at, " ") || slices.ContainsFunc(g.mounts, func(m guestEntry) bool { return m.path == at || m.path == g.links[at] }) {
+				return execStatus{Exited: true, ExitCode: notPlain}
+			}
+			return g.run(d, execArguments{Path: "mount", Arg: []string{tag, at}})
+		case findHolders:
+		default:
 			panic("no such script")
 		}
 		for _, from := range slices.Sorted(maps.Keys(g.links)) {

@@ -34,7 +34,13 @@ func (f *fakeVirt) mounts() []guestEntry {
 var allowUnexported = cmp.AllowUnexported(guestEntry{})
 
 func TestGuestMountOnModel(t *testing.T) {
-	ours := guestEntry{"tag-a", "/mnt/a b", "virtiofs"}
+	for _, path := range []string{"/mnt/a", "/mnt/a b"} { // one shell does the first
+		t.Run(path, func(t *testing.T) { guestMountOnModel(t, path) })
+	}
+}
+
+func guestMountOnModel(t *testing.T, path string) {
+	ours := guestEntry{"tag-a", path, "virtiofs"}
 	tests := []struct {
 		name   string
 		change func(*fakeGuest)
@@ -64,11 +70,12 @@ func TestGuestMountOnModel(t *testing.T) {
 			g.forbids, g.mounts = []string{"guest-exec"}, []guestEntry{ours}
 		}, nil, []guestEntry{ours}},
 		{"all forbidden", func(g *fakeGuest) { g.forbids = []string{"guest-exec", "guest-file-open"} }, ErrGuestForbids, nil},
-		{"a program hangs", func(g *fakeGuest) { g.hangs = map[string]bool{"mount": true} }, context.DeadlineExceeded, nil},
+		{"a program hangs", func(g *fakeGuest) { g.hangs = map[string]bool{"mount": true, "sh": true} }, context.DeadlineExceeded, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			f, h, m := plugFake(t)
+			m.Path = path
 			f.change(func(d *fakeDomain) { tt.change(&d.guest) })
 			limit := wait.Long
 			if tt.want == context.DeadlineExceeded {

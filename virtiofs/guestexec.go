@@ -23,8 +23,9 @@ const (
 	// agentSeconds is how long the guest agent may take to answer one command.
 	// It answers at once, or hangs.
 	agentSeconds = 5
-	// Between questions whether a program has ended.
-	minStatus = 5 * time.Millisecond
+	// Between questions whether a program has ended: a quarter of the time that it
+	// has had, since each takes the guest away from it.
+	minStatus = 2 * time.Millisecond
 	maxStatus = 200 * time.Millisecond
 )
 
@@ -38,19 +39,9 @@ type session struct {
 	uuid string
 }
 
-// guest begins a session: ErrNoInstance, ErrInstanceOff, ErrGuestAgent.
-func (h *Host) guest(ctx context.Context, uuid string) (*session, error) {
-	i, err := h.Instance(ctx, uuid)
-	switch {
-	case err != nil:
-		return nil, err
-	case !i.Running:
-		return nil, ErrInstanceOff
-	case !i.GuestAgent:
-		return nil, fmt.Errorf("%w: it is not connected", ErrGuestAgent)
-	}
-	return &session{h: h, uuid: i.UUID}, nil
-}
+// guest begins a session. Whether there is anybody to talk to, libvirt says to
+// the first question.
+func (h *Host) guest(uuid string) *session { return &session{h: h, uuid: uuid} }
 
 // do runs a program in the guest for its effect.
 func (s *session) do(ctx context.Context, program string, args ...string) error {
@@ -90,7 +81,7 @@ func (s *session) exec(ctx context.Context, program string, args ...string) (str
 	if started.PID <= 0 {
 		return "", fmt.Errorf("%w: guest-exec: process %d", errNonsense, started.PID)
 	}
-	for wait := minStatus; ; wait = min(2*wait, maxStatus) {
+	for begin := time.Now(); ; {
 		var is execStatus
 		if err := s.ask(ctx, "guest-exec-status", map[string]int{"pid": started.PID}, &is); err != nil {
 			return "", err
@@ -99,12 +90,25 @@ func (s *session) exec(ctx context.Context, program string, args ...string) (str
 			return is.result(program)
 		}
 		select {
-		case <-time.After(wait):
+		case <-time.After(max(minStatus, min(time.Since(begin)/4, maxStatus))):
 		case <-ctx.Done():
 			return "", fmt.Errorf("%w: %s has not ended: %w", ErrGuestRefused, program, context.Cause(ctx))
 		}
 	}
 }
+
+// An exitError is ErrGuestRefused by a program.
+type exitError struct {
+	program string
+	code    int
+	words   string
+}
+
+func (e *exitError) Error() string {
+	return fmt.Sprintf("%v: %s: exit code %d: %s", ErrGuestRefused, e.program, e.code, quote(e.words))
+}
+
+func (e *exitError) Unwrap() error { return ErrGuestRefused }
 
 // result of a program that has ended.
 func (is *execStatus) result(program string) (string, error) {
@@ -116,7 +120,7 @@ func (is *execStatus) result(program string) (string, error) {
 		if len(words) == 0 {
 			words = is.Out
 		}
-		return "", fmt.Errorf("%w: %s: exit code %d: %s", ErrGuestRefused, program, is.ExitCode, quote(string(words)))
+		return "", &exitError{program: program, code: is.ExitCode, words: string(words)}
 	case len(is.Out) > maxOutput:
 		return "", fmt.Errorf("%w: %s wrote %d bytes", ErrGuestRefused, program, len(is.Out))
 	}
@@ -131,7 +135,7 @@ func (s *session) ask(ctx context.Context, command string, arguments, answer any
 	}
 	text, err := s.h.askAgent(ctx, s.uuid, string(question))
 	if err != nil {
-		err = agentError(command, err)
+		err = s.agentError(ctx, command, err)
 		if command != "guest-info" && errors.Is(err, ErrGuestRefused) && ctx.Err() == nil && s.forbidden(ctx, command) {
 			return fmt.Errorf("%w: its configuration has no %s", ErrGuestForbids, command)
 		}
@@ -147,14 +151,20 @@ func (s *session) ask(ctx context.Context, command string, arguments, answer any
 // agentError sorts what went wrong. What is left when libvirt, the instance and
 // the agent's silence are ruled out is the agent's own refusal, for which
 // libvirt 9.0 has no code; its text is the guest's.
-func agentError(command string, err error) error {
+func (s *session) agentError(ctx context.Context, command string, err error) error {
 	var e libvirt.Error
 	if !errors.As(err, &e) || errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNoInstance) || errors.Is(err, ErrGuestAgent) {
 		return err
 	}
 	switch e.Code {
-	case libvirt.ERR_OPERATION_INVALID, // suspended, or off since we looked
-		libvirt.ERR_ARGUMENT_UNSUPPORTED, libvirt.ERR_NO_SUPPORT: // not configured
+	case libvirt.ERR_OPERATION_INVALID:
+		if i, again := s.h.live(ctx, s.uuid); again != nil {
+			return again
+		} else if !i.Running {
+			return ErrInstanceOff
+		}
+		return fmt.Errorf("%w: %w", ErrGuestAgent, err) // suspended
+	case libvirt.ERR_ARGUMENT_UNSUPPORTED, libvirt.ERR_NO_SUPPORT: // not configured
 		return fmt.Errorf("%w: %w", ErrGuestAgent, err)
 	}
 	return fmt.Errorf("%w: %s: %s", ErrGuestRefused, command, quote(e.Message))

@@ -50,11 +50,7 @@ func write(t *testing.T, path, text string) {
 // run runs a program in the guest.
 func (w *world) run(t *testing.T, program string, args ...string) string {
 	t.Helper()
-	s, err := w.host.guest(t.Context(), guestUUID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := s.exec(limited(t, time.Minute), program, args...)
+	out, err := w.host.guest(guestUUID).exec(limited(t, time.Minute), program, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,10 +233,7 @@ func TestDetachFromBootingGuest(t *testing.T) {
 
 func TestHungGuestAgent(t *testing.T) {
 	w := bootedGuest(t)
-	s, err := w.host.guest(t.Context(), guestUUID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := w.host.guest(guestUUID)
 	ctx := limited(t, 2*time.Minute)
 	if err := s.do(ctx, "killall", "-STOP", "qemu-ga"); !errors.Is(err, ErrGuestAgent) {
 		t.Errorf("the agent's last answer = %v, want ErrGuestAgent", err)
