@@ -13,6 +13,7 @@ import (
 
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
+	"github.com/causeway-project/causeway/integration/nfs41"
 )
 
 // TestDrift spoils what the agent made behind its back. All comes to be as it
@@ -51,7 +52,12 @@ func TestDrift(t *testing.T) {
 	} {
 		t.Run(d.name, func(t *testing.T) {
 			n := n.within(t)
-			c := dial(ctx, t, n.client, gateway4)
+			// An answer that goes with its namespace, of which nobody tells the
+			// client, has to be missed before grace ends.
+			timing := nfs41.Quick()
+			timing.Reply = o.Grace / 3
+			c, err := nfs41.Dial(ctx, nfs41.Options{Address: gateway4 + ":2049", Owner: t.Name(), NetNS: n.client.NetNS, Timing: timing})
+			n.must(err)
 			s := scribble(ctx, t, c, "/docs/scribe")
 			s.more(ctx, 10)
 			drifts := n.drifts(ctx, "blue")
