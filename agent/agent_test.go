@@ -108,7 +108,7 @@ func TestLife(t *testing.T) {
 			}
 		}
 		want := worlds[i]
-		wait.Until(t, fmt.Sprintf("after verb %d the host has\n%s\nand not\n%s", i, want, seen(h, dir)), func() bool { return seen(h, dir) == want })
+		wait.Equal(t, fmt.Sprintf("after verb %d", i), want, func() string { return seen(h, dir) })
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "state/ledger/*/*")); len(left) != 0 {
 		t.Errorf("left in the ledger: %v", left)
@@ -129,7 +129,7 @@ func TestFailEverywhere(t *testing.T) {
 			if err := verb(); err != nil {
 				t.Fatalf("call %d failed, verb %d: %v", failAt, i, err)
 			}
-			wait.Until(t, fmt.Sprintf("call %d failed, verb %d", failAt, i), func() bool { return seen(h, dir) == worlds[i] })
+			wait.Equal(t, fmt.Sprintf("call %d failed, verb %d", failAt, i), worlds[i], func() string { return seen(h, dir) })
 		}
 		a.stop()
 		if !h.failed {
@@ -184,7 +184,7 @@ func TestDieEverywhere(t *testing.T) {
 			if err := verbs[i](); err != nil {
 				t.Fatalf("died at %d, verb %d: %v", dieAt, i, err)
 			}
-			wait.Until(t, fmt.Sprintf("died at %d, verb %d: host has\n%s\nwant\n%s", dieAt, i, seen(h, dir), worlds[i]), func() bool { return seen(h, dir) == worlds[i] })
+			wait.Equal(t, fmt.Sprintf("died at %d, verb %d", dieAt, i), worlds[i], func() string { return seen(h, dir) })
 		}
 		a.stop()
 	}
@@ -224,7 +224,7 @@ func TestGatewayDies(t *testing.T) {
 		}
 	}
 	h.gateways["blue"].kill()
-	wait.Until(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
+	wait.Equal(t, "serving again", worlds[1], func() string { return seen(h, dir) })
 	wait.Until(t, "one restart counted", func() bool {
 		n, err := a.Network(t.Context(), "blue")
 		return err == nil && n.Gateway.Restarts == 1 && n.Gateway.Running && n.Gateway.Exports == 1
@@ -363,7 +363,7 @@ func TestFiftyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	wait.Until(t, "the gateway to go with its last export", func() bool { return h.String() == "namespace cw-blue" })
+	wait.Equal(t, "the gateway to go with its last export", "namespace cw-blue", h.String)
 }
 
 // TestStepWithoutEffect: what claims to work and does not is not tried as fast

@@ -141,7 +141,7 @@ func TestForceDetach(t *testing.T) {
 				return
 			}
 			reasonOf(t, err, fault.Precondition, tt.reason)
-			wait.Until(t, "its access ends", func() bool { return h.String() == tt.left })
+			wait.Equal(t, "its access ends", tt.left, h.String)
 			// An agent that starts anew remembers.
 			a.stop()
 			a = h.boot(dir)
@@ -190,7 +190,7 @@ func TestGuestStateIsTrue(t *testing.T) {
 	change(func() { h.agentless = false })
 	wait.Until(t, "mounted", state(model.Ready, model.GuestMounted))
 	change(func() { delete(h.guests, "uuid-vm1 /mnt/docs") })
-	wait.Until(t, "mounted again", func() bool { return h.String() == before })
+	wait.Equal(t, "mounted again", before, h.String)
 	change(func() { delete(h.guests, "uuid-vm1 /mnt/docs"); h.agentless = true })
 	wait.Until(t, "unknown, and believed", state(model.Ready, model.GuestUnknown))
 	a.InstanceChanged(parts.InstanceEvent{UUID: "uuid-vm1", Rebooted: true})
@@ -251,13 +251,13 @@ func TestInstanceGoesOffAndComesBack(t *testing.T) {
 		a.InstanceChanged(parts.InstanceEvent{UUID: i.UUID, Rebooted: on})
 	}
 	power(false)
-	wait.Until(t, "all released", func() bool { return h.String() == "" })
+	wait.Equal(t, "all released", "", h.String)
 	wait.Until(t, "pending", func() bool {
 		at, _ := a.Attachment(t.Context(), "docs-vm1")
 		return at.Status.Phase == model.Pending && at.Status.Reason == fault.InstanceOff
 	})
 	power(true)
-	wait.Until(t, "attached again", func() bool { return h.String() == before })
+	wait.Equal(t, "attached again", before, h.String)
 }
 
 // TestLibvirtAway: nothing is touched that could not be seen, and the same

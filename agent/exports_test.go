@@ -63,7 +63,7 @@ func TestShareDeletedUnderAnExport(t *testing.T) {
 	h.mu.Lock()
 	h.shares["docs"] = true
 	h.mu.Unlock()
-	wait.Until(t, "ready", func() bool { return status().Phase == model.Ready })
+	wait.Equal(t, "ready", model.Ready, func() model.Phase { return status().Phase })
 	h.mu.Lock()
 	gone := h.gone[mount]
 	h.mu.Unlock()
@@ -92,7 +92,7 @@ func TestViewTakenAway(t *testing.T) {
 	puts := len(h.log)
 	h.mu.Unlock()
 	a.MountsChanged()
-	wait.Until(t, "made again", func() bool { return h.String() == before })
+	wait.Equal(t, "made again", before, h.String)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if done := h.log[puts:]; !slices.Equal(done, []string{"bind docs"}) {

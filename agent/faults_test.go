@@ -93,14 +93,14 @@ func TestGuestRestartsUnseen(t *testing.T) {
 	h.instances["vm1"].Devices, h.guests = nil, map[string]bool{}
 	h.mu.Unlock()
 	a.InstanceChanged(parts.InstanceEvent{UUID: uuid})
-	wait.Until(t, "attached and mounted again", func() bool { return h.String() == before })
+	wait.Equal(t, "attached and mounted again", before, h.String)
 
 	// Reset while libvirt was away: the device stays.
 	h.mu.Lock()
 	h.guests = map[string]bool{}
 	h.mu.Unlock()
 	a.InstanceChanged(parts.InstanceEvent{})
-	wait.Until(t, "mounted again", func() bool { return h.String() == before })
+	wait.Equal(t, "mounted again", before, h.String)
 }
 
 // TestRefusedNetworkWithExport: an export that came before the network was

@@ -78,7 +78,7 @@ func TestGatewayHangs(t *testing.T) {
 		n, err := a.Network(t.Context(), "blue")
 		return err == nil && n.Gateway.Restarts == 1 && n.Gateway.Running && n.Status.Phase == model.Ready
 	})
-	wait.Until(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
+	wait.Equal(t, "serving again", worlds[1], func() string { return seen(h, dir) })
 	wait.Until(t, "told", func() bool { return strings.Contains(heard(), "degraded gateway_stuck, ready") })
 	if got := metric(t, a, "causeway_gateway_stuck_total"); got != 1 {
 		t.Errorf("stuck gateways counted: %v", got)
@@ -101,8 +101,8 @@ func TestGatewayBlocked(t *testing.T) {
 	h.mu.Lock()
 	g.hung, g.blocked = false, false
 	h.mu.Unlock()
-	wait.Until(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
-	wait.Until(t, "serving still", func() bool { return seen(h, dir) == worlds[1] })
+	wait.Equal(t, "ready", model.Ready, func() model.Phase { return phaseOf(t, a, "blue").Phase })
+	wait.Equal(t, "serving still", worlds[1], func() string { return seen(h, dir) })
 	n, err := a.Network(t.Context(), "blue")
 	if err != nil || n.Gateway.Restarts != 0 {
 		t.Errorf("%d restarts, %v; want none", n.Gateway.Restarts, err)
@@ -141,8 +141,8 @@ func TestGatewayKeepsEnding(t *testing.T) {
 			return err == nil && n.Gateway.Restarts == restarts && n.Gateway.Running
 		})
 	}
-	wait.Until(t, "serving again", func() bool { return seen(h, dir) == worlds[1] })
-	wait.Until(t, "degraded", func() bool { return phaseOf(t, a, "blue").Phase == model.Degraded })
+	wait.Equal(t, "serving again", worlds[1], func() string { return seen(h, dir) })
+	wait.Equal(t, "degraded", model.Degraded, func() model.Phase { return phaseOf(t, a, "blue").Phase })
 	if s := phaseOf(t, a, "blue"); s.Reason != fault.GatewayCrashes || !strings.Contains(s.Message, "it fell over") {
 		t.Errorf("the network is %+v, want degraded with the log's end", s)
 	}
@@ -189,7 +189,7 @@ func TestGatewayReachesLimits(t *testing.T) {
 	// Another agent does not blame what runs for what was before it.
 	a.stop()
 	a = h.boot(dir)
-	wait.Until(t, "ready", func() bool { return phaseOf(t, a, "blue").Phase == model.Ready })
+	wait.Equal(t, "ready", model.Ready, func() model.Phase { return phaseOf(t, a, "blue").Phase })
 	if got := metric(t, a, "causeway_gateway_limits_reached_total", "memory"); got != 0 {
 		t.Errorf("the next agent counts %v", got)
 	}

@@ -75,11 +75,11 @@ func TestPersistent(t *testing.T) {
 	const off = "definition of vm1 with ua-cw-docs-vm1 tag docs"
 	for range 3 {
 		h.powerOff(a, "vm1")
-		wait.Until(t, "only the definition is left", func() bool { return h.String() == off })
+		wait.Equal(t, "only the definition is left", off, h.String)
 		if err := h.powerOn(a, "vm1"); err != nil {
 			t.Fatal(err)
 		}
-		wait.Until(t, "as before", func() bool { return h.String() == running })
+		wait.Equal(t, "as before", running, h.String)
 	}
 	// At once: the last life's daemon has not yet gone.
 	h.powerOff(a, "vm1")
@@ -93,7 +93,7 @@ func TestPersistent(t *testing.T) {
 	if err := h.powerOn(a, "vm1"); err != nil {
 		t.Fatal(err)
 	}
-	wait.Until(t, "as before", func() bool { return h.String() == running })
+	wait.Equal(t, "as before", running, h.String)
 
 	h.powerOff(a, "vm1")
 	if err := a.Detach(t.Context(), "docs-vm1"); err != nil || h.String() != "" {
@@ -151,7 +151,7 @@ func TestPreparedForNothing(t *testing.T) {
 	if err := a.PrepareStart(t.Context(), model.Start{Instance: "vm1", UUID: "uuid-vm1", Sockets: []string{socket}}); err != nil {
 		t.Fatal(err)
 	}
-	wait.Until(t, "released", func() bool { return h.String() == "definition of vm1 with ua-cw-docs-vm1 tag docs" })
+	wait.Equal(t, "released", "definition of vm1 with ua-cw-docs-vm1 tag docs", h.String)
 }
 
 // TestDefinitionConverges: whoever changes the definition, or the hook.
@@ -181,7 +181,7 @@ func TestDefinitionConverges(t *testing.T) {
 		})
 	}
 	change(func(i *parts.Instance) { i.Defined = nil })
-	wait.Until(t, "defined again", func() bool { return defined() == 1 })
+	wait.Equal(t, "defined again", 1, defined)
 	change(func(i *parts.Instance) { i.Hook = parts.HookUnread })
 	wants(model.Persistent, "")
 	change(func(i *parts.Instance) { i.Hook = parts.HookMissing })
@@ -246,7 +246,7 @@ func TestAgentStartsBesideAnInstance(t *testing.T) {
 	if err := h.powerOn(a, "vm1"); err != nil {
 		t.Fatal(err)
 	}
-	wait.Until(t, "as before", func() bool { return h.String() == running })
+	wait.Equal(t, "as before", running, h.String)
 }
 
 // TestNewsOfOneInstance: others that have the share are not asked for it.

@@ -109,7 +109,7 @@ func moveFails(t *testing.T, steps []moveStep, at int) bool {
 		if err := s.do(t.Context(), h, a.Agent); err != nil {
 			t.Fatalf("call %d failed, step %d: %v", at, i, err)
 		}
-		wait.Until(t, fmt.Sprintf("call %d failed, step %d: host has\n%s\nwant\n%s", at, i, seen(h, dir), s.want), func() bool { return seen(h, dir) == s.want })
+		wait.Equal(t, fmt.Sprintf("call %d failed, step %d", at, i), s.want, func() string { return seen(h, dir) })
 	}
 	nothingLeft(t, dir)
 	return h.failed
@@ -156,7 +156,7 @@ func moveDies(t *testing.T, steps []moveStep, at int) bool {
 		if err := steps[i].do(t.Context(), h, a.Agent); err != nil {
 			t.Fatalf("died at %d, step %d: %v", at, i, err)
 		}
-		wait.Until(t, fmt.Sprintf("died at %d, step %d: host has\n%s\nwant\n%s", at, i, seen(h, dir), steps[i].want), func() bool { return seen(h, dir) == steps[i].want })
+		wait.Equal(t, fmt.Sprintf("died at %d, step %d", at, i), steps[i].want, func() string { return seen(h, dir) })
 	}
 	a.stop()
 	nothingLeft(t, dir)

@@ -250,7 +250,7 @@ func TestMoveFailsEverywhere(t *testing.T) {
 			if err := verb(); err != nil {
 				t.Fatalf("call %d failed, verb %d: %v", failAt, i, err)
 			}
-			wait.Until(t, fmt.Sprintf("call %d failed, verb %d: %s", failAt, i, want[i]), func() bool { return h.plugged() == want[i] })
+			wait.Equal(t, fmt.Sprintf("call %d failed, verb %d", failAt, i), want[i], h.plugged)
 		}
 		a.stop()
 		if !h.failed {
@@ -300,7 +300,7 @@ func TestMoveDiesEverywhere(t *testing.T) {
 			if err := verbs[i](); err != nil {
 				t.Fatalf("died at %d, verb %d: %v", dieAt, i, err)
 			}
-			wait.Until(t, fmt.Sprintf("died at %d, verb %d: is %s, want %s", dieAt, i, h.plugged(), want[i]), func() bool { return h.plugged() == want[i] })
+			wait.Equal(t, fmt.Sprintf("died at %d, verb %d", dieAt, i), want[i], h.plugged)
 		}
 		a.stop()
 	}
@@ -332,7 +332,7 @@ func TestDeletedOnTheMove(t *testing.T) {
 		if err := errors.Join(a.DeleteExport(t.Context(), "docs"), a.DeleteNetwork(t.Context(), "blue")); err != nil {
 			t.Fatalf("died at %d: %v", dieAt, err)
 		}
-		wait.Until(t, "nothing is left: "+h.String(), func() bool { return h.String() == "" })
+		wait.Equal(t, "nothing is left", "", h.String)
 		a.stop()
 	}
 }

@@ -152,7 +152,7 @@ func TestRefusals(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			reasonOf(t, c.call(), c.kind, c.reason)
-			wait.Until(t, "nothing half-made", func() bool { return h.String() == before })
+			wait.Equal(t, "nothing half-made", before, h.String)
 			if d := cmp.Diff(ledger, ledgerFiles(dir)); d != "" {
 				t.Errorf("ledger (-before +after):\n%s", d)
 			}

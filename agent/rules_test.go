@@ -355,7 +355,7 @@ func TestRuleExpires(t *testing.T) {
 	}
 	put("for-ever", "10.77.0.0/24", 0)
 	put("soon", "10.77.0.5/32", 300*time.Millisecond)
-	wait.Until(t, "expired", func() bool { return h.served() == "10.77.0.0/24 rw" })
+	wait.Equal(t, "expired", "10.77.0.0/24 rw", h.served)
 	wait.Until(t, "shown", func() bool {
 		return a.states(t) == "soon denying access_rule_expired, for-ever active"
 	})
@@ -472,7 +472,7 @@ func TestRulesDrift(t *testing.T) {
 	}
 	drift := metric(t, a, "causeway_access_rule_drift_total")
 	tamper()
-	wait.Until(t, "undone", func() bool { return h.served() == want })
+	wait.Equal(t, "undone", want, h.served)
 	if got := metric(t, a, "causeway_access_rule_drift_total"); got != drift+1 {
 		t.Errorf("drift counted is %v, was %v", got, drift)
 	}
