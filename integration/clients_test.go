@@ -79,6 +79,17 @@ func TestPythonClient(t *testing.T) {
 	}
 }
 
+// TestPythonClientUnderEventlet: with eventlet's threads gRPC hangs in some calls
+// and stops the whole service in the others, which is refused.
+func TestPythonClientUnderEventlet(t *testing.T) {
+	thePython(t, "grpc, google.protobuf, eventlet")
+	const program = "import eventlet; eventlet.monkey_patch(); import causeway_node; causeway_node.Client()"
+	out, err := exec.CommandContext(limited(t, time.Minute), python, "-c", "import sys; sys.path.insert(0, '../api/python'); sys.dont_write_bytecode = True; "+program).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "RuntimeError: eventlet has patched threading") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 // An example is a program of docs/nova.md that runs.
 type example struct {
 	cmd   *exec.Cmd

@@ -12,7 +12,7 @@ packages=(
 	qemu-system-x86 libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients
 	nfs-ganesha nfs-ganesha-vfs rpcbind nfs-common netbase dbus dbus-daemon nftables iproute2 openvswitch-switch btrfs-progs busybox-static
 	procps virtinst iputils-ping systemd protobuf-compiler libprotobuf-dev shellcheck mmdebstrap
-	protobuf-compiler-grpc python3-grpcio python3-protobuf python3-setuptools python3-wheel mypy pycodestyle
+	protobuf-compiler-grpc python3-eventlet python3-grpcio python3-protobuf python3-setuptools python3-wheel mypy pycodestyle
 )
 debian13=( # packages of the root of Debian 13
 	nfs-ganesha nfs-ganesha-vfs dbus-daemon virtiofsd qemu-system-x86

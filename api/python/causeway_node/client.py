@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -32,6 +33,9 @@ class Client:
 
     attachments, networks, exports, gateways and node are the generated stubs,
     for what the methods do not cover.
+
+    Raises RuntimeError where eventlet has put its own threads in the place of
+    Python's: gRPC waits for real ones, and would hang.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Client:
         timeout: float = 60.0,
         once: bool = False,
     ) -> None:
+        _check_threads()
         path = socket.removeprefix("unix:").removeprefix("//")
         if not path.startswith("/"):
             raise ValueError(
@@ -320,6 +325,17 @@ class Client:
                 yield event
         finally:
             stream.cancel()
+
+
+def _check_threads() -> None:
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("thread"):
+        raise RuntimeError(
+            "eventlet has patched threading, with which gRPC hangs: run the "
+            "service with native threads (Nova: set "
+            "OS_NOVA_DISABLE_EVENTLET_PATCHING=true), or have the causeway "
+            "command make the calls"
+        )
 
 
 def _rest(attempt: int, end: float | None) -> bool:
