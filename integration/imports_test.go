@@ -49,7 +49,7 @@ var mayImport = map[string][]string{
 	"agent/reconcile":  {},
 	"agent/rpc":        {"agent", "agent/access", "agent/device", "agent/fault", "agent/model", "agent/move", "agent/statistics", "agent/strain", "api/node/v1", "drivers"},
 	"agent/refusal":    {"agent/fault", "agent/ledger", "agent/model"},
-	"agent/retry":      {"agent/fault"},
+	"agent/retry":      {"agent/fault", "agent/reconcile"},
 	"agent/rulebook":   {"agent/access", "agent/fault", "agent/intent", "agent/model", "ganesha"},
 	"agent/standing":   {"agent/answers", "agent/fault", "agent/intent", "agent/model", "agent/move", "agent/reconcile", "agent/retry", "agent/word"},
 	"agent/starts":     {},

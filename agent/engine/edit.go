@@ -142,11 +142,8 @@ func (eng *Engine) retryLocked(o *object) {
 		f.Next = time.Time{}
 		failed = true
 	}
-	for _, k := range o.rec.Keys(o.key.ID) {
-		if f := g.fails[k]; f != nil {
-			f.Next = time.Time{}
-			failed = true
-		}
+	if g.steps.Now(o.rec.Keys(o.key.ID)) {
+		failed = true
 	}
 	if failed || o.status.Phase != model.Ready {
 		eng.lookAtLocked(o)
@@ -163,12 +160,7 @@ func (eng *Engine) soonerLocked(o *object) {
 	if g == nil {
 		return
 	}
-	soon := time.Now().Add(eventPatience)
-	for _, k := range o.rec.Keys(o.key.ID) {
-		if f := g.fails[k]; f != nil && f.Next.After(soon) {
-			f.Next = soon
-		}
-	}
+	g.steps.Sooner(time.Now().Add(eventPatience), o.rec.Keys(o.key.ID)...)
 	eng.lookAtLocked(o)
 }
 

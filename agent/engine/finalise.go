@@ -88,11 +88,10 @@ func (eng *Engine) forget(g *group, m member, now time.Time) bool {
 	delete(g.kept, m.key)
 	for _, k := range m.rec.Keys(m.key.ID) {
 		if k.Kind != reconcile.Mount {
-			delete(g.fails, k)
+			g.steps.Forget(k)
 			delete(g.is, k)
 			delete(g.seen, k)
 			delete(g.cleaned, k)
-			delete(g.tried, k)
 		}
 	}
 	delete(eng.objects, m.key)

@@ -59,7 +59,7 @@ func (eng *Engine) gatewayDown(network, why string) {
 // pauseGatewayLocked puts off a gateway's next start.
 func (eng *Engine) pauseGatewayLocked(network string, f *retry.Failure) {
 	if g := eng.groups[intent.NetworkGroup(network)]; g != nil && f != nil {
-		g.fails[reconcile.Gateway.Of(network)] = f
+		g.steps.PutOff(reconcile.Gateway.Of(network), f)
 	}
 }
 

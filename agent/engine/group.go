@@ -24,15 +24,14 @@ type group struct {
 	looked  chan struct{} // closed when the worker has seen the host once
 	settled chan struct{} // closed when it has taken its first steps too
 
-	// Guarded by Agent.mu.
+	// Guarded by Engine.mu.
 	members  map[model.Key]bool
-	look     bool                   // forget what was seen
-	again    map[model.Key]bool     // of these members alone
-	there    map[reconcile.Key]bool // what was last seen, for others to read
-	gone     map[reconcile.Key]bool // mounts whose share was deleted at the backend
-	fails    map[reconcile.Key]*retry.Failure
+	look     bool                              // forget what was seen
+	again    map[model.Key]bool                // of these members alone
+	there    map[reconcile.Key]bool            // what was last seen, for others to read
+	gone     map[reconcile.Key]bool            // mounts whose share was deleted at the backend
+	steps    retry.Steps                       // how they went
 	watching map[reconcile.Key]<-chan struct{} // the processes whose end somebody waits for
-	tried    map[reconcile.Key]int             // steps in a row that said they worked, and the host did not show it
 	kept     map[model.Key]*retry.Failure      // records of which nothing is left, and that could not be removed
 	ended    []ending                          // steps that were taken beside the worker, for it to note
 	glanced  []*glance                         // the same of looks into guests
@@ -67,7 +66,7 @@ func (eng *Engine) joinLocked(o *object) *group {
 	if g == nil {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
-			members: map[model.Key]bool{}, again: map[model.Key]bool{}, cleaned: map[reconcile.Key]bool{}, fails: map[reconcile.Key]*retry.Failure{}, watching: map[reconcile.Key]<-chan struct{}{}, tried: map[reconcile.Key]int{},
+			members: map[model.Key]bool{}, again: map[model.Key]bool{}, cleaned: map[reconcile.Key]bool{}, steps: retry.NewSteps(), watching: map[reconcile.Key]<-chan struct{}{},
 			kept: map[model.Key]*retry.Failure{}, unknown: map[reconcile.Key]*retry.Failure{}, beside: map[reconcile.Key]context.CancelFunc{}, glances: map[model.Key]*glance{}, answers: answers.Cache{}, records: map[model.Key]*intent.Record{},
 		}
 		eng.groups[key] = g
@@ -189,7 +188,7 @@ func (eng *Engine) settle(ctx context.Context, g *group) (next time.Time, empty 
 	defer eng.mu.Unlock()
 	// What was due and not done waits for something else, whose change wakes the
 	// group: coming back for it would be a busy loop.
-	for _, f := range slices.Concat(values(g.fails), values(g.unknown), values(g.kept)) {
+	for _, f := range slices.Concat(values(g.steps.Failures()), values(g.unknown), values(g.kept)) {
 		if f.Next.After(now) && (next.IsZero() || f.Next.Before(next)) {
 			next = f.Next
 		}
@@ -279,35 +278,18 @@ func (eng *Engine) members(g *group, now time.Time) []member {
 	return ms
 }
 
-// held names the removals that were tried and wait for their next try. Why a
-// thing could not be made is no reason to keep what is not wanted any more.
+// held names the removals that wait for their next try.
 func (eng *Engine) held(g *group, w reconcile.World, now time.Time) map[reconcile.Key]bool {
 	eng.mu.Lock()
 	defer eng.mu.Unlock()
-	held := map[reconcile.Key]bool{}
-	for k, f := range g.fails {
-		if _, wanted := w.Want[k]; !wanted && !f.Removing {
-			delete(g.fails, k)
-			continue
-		}
-		if _, there := w.Is[k]; there && now.Before(f.Next) {
-			held[k] = true
-		}
-	}
-	return held
+	return g.steps.Held(w, now)
 }
 
 // due leaves out the steps that failed and wait for their next try.
 func (eng *Engine) due(g *group, steps []reconcile.Step, now time.Time) []reconcile.Step {
 	eng.mu.Lock()
 	defer eng.mu.Unlock()
-	var due []reconcile.Step
-	for _, s := range steps {
-		if g.fails[s.Key].Due(now) {
-			due = append(due, s)
-		}
-	}
-	return due
+	return g.steps.Due(steps, now)
 }
 
 // watchEnd looks again at what a process serves when it ends.

@@ -42,8 +42,8 @@ func (eng *Engine) mountStatusLocked(k reconcile.Key, g *group) model.Status {
 	switch {
 	case g == nil:
 		return model.Status{Phase: model.Pending}
-	case g.fails[k] != nil:
-		return model.Status{Phase: model.Failed}.Because(g.fails[k].Err, g.fails[k].Attempts)
+	case g.steps.Failures()[k] != nil:
+		return model.Status{Phase: model.Failed}.Because(g.steps.Failures()[k].Err, g.steps.Failures()[k].Attempts)
 	case g.gone[k]:
 		return model.Status{Phase: model.Degraded, Reason: fault.ShareGone, Message: "the share was deleted at the backend"}
 	case g.there[k]:

@@ -120,9 +120,7 @@ func (eng *Engine) expireLocked(g *group, ms []member, now time.Time) {
 		if expires.IsZero() || expires.After(now) {
 			continue
 		}
-		if f := g.fails[reconcile.Export.Of(m.key.ID)]; f != nil {
-			f.Next = now
-		}
+		g.steps.Sooner(now, reconcile.Export.Of(m.key.ID))
 	}
 }
 

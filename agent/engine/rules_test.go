@@ -16,7 +16,8 @@ import (
 func TestExpiryDoesNotWait(t *testing.T) {
 	now, k := time.Now(), reconcile.Export.Of("docs")
 	f := &retry.Failure{Next: now.Add(time.Hour)}
-	g := &group{fails: map[reconcile.Key]*retry.Failure{k: f}, passed: now.Add(-time.Minute)}
+	g := &group{steps: retry.NewSteps(), passed: now.Add(-time.Minute)}
+	g.steps.PutOff(k, f)
 	rules := []access.Intent{{ID: "x", Client: netip.MustParsePrefix("10.0.0.0/8"), ExpiresAt: now.Add(-time.Second)}}
 	ms := []member{{key: model.ExportKey("docs"), rec: &intent.Record{Export: &intent.Export{Rules: rules}}, at: now}}
 	var eng Engine

@@ -15,18 +15,7 @@ import (
 func (eng *Engine) publish(g *group, members []member, w reconcile.World, plan reconcile.Plan) {
 	eng.mu.Lock()
 	defer eng.mu.Unlock()
-	for k, f := range g.fails {
-		if plan.Settled(k, w) {
-			delete(g.fails, k) // put right by somebody else, or not wanted any more
-		} else if f.Next.IsZero() {
-			delete(g.fails, k) // a caller asked for a new try
-		}
-	}
-	for k := range g.tried {
-		if plan.Settled(k, w) {
-			delete(g.tried, k)
-		}
-	}
+	g.steps.Settle(w, plan)
 	for _, m := range members {
 		o := eng.objects[m.key]
 		if o == nil || o.rec != m.rec {
@@ -48,7 +37,7 @@ func (eng *Engine) factsLocked(g *group, m member, w reconcile.World, plan recon
 	f := standing.Facts{
 		ID: m.key.ID, Record: m.rec, Observed: o.status.ObservedGeneration, WasReady: o.wasReady,
 		Kept: g.kept[m.key], Warning: o.warning(), Cut: m.cut, Starting: g.starting[m.key], Now: m.at,
-		World: w, Plan: plan, Fails: g.fails, Unknown: g.unknown, Gone: g.gone, Gateway: eng.gatewayErrorLocked,
+		World: w, Plan: plan, Fails: g.steps.Failures(), Unknown: g.unknown, Gone: g.gone, Gateway: eng.gatewayErrorLocked,
 	}
 	if at := m.rec.Attachment; at != nil {
 		f.Instance = g.answers[at.InstanceUUID]

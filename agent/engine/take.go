@@ -9,12 +9,9 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/reconcile"
+	"github.com/causeway-project/causeway/agent/retry"
 	"github.com/causeway-project/causeway/agent/vitals"
 )
-
-// mostTries is how often a step may work without effect before it counts as
-// failed and has to wait.
-const mostTries = 3
 
 // take does one step and notes how it went.
 func (eng *Engine) take(ctx context.Context, g *group, s reconcile.Step, members []member) {
@@ -88,8 +85,7 @@ func (eng *Engine) note(ctx context.Context, g *group, e ending) {
 	err := e.err
 	if err == nil {
 		eng.log.Debug("step done", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "dur", e.took)
-		if g.tried[s.Key]++; g.tried[s.Key] <= mostTries {
-			delete(g.fails, s.Key)
+		if g.steps.Worked(s.Key) {
 			return
 		}
 		err = errors.New("it says that it worked, and the host does not show it")
@@ -102,19 +98,11 @@ func (eng *Engine) note(ctx context.Context, g *group, e ending) {
 	}
 	why := parts.Classify(err)
 	if s.Key.Kind == reconcile.Gateway {
-		why = vitals.StartFailed(g.fails[s.Key], why)
+		why = vitals.StartFailed(g.steps.Failures()[s.Key], why)
 	}
-	if f := g.fails[s.Key]; f == nil || f.Err.Reason != why.Reason {
+	if g.steps.Failed(retry.Attempt{Step: s, Err: why, Took: e.took}) {
 		eng.log.Warn("step failed and will be tried again", "step", s.Key.Kind.String(), "verb", string(s.Verb), "name", s.Key.Name, "reason", string(why.Reason), "err", err)
 	}
-	f := g.fails[s.Key].Again(why)
-	f.Removing = s.Verb == reconcile.Remove
-	// One that took long, as a guest does that keeps its device, must not be
-	// asked all the time.
-	if free := time.Now().Add(e.took); f.Next.Before(free) {
-		f.Next = free
-	}
-	g.fails[s.Key] = f
 }
 
 // changedLocked says whether somebody has asked otherwise since a pass began.

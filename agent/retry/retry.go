@@ -1,5 +1,5 @@
-// Package retry is when what failed is tried again: later each time, and never
-// by many at one instant.
+// Package retry keeps what failed, and says when it is tried again: later each
+// time, and never by many at one instant.
 package retry
 
 import (
