@@ -7,14 +7,14 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/causeway-project/causeway/agent/engine"
+	"github.com/causeway-project/causeway/agent/gateway"
 	"github.com/causeway-project/causeway/ganesha"
 )
 
 // server is one gateway: agent.Server.
 type server struct {
 	*host
-	place    engine.ServerPlace
+	place    gateway.Place
 	done     chan struct{}
 	pid      int
 	hung     bool // runs, and does not answer clients

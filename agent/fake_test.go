@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/causeway-project/causeway/agent/engine"
+	"github.com/causeway-project/causeway/agent/gateway"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/strain"
 	"github.com/causeway-project/causeway/agent/tree"
@@ -334,7 +335,7 @@ func (h networks) Observe(_ context.Context, n netns.Network) (netns.State, erro
 	return s, nil
 }
 
-func (h *host) server(p engine.ServerPlace) parts.Server {
+func (h *host) server(p gateway.Place) parts.Server {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.gateways[p.Network]

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/causeway-project/causeway/agent/allotment"
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/gateway"
 	"github.com/causeway-project/causeway/agent/guest"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/ledger"
@@ -26,44 +26,25 @@ import (
 	"github.com/causeway-project/causeway/agent/starts"
 	"github.com/causeway-project/causeway/agent/tree"
 	"github.com/causeway-project/causeway/drivers"
-	"github.com/causeway-project/causeway/ganesha"
-	"github.com/causeway-project/causeway/netns"
 )
 
 // Options of an Engine.
 type Options struct {
-	StateDir    string                         // required: survives a reboot
-	RunDir      string                         // required: on the host's /run; at most 29 bytes, for the sockets below it
-	Drivers     *drivers.Registry              // required
-	Mounts      parts.Mounts                   // required
-	Namespaces  parts.Namespaces               // required
-	Instances   parts.Instances                // required
-	Daemons     parts.Daemons                  // required
-	Settings    device.Settings                // of attachments that ask for no others; device.Builtin where open
-	Servers     func(ServerPlace) parts.Server // required: makes the handle of a gateway, and does nothing else
-	Resync      time.Duration                  // between full looks at each group; 60 s by default
-	Probe       time.Duration                  // between questions to each gateway whether it serves; 2 s by default
-	ForceGrace  time.Duration                  // of a guest that a share is taken from with force; 10 s by default
-	Sample      time.Duration                  // between looks at what each virtiofsd takes; 10 s by default
-	CallTimeout time.Duration                  // of a call without a deadline; 60 s by default
-	Logger      *slog.Logger                   // required
-}
-
-// A ServerPlace is where a gateway lives on this host.
-type ServerPlace struct {
-	Network  string
-	RunDir   string
-	StateDir string
-	Exports  string // the shared directory of its trees
-	NetNS    string // path of its namespace
-	Settings string // ganesha.Options.Settings
-	Versions ganesha.Versions
-}
-
-// A placedServer is a gateway's handle, which a network that moves has anew.
-type placedServer struct {
-	parts.Server
-	place ServerPlace
+	StateDir    string                           // required: survives a reboot
+	RunDir      string                           // required: on the host's /run; at most 29 bytes, for the sockets below it
+	Drivers     *drivers.Registry                // required
+	Mounts      parts.Mounts                     // required
+	Namespaces  parts.Namespaces                 // required
+	Instances   parts.Instances                  // required
+	Daemons     parts.Daemons                    // required
+	Settings    device.Settings                  // of attachments that ask for no others; device.Builtin where open
+	Servers     func(gateway.Place) parts.Server // required: makes the handle of a gateway, and does nothing else
+	Resync      time.Duration                    // between full looks at each group; 60 s by default
+	Probe       time.Duration                    // between questions to each gateway whether it serves; 2 s by default
+	ForceGrace  time.Duration                    // of a guest that a share is taken from with force; 10 s by default
+	Sample      time.Duration                    // between looks at what each virtiofsd takes; 10 s by default
+	CallTimeout time.Duration                    // of a call without a deadline; 60 s by default
+	Logger      *slog.Logger                     // required
 }
 
 // An Engine keeps the objects of one node, and makes the host agree with them.
@@ -78,15 +59,15 @@ type Engine struct {
 	start  time.Time
 	pulse  atomic.Int64 // unix nanoseconds of the last beat of Run
 
-	metrics *metrics.Metrics
-	guests  guest.Steps
-	starts  starts.Table
+	metrics  *metrics.Metrics
+	gateways *gateway.Gateways
+	guests   guest.Steps
+	starts   starts.Table
 
 	mu       sync.Mutex
 	objects  map[model.Key]*object
 	exports  allotment.Table[*object] // of the objects
 	groups   map[string]*group
-	servers  map[string]placedServer // by network
 	damaged  []ledger.Damage
 	watchers map[*watcher]bool
 	run      context.Context // of the workers; nil before Run
@@ -115,10 +96,11 @@ func New(o Options) (*Engine, error) {
 	o.Settings = o.Settings.Or(device.Builtin())
 	eng := &Engine{
 		o: o, log: o.Logger, at: tree.New(tree.Options{StateDir: o.StateDir, RunDir: o.RunDir, Mounts: o.Mounts, Drivers: o.Drivers}), start: time.Now(),
-		objects: map[model.Key]*object{}, exports: allotment.Table[*object]{}, groups: map[string]*group{}, servers: map[string]placedServer{},
+		objects: map[model.Key]*object{}, exports: allotment.Table[*object]{}, groups: map[string]*group{},
 		watchers: map[*watcher]bool{},
 	}
 	eng.metrics = metrics.New(eng.state)
+	eng.gateways = gateway.New(gateway.Options{Servers: o.Servers, Tree: eng.at, Mounts: o.Mounts, Notes: gatewayNotes{eng}, Logger: o.Logger})
 	eng.guests = guest.Steps{Instances: o.Instances, Daemons: o.Daemons, Tree: eng.at, Notes: guestNotes{eng}, Logger: o.Logger}
 	// A unix socket's path has at most 107 bytes, and an id 63.
 	if n := len(eng.at.Socket(strings.Repeat("x", 63))); n > 107 {
@@ -340,27 +322,6 @@ func (eng *Engine) MountsChanged() {
 			eng.mu.Unlock()
 		}
 	}
-}
-
-// server returns the handle of a network's gateway.
-func (eng *Engine) server(network string, n *intent.Network) parts.Server {
-	eng.mu.Lock()
-	defer eng.mu.Unlock()
-	place := ServerPlace{
-		Network:  network,
-		RunDir:   eng.at.GatewayRun(network),
-		StateDir: eng.at.GatewayState(network),
-		Exports:  eng.at.Exports(network),
-		NetNS:    netns.Path(n.Namespace),
-		Settings: n.GatewaySettings(),
-		Versions: n.Served(),
-	}
-	s, ok := eng.servers[network]
-	if !ok || !reflect.DeepEqual(s.place, place) {
-		s = placedServer{eng.o.Servers(place), place}
-		eng.servers[network] = s
-	}
-	return s.Server
 }
 
 // Ready refuses what changes the host before the host has been seen.

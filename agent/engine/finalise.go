@@ -99,7 +99,7 @@ func (eng *Engine) forget(g *group, m member, now time.Time) bool {
 	delete(g.records, m.key)
 	delete(g.glances, m.key)
 	if m.key.Kind == model.KindNetwork {
-		delete(eng.servers, m.key.ID)
+		eng.gateways.Forget(m.key.ID)
 	}
 	eng.log.Info("object removed", m.key.Kind, m.key.ID)
 	eng.tellLocked(o, true)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/causeway-project/causeway/agent/fault"
+	"github.com/causeway-project/causeway/agent/gateway"
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/reconcile"
@@ -12,29 +13,62 @@ import (
 	"github.com/causeway-project/causeway/ganesha"
 )
 
-// gatewayStarts notes that a gateway is about to be started or adopted.
-func (eng *Engine) gatewayStarts(network string) {
-	eng.mu.Lock()
-	defer eng.mu.Unlock()
-	if o := eng.objects[model.NetworkKey(network)]; o != nil {
+// gatewayNotes are the objects, as the gateways' steps see them.
+type gatewayNotes struct{ *Engine }
+
+// Starts implements gateway.Notes.
+func (n gatewayNotes) Starts(network string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if o := n.objects[model.NetworkKey(network)]; o != nil {
 		o.gateway.Starts()
 	}
 }
 
-// gatewayServes notes that a network's gateway takes exports, and lets those
-// that wait for it go on.
-func (eng *Engine) gatewayServes(network string, st ganesha.Status) {
-	eng.mu.Lock()
-	defer eng.mu.Unlock()
-	o := eng.objects[model.NetworkKey(network)]
+// Serves implements gateway.Notes: exports that wait for the gateway go on.
+func (n gatewayNotes) Serves(network string, st ganesha.Status) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	o := n.objects[model.NetworkKey(network)]
 	if o == nil {
 		return
 	}
 	if o.gateway.Serves(st) {
-		eng.metrics.GatewayEnded()
+		n.metrics.GatewayEnded()
 	}
-	eng.log.Info("gateway serves", "network", network, "pid", st.PID)
-	eng.gatewayChangedLocked(o)
+	n.log.Info("gateway serves", "network", network, "pid", st.PID)
+	n.gatewayChangedLocked(o)
+}
+
+// Stops implements gateway.Notes.
+func (n gatewayNotes) Stops(network string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if o := n.objects[model.NetworkKey(network)]; o != nil {
+		o.gateway.Stops()
+		n.gatewayChangedLocked(o)
+	}
+}
+
+// Exports implements gateway.Notes.
+func (n gatewayNotes) Exports(network string) gateway.Exports {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all := gateway.Exports{
+		Wanted: map[string]*intent.Export{}, Working: map[string]<-chan struct{}{}, Numbers: map[uint16]bool{},
+		Used: n.hasExportsLocked(network), Unsure: len(n.damagedOf(model.KindExport)) > 0,
+	}
+	for id, o := range n.exports.Of(network) {
+		all.Numbers[o.intent().Export.ExportID] = true
+		if o.rec == nil || o.rec.Removing {
+			continue
+		}
+		all.Wanted[id] = o.rec.Export
+		if o.status.Phase == model.Working {
+			all.Working[id] = o.changed
+		}
+	}
+	return all
 }
 
 // gatewayDown notes that a network's gateway does not run.
@@ -76,16 +110,6 @@ func (eng *Engine) gatewayLimited(network string, st ganesha.Status) {
 		eng.metrics.GatewayLimited(l.Name, l.Times)
 		eng.log.Warn("gateway reached a limit", "network", network, "limit", l.Name, "pid", o.gateway.Told.PID)
 		eng.wakeLocked(intent.NetworkGroup(network), lookOn)
-	}
-}
-
-// gatewayStops notes that the agent is about to stop a gateway.
-func (eng *Engine) gatewayStops(network string) {
-	eng.mu.Lock()
-	defer eng.mu.Unlock()
-	if o := eng.objects[model.NetworkKey(network)]; o != nil {
-		o.gateway.Stops()
-		eng.gatewayChangedLocked(o)
 	}
 }
 

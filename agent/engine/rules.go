@@ -71,7 +71,7 @@ func (eng *Engine) putIntoGateway(ctx context.Context, g *group, s parts.Server,
 	if recover {
 		put = s.Recover
 	}
-	refused, err := put(ctx, eng.exportOf(m))
+	refused, err := put(ctx, eng.gateways.Export(m.key.ID, m.rec.Export, m.at))
 	if err != nil {
 		return err
 	}

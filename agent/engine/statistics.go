@@ -15,7 +15,7 @@ func (eng *Engine) Sources(network string) []statistics.Source {
 	defer eng.mu.Unlock()
 	byNetwork := map[string]*statistics.Source{}
 	for key, o := range eng.objects {
-		server := eng.servers[key.ID].Server
+		server := eng.gateways.Last(key.ID)
 		if key.Kind != model.KindNetwork || o.gateway.Serving() != vitals.Up || o.gateway.Stuck() || server == nil || network != "" && key.ID != network {
 			continue
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -269,7 +268,7 @@ func (eng *Engine) observeGateway(ctx context.Context, g *group, k reconcile.Key
 	if eng.isStuck(m.key.ID) {
 		return intent.Drifted, true, nil // its start replaces it
 	}
-	s := eng.server(m.key.ID, m.rec.Network)
+	s := eng.gateways.Of(m.key.ID, m.rec.Network)
 	st, err := s.Status(ctx)
 	if err != nil {
 		return intent.Here, false, err
@@ -296,8 +295,8 @@ func (eng *Engine) observeExport(ctx context.Context, m member) (reconcile.Versi
 		defer eng.mu.Unlock()
 		return intent.Here, false, eng.gatewayErrorLocked(m.rec.Export.Network)
 	}
-	s := eng.existingServer(m.rec.Export.Network)
-	sight, err := s.Look(ctx, eng.exportOf(m))
+	s := eng.gateways.Last(m.rec.Export.Network)
+	sight, err := s.Look(ctx, eng.gateways.Export(m.key.ID, m.rec.Export, m.at))
 	if err != nil && !isNotRunning(err) {
 		return intent.Here, false, err
 	}
@@ -306,12 +305,6 @@ func (eng *Engine) observeExport(ctx context.Context, m member) (reconcile.Versi
 		return m.rec.Version(reconcile.Export.Of(m.key.ID), m.at), true, nil
 	}
 	return intent.Drifted, sight.Match != ganesha.Absent, nil
-}
-
-func (eng *Engine) existingServer(network string) parts.Server {
-	eng.mu.Lock()
-	defer eng.mu.Unlock()
-	return eng.servers[network].Server
 }
 
 func (eng *Engine) observeDevice(ctx context.Context, g *group, k reconcile.Key, m member) (reconcile.Version, bool, error) {
@@ -336,13 +329,4 @@ func (eng *Engine) observeDevice(ctx context.Context, g *group, k reconcile.Key,
 		return intent.WithTag(d.Tag), true, nil
 	}
 	return intent.Here, false, nil
-}
-
-// exportOf says to Ganesha what a record wants.
-func (eng *Engine) exportOf(m member) ganesha.Export {
-	e := m.rec.Export
-	return ganesha.Export{
-		ID: e.ExportID, Path: filepath.Clean(eng.at.View(e.Network, m.key.ID)), Pseudo: e.Pseudo, FSID: e.FSID,
-		Rules: e.ServedRules(m.at),
-	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent"
 	"github.com/causeway-project/causeway/agent/engine"
+	"github.com/causeway-project/causeway/agent/gateway"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/preflight"
@@ -56,7 +57,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 			Daemons:    vd,
 			Settings:   cfg.Virtiofsd.settings(),
 			Instances:  noLibvirt{},
-			Servers: func(p engine.ServerPlace) parts.Server {
+			Servers: func(p gateway.Place) parts.Server {
 				return ganesha.New(ganesha.Options{
 					RunDir: p.RunDir, StateDir: p.StateDir, Exports: p.Exports, NetNS: p.NetNS, Settings: p.Settings, Versions: p.Versions,
 					Library: cfg.library(),
