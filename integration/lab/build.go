@@ -41,7 +41,7 @@ func Build(ctx context.Context, o BuildOptions) (*Programs, error) {
 	}
 	for _, p := range []programs.Options{
 		{Packages: []string{"cmd/causeway-agent"}, Tags: tags, Race: o.Race, C: true},
-		{Packages: []string{"cmd/causeway"}},
+		{Packages: []string{"cmd/causeway"}, C: true},
 		{Packages: []string{"cmd/causeway-launch", "cmd/causeway-keeper"}, Tags: tags},
 	} {
 		p.Dir = dir
