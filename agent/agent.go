@@ -23,7 +23,8 @@ type Options struct {
 	Version       string
 }
 
-// An Agent is the core of one node: the verbs that callers have, over an engine.
+// An Agent is that of one node: the verbs that callers have, over its engine. What
+// there is to read, and events of the host, are the engine's own methods.
 type Agent struct {
 	*engine.Engine
 	o Options

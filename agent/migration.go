@@ -173,7 +173,7 @@ func (a *Agent) changeMove(ctx context.Context, id string, change func(*intent.R
 	ctx, cancel := a.Within(ctx)
 	defer cancel()
 	key := model.AttachmentKey(id)
-	_, err := a.Edit(ctx, key, drivers.Secret{}, func(all engine.Intents, old *intent.Record) (*intent.Record, error) {
+	_, err := a.Edit(ctx, key, drivers.Secret{}, func(_ engine.Intents, old *intent.Record) (*intent.Record, error) {
 		if old == nil {
 			return nil, refusal.UnknownID(key)
 		}

@@ -110,7 +110,7 @@ func updatedNetwork(all engine.Intents, u update) (*intent.Record, error) {
 func (a *Agent) takeBack(ctx context.Context, key model.Key, before, after *intent.Record) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
-	_, err := a.Edit(ctx, key, drivers.Secret{}, func(all engine.Intents, old *intent.Record) (*intent.Record, error) {
+	_, err := a.Edit(ctx, key, drivers.Secret{}, func(_ engine.Intents, old *intent.Record) (*intent.Record, error) {
 		if old == nil || old.Removing || old.Generation != after.Generation {
 			return old, nil
 		}

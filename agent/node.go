@@ -11,16 +11,14 @@ import (
 
 // Node says what this host has and does.
 func (a *Agent) Node(ctx context.Context) (model.Node, error) {
-	subsystems := a.Subsystems(ctx)
-	daemon := a.virtiofsd(ctx)
 	n := model.Node{
 		Hostname: a.o.Hostname, Version: a.o.Version, InSync: a.InSync(), StartedAt: a.Started(),
 		Drivers: a.o.Drivers.Descriptions(), Mounts: a.Mounts(),
+		Subsystems: a.Subsystems(ctx), Virtiofsd: a.virtiofsd(ctx),
 	}
 	for _, d := range a.Damaged() {
 		n.Damaged = append(n.Damaged, d.String())
 	}
-	n.Subsystems, n.Virtiofsd = subsystems, daemon
 	return n, nil
 }
 
