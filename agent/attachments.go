@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/causeway-project/causeway/agent/engine"
 	"github.com/causeway-project/causeway/agent/fault"
@@ -13,6 +14,7 @@ import (
 	"github.com/causeway-project/causeway/agent/preflight"
 	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/agent/word"
+	"github.com/causeway-project/causeway/agent/writers"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -126,7 +128,7 @@ func (a *Agent) attachmentRecord(all engine.Intents, old *intent.Record, at mode
 		}
 	}
 	next := &intent.Record{Generation: 1, Attachment: want}
-	if err := all.Admit(key, nil, next); err != nil {
+	if err := writers.Admit(all.All(), writers.Change{Key: key, Next: next, Now: time.Now()}); err != nil {
 		return nil, err
 	}
 	return next, nil

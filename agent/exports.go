@@ -12,6 +12,7 @@ import (
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/refusal"
+	"github.com/causeway-project/causeway/agent/writers"
 )
 
 // PutExport publishes a share through a network's gateway, or replaces the
@@ -70,7 +71,7 @@ func exportRecord(all engine.Intents, old *intent.Record, e model.Export) (*inte
 			return nil, err
 		}
 		next := old.WithRules(rules)
-		return next, all.Admit(key, old, next)
+		return next, writers.Admit(all.All(), writers.Change{Key: key, Old: old, Next: next, Now: time.Now()})
 	}
 	rules, err := access.Replace(nil, e.Rules, time.Now())
 	if err != nil {
@@ -98,7 +99,7 @@ func exportRecord(all engine.Intents, old *intent.Record, e model.Export) (*inte
 	}
 	want.Rules, want.ExportID, want.FSID = rules, id, rand.Uint64()>>1|1
 	next := &intent.Record{Generation: 1, Export: want}
-	if err := all.Admit(key, nil, next); err != nil {
+	if err := writers.Admit(all.All(), writers.Change{Key: key, Next: next, Now: time.Now()}); err != nil {
 		return nil, err
 	}
 	return next, nil

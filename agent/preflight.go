@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/causeway-project/causeway/agent/device"
 	"github.com/causeway-project/causeway/agent/engine"
@@ -11,6 +12,7 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/parts"
 	"github.com/causeway-project/causeway/agent/preflight"
+	"github.com/causeway-project/causeway/agent/writers"
 )
 
 // PreflightAttachment says whether an instance could have a share, one verdict
@@ -111,7 +113,9 @@ func (a *Agent) obstacles(ctx context.Context, at model.Attachment, uuid string)
 	if err := a.Pluggable(ctx, at.ID, r.Attachment); errors.As(err, &hotPlug) && hotPlug.Reason != fault.NeedsReset {
 		hotPlug = nil
 	}
-	a.Intents(func(all engine.Intents) { errors.As(all.Admit(key, nil, r), &locks) })
+	a.Intents(func(all engine.Intents) {
+		errors.As(writers.Admit(all.All(), writers.Change{Key: key, Next: r, Now: time.Now()}), &locks)
+	})
 	return hotPlug, locks
 }
 

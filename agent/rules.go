@@ -13,6 +13,7 @@ import (
 	"github.com/causeway-project/causeway/agent/model"
 	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/agent/word"
+	"github.com/causeway-project/causeway/agent/writers"
 	"github.com/causeway-project/causeway/drivers"
 )
 
@@ -65,7 +66,7 @@ func (a *Agent) editRules(ctx context.Context, export string, change func([]acce
 			return nil, err
 		}
 		next := old.WithRules(rules)
-		return next, all.Admit(key, old, next)
+		return next, writers.Admit(all.All(), writers.Change{Key: key, Old: old, Next: next, Now: time.Now()})
 	})
 	if err != nil {
 		return err

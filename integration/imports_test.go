@@ -23,13 +23,13 @@ var mayImport = map[string][]string{
 	"api/node/client/example": {"api/node/client", "api/node/v1"},
 	"api/node/v1":             {},
 
-	"agent":            {"agent/access", "agent/answers", "agent/device", "agent/engine", "agent/fault", "agent/intent", "agent/model", "agent/move", "agent/parts", "agent/preflight", "agent/refusal", "agent/statistics", "agent/word", "drivers", "ganesha"},
+	"agent":            {"agent/access", "agent/answers", "agent/device", "agent/engine", "agent/fault", "agent/intent", "agent/model", "agent/move", "agent/parts", "agent/preflight", "agent/refusal", "agent/statistics", "agent/word", "agent/writers", "drivers", "ganesha"},
 	"agent/access":     {"agent/fault", "agent/word", "ganesha"},
 	"agent/allotment":  {"agent/intent", "ganesha"},
 	"agent/answers":    {"agent/fault", "agent/intent", "agent/move", "agent/parts", "agent/word"},
 	"agent/crashpoint": {},
 	"agent/device":     {"agent/fault", "agent/word"},
-	"agent/engine":     {"agent/access", "agent/allotment", "agent/answers", "agent/crashpoint", "agent/device", "agent/fault", "agent/gateway", "agent/guest", "agent/intent", "agent/ledger", "agent/metrics", "agent/model", "agent/move", "agent/parts", "agent/reconcile", "agent/refusal", "agent/retry", "agent/rulebook", "agent/standing", "agent/starts", "agent/statistics", "agent/strain", "agent/tree", "agent/vitals", "agent/word", "drivers", "ganesha", "netns"},
+	"agent/engine":     {"agent/access", "agent/allotment", "agent/answers", "agent/crashpoint", "agent/device", "agent/fault", "agent/gateway", "agent/guest", "agent/intent", "agent/ledger", "agent/metrics", "agent/model", "agent/move", "agent/parts", "agent/reconcile", "agent/refusal", "agent/retry", "agent/rulebook", "agent/standing", "agent/starts", "agent/statistics", "agent/strain", "agent/tree", "agent/vitals", "agent/word", "agent/writers", "drivers", "ganesha", "netns"},
 	"agent/fault":      {},
 	"agent/gateway":    {"agent/intent", "agent/parts", "agent/tree", "ganesha", "netns"},
 	"agent/guest":      {"agent/device", "agent/fault", "agent/intent", "agent/model", "agent/parts", "agent/reconcile", "agent/tree", "agent/word"},
@@ -59,6 +59,7 @@ var mayImport = map[string][]string{
 	"agent/tree":       {"agent/fault", "agent/intent", "agent/parts", "drivers", "drivers/mounts"},
 	"agent/vitals":     {"agent/fault", "agent/model", "agent/retry", "ganesha"},
 	"agent/word":       {"agent/fault"},
+	"agent/writers":    {"agent/access", "agent/device", "agent/intent", "agent/model"},
 
 	// These know nothing of each other, nor of the agent; the two leaves
 	// serve them all.

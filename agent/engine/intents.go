@@ -63,13 +63,6 @@ func (in Intents) FreeExportID(network string) (uint16, error) {
 	return 0, &fault.Error{Kind: fault.Exhausted, Reason: fault.NoExportIDs, Message: fmt.Sprintf("the gateway has %d exports: use another network", ganesha.MaxExportID)}
 }
 
-// Admit refuses a record that makes a writer of its object beside others of its
-// share whose locks it does not meet. One that is there already, by the record old,
-// stays.
-func (in Intents) Admit(key model.Key, old, next *intent.Record) error {
-	return in.eng.admitLocked(key, old, next)
-}
-
 // unused refuses a network that exports use. Nothing else is used.
 func (in Intents) unused(key model.Key) error {
 	if key.Kind != model.KindNetwork {
