@@ -1,8 +1,9 @@
 // Package vitals keeps what is known of a gateway beside its steps: whether it
 // serves, how often it ended, and which limits it reached.
 //
-// It looks at nothing itself. Who notes something is told what that means for
-// those who wait for the gateway.
+// A Gateway looks at nothing itself, and takes the time as a word: who notes
+// something is told what that means for those who wait for the gateway. A Prober
+// asks.
 package vitals
 
 import (
