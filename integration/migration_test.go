@@ -146,7 +146,7 @@ func (m *migration) within(ctx context.Context, t *testing.T) (_ *migration, a, 
 // migrate moves the instance to the other host.
 func (m *migration) migrate() {
 	m.t.Helper()
-	if _, err := m.here().guest.Migrate(m.there().libvirt); err != nil {
+	if _, err := m.here().guest.Migrate(m.there().libvirt, lab.MigrateOptions{}); err != nil {
 		m.t.Fatal(err)
 	}
 	m.at = 1 - m.at
@@ -322,7 +322,7 @@ func moveGivenUp(ctx context.Context, t *testing.T, m *migration) {
 	// The migration fails where QEMU ought to begin.
 	got, err = a.release(ctx, inTenMinutes())
 	stands(t, got, err, nodev1.Phase_PHASE_PENDING, "released")
-	if _, err := a.guest.MigrateAs(b.libvirt, withoutImage); err == nil {
+	if _, err := a.guest.Migrate(b.libvirt, lab.MigrateOptions{Edit: withoutImage}); err == nil {
 		t.Fatal("the instance migrated")
 	}
 	b.unchanged(ctx, prepared)

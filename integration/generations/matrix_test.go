@@ -27,7 +27,7 @@ type finding struct {
 }
 
 func findings() []finding {
-	return append(append(append(versions, abilities...), migration), rules...)
+	return append(append(append(append(versions, abilities...), migration), saved...), rules...)
 }
 
 // generations of hosts, by the first number of /etc/debian_version.

@@ -16,8 +16,8 @@ import (
 	"github.com/causeway-project/causeway/integration/lab"
 )
 
-// migration is live, to a second host and back, with a file of the share open
-// that the guest writes to.
+// migration is live, to a second host, where the instance is suspended first, and
+// back, with a file of the share open that the guest writes to.
 var migration = finding{"an instance migrates with a share in it that it uses", func(ctx context.Context, s seat) string {
 	other, err := lab.StartOtherLibvirt(ctx)
 	s.must(err)
@@ -38,9 +38,9 @@ var migration = finding{"an instance migrates with a share in it that it uses", 
 	s.must(err)
 
 	at.Instance = s.guest.UUID
-	here := host{s.agent, s.attachments, s.guest}
-	there := host{agent, nodev1.NewAttachmentsClient(conn), s.guest.On(other)}
-	err = s.follow(ctx, at, here, there, other)
+	here := host{s.agent, s.attachments, s.guest, s.libvirt, false}
+	there := host{agent, nodev1.NewAttachmentsClient(conn), s.guest.On(other), other, true}
+	err = s.follow(ctx, at, here, there)
 	if refused := (libvirt.Error{}); errors.As(err, &refused) {
 		s.must(writer.WaitMore(ctx, 5))
 		_, err := writer.Stop(ctx)
@@ -51,7 +51,7 @@ var migration = finding{"an instance migrates with a share in it that it uses", 
 	}
 	s.must(err)
 	s.must(writer.On(there.guest).WaitMore(ctx, 20))
-	s.must(s.follow(ctx, at, there, here, s.libvirt))
+	s.must(s.follow(ctx, at, there, here))
 	s.must(writer.WaitMore(ctx, 20))
 	p, err := writer.Stop(ctx)
 	s.must(err)
@@ -70,11 +70,13 @@ type host struct {
 	agent       *lab.Agent
 	attachments nodev1.AttachmentsClient
 	guest       *lab.Guest
+	libvirt     *lab.Libvirt
+	suspends    bool // what comes is suspended first, as with virsh migrate --suspend
 }
 
 // follow migrates the instance with its share. libvirt's refusal is the error,
 // and all is then as before.
-func (s seat) follow(ctx context.Context, at *nodev1.Attachment, from, to host, libvirt *lab.Libvirt) error {
+func (s seat) follow(ctx context.Context, at *nodev1.Attachment, from, to host) error {
 	s.Helper()
 	_, err := to.attachments.Prepare(ctx, &nodev1.PrepareAttachmentRequest{Attachment: at, ExpiresAt: timestamppb.New(time.Now().Add(time.Minute))})
 	s.must(err)
@@ -82,18 +84,29 @@ func (s seat) follow(ctx context.Context, at *nodev1.Attachment, from, to host, 
 		_, err := h.attachments.Detach(ctx, &nodev1.DetachRequest{Id: at.GetId()})
 		s.must(err)
 	}
+	begin := time.Now()
 	// Real hosts have one path for it, and nothing is to be edited.
-	if _, err := from.guest.MigrateAs(libvirt, func(xml string) string {
+	if _, err := from.guest.Migrate(to.libvirt, lab.MigrateOptions{Paused: to.suspends, Edit: func(xml string) string {
 		return strings.ReplaceAll(xml, from.agent.RunDir+"/", to.agent.RunDir+"/")
-	}); err != nil {
+	}}); err != nil {
 		detach(to)
 		return err
 	}
-	r, err := to.attachments.Finish(ctx, &nodev1.FinishAttachmentRequest{Id: at.GetId()})
+	s.Logf("migrated in %s", time.Since(begin))
+	finish := func() (*nodev1.FinishAttachmentResponse, error) {
+		return to.attachments.Finish(ctx, &nodev1.FinishAttachmentRequest{Id: at.GetId()})
+	}
+	if to.suspends {
+		// It ends, though nobody can be asked in the guest yet.
+		_, err := finish()
+		s.must(errors.Join(err, to.guest.Resume(), to.guest.WaitAgent(ctx)))
+	}
+	r, err := finish()
 	s.must(err)
 	if got := r.GetAttachment(); got.GetStatus().GetPhase() != nodev1.Phase_PHASE_READY || got.GetGuest() != nodev1.GuestState_GUEST_STATE_MOUNTED {
 		s.Errorf("after the move it is %v", got)
 	}
+	s.Logf("finished after %s", time.Since(begin))
 	detach(from)
 	return nil
 }

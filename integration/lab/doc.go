@@ -48,7 +48,7 @@
 //	StartOtherLibvirt(ctx)              *Libvirt    a second host's, beside it
 //	libvirt.Boot(ctx, GuestOptions)     *Guest      Exec, Shell, MountNFS, MountVirtiofs, Unmount, StartWriter,
 //	                                                Suspend, Resume, Reset, Destroy, Start, WaitAgent, XML, Log,
-//	                                                Migrate, MigrateAs, On, Close
+//	                                                Migrate, On, Close
 //	guest.StartWriter(ctx, path, pause) *Writer     Progress, Mark, WaitLines, WaitMore, On, Stop; CheckLines
 //	Build(ctx, BuildOptions)            *Programs   or Installed(dir)
 //	NewAgent(AgentOptions)              *Agent      Start, Launch, WaitInSync, Kill, WaitKilled, Stop, Restart,

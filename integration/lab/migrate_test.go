@@ -20,14 +20,14 @@ func TestMigrate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	there, err := g.Migrate(other)
+	there, err := g.Migrate(other, lab.MigrateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got, err := there.Shell(ctx, "cat /proc/sys/kernel/random/boot_id"); err != nil || got != before {
 		t.Errorf("the guest's boot is %q, %v; want %q", got, err, before)
 	}
-	if _, err := there.Migrate(w.libvirt); err != nil {
+	if _, err := there.Migrate(w.libvirt, lab.MigrateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := g.Shell(ctx, "cat /proc/sys/kernel/random/boot_id"); err != nil || got != before {

@@ -72,27 +72,31 @@ func StartOtherLibvirt(ctx context.Context) (*Libvirt, error) {
 	return l, nil
 }
 
+// MigrateOptions of a migration.
+type MigrateOptions struct {
+	Edit   func(xml string) string // makes the definition at the destination; nil leaves it
+	Paused bool                    // it is suspended there
+}
+
 // Migrate moves a running guest to another libvirt, live, and returns it there.
 // Its domain goes along, and is forgotten here.
-func (g *Guest) Migrate(to *Libvirt) (*Guest, error) {
-	return g.migrate(to, libvirt.DomainMigrateParameters{})
-}
-
-// MigrateAs migrates it with what edit makes of its definition.
-func (g *Guest) MigrateAs(to *Libvirt, edit func(xml string) string) (*Guest, error) {
-	xml, err := g.migratableXML()
-	if err != nil {
-		return nil, err
+func (g *Guest) Migrate(to *Libvirt, o MigrateOptions) (*Guest, error) {
+	p := libvirt.DomainMigrateParameters{URISet: true, URI: "tcp://127.0.0.1"}
+	if o.Edit != nil {
+		xml, err := g.migratableXML()
+		if err != nil {
+			return nil, err
+		}
+		xml = o.Edit(xml)
+		p.DestXMLSet, p.DestXML, p.PersistXMLSet, p.PersistXML = true, xml, true, xml
 	}
-	xml = edit(xml)
-	return g.migrate(to, libvirt.DomainMigrateParameters{DestXMLSet: true, DestXML: xml, PersistXMLSet: true, PersistXML: xml})
-}
-
-func (g *Guest) migrate(to *Libvirt, p libvirt.DomainMigrateParameters) (*Guest, error) {
-	p.URISet, p.URI = true, "tcp://127.0.0.1"
+	flags := libvirt.MIGRATE_LIVE | libvirt.MIGRATE_UNDEFINE_SOURCE | libvirt.MIGRATE_PERSIST_DEST
+	if o.Paused {
+		flags |= libvirt.MIGRATE_PAUSED
+	}
 	err := g.with(func(d *libvirt.Domain) error {
 		return to.with(func(c *libvirt.Connect) error {
-			there, err := d.Migrate3(c, &p, libvirt.MIGRATE_LIVE|libvirt.MIGRATE_UNDEFINE_SOURCE|libvirt.MIGRATE_PERSIST_DEST)
+			there, err := d.Migrate3(c, &p, flags)
 			if err != nil {
 				return err
 			}
