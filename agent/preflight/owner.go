@@ -35,15 +35,15 @@ func (f Facts) owner() Finding {
 	if group {
 		gid = o.GID
 	}
-	why, otherwise := "write", ", or attach it read-only"
-	if !reads {
-		why = "read"
-	}
-	if f.Want.ReadOnly {
-		otherwise = fmt.Sprintf(", or let others read it with 'chmod o+rx %s'", shell(o.Path))
-	}
 	chown := fmt.Sprintf("chown %d:%d %s", uid, gid, shell(o.Path))
+	why, otherwise := "read", ""
+	switch {
+	case reads:
+		why, otherwise = "write", ", or attach it read-only"
+	case f.Want.ReadOnly:
+		otherwise = fmt.Sprintf(", or chmod o+rx %s", shell(o.Path))
+	}
 	return fail(name, chown, fault.Preconditionf(fault.OwnerUnmapped,
-		"the directory of share %s belongs to %d:%d (mode %04o), which is not in the ids of the guest (%v): nobody there could %s it: '%s'%s",
+		"the directory of share %s belongs to %d:%d (mode %04o), which is not in the ids of the guest (%v), so that nobody there could %s it: %s%s",
 		f.Share.Name, o.UID, o.GID, o.Mode, ids, why, chown, otherwise))
 }

@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"strings"
 	"testing"
@@ -113,6 +114,29 @@ func squashed(f *Facts, uid, gid uint32) {
 	f.Want.IDs = device.IDs{Policy: device.Squash, UID: 1000, GID: 1000}
 	f.Program.Abilities = append(f.Program.Abilities, "squash_ids")
 	f.Share.Owner = &drivers.Owner{UID: uid, GID: gid, Mode: 0o755, Path: "/pool/docs"}
+}
+
+// TestOwnerIsTold: whose it is, who the guest is, and every way out.
+func TestOwnerIsTold(t *testing.T) {
+	for name, c := range map[string]struct {
+		mode     fs.FileMode
+		readOnly bool
+		want     string
+	}{
+		"open":   {0o755, false, "could write it: chown 100000:200000 '/pool/my docs', or attach it read-only"},
+		"closed": {0o750, false, "could read it: chown 100000:200000 '/pool/my docs'"},
+		"closed, to read": {0o750, true,
+			"could read it: chown 100000:200000 '/pool/my docs', or chmod o+rx '/pool/my docs'"},
+	} {
+		f := good()
+		mapped(&f, 0, 5, c.mode)
+		f.Want.ReadOnly = c.readOnly
+		got := f.owner().Message
+		whose := fmt.Sprintf("the directory of share local:docs belongs to 0:5 (mode %04o), which is not in the ids of the guest (map-uids=0:100000:65536 map-gids=0:200000:65536), so that nobody there ", c.mode)
+		if got != whose+c.want {
+			t.Errorf("%s: %s, want %s", name, got, whose+c.want)
+		}
+	}
 }
 
 // TestOrder: an attach fails with the first, so the order is part of the API.
