@@ -64,6 +64,9 @@ const (
 type connection struct {
 	c         *libvirt.Connect
 	callbacks []int
+
+	mu      sync.Mutex
+	domains map[string]*libvirt.Domain // by UUID, as far as they were asked for
 }
 
 // dial connects to libvirt, and reports events to h until the connection is
@@ -76,7 +79,7 @@ func dial(uri string, notify func(Event), lost func()) (_ *link, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", uri, err)
 	}
-	n := &connection{c: c}
+	n := &connection{c: c, domains: map[string]*libvirt.Domain{}}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -133,9 +136,12 @@ func (n *connection) alive() bool {
 	return ok && err == nil
 }
 
-// close ends the connection. The callbacks hold references to it, so they go
-// first. Errors are of no use: the connection may be dead already.
+// close ends the connection. The callbacks and the domains hold references to
+// it, so they go first. Errors are of no use: the connection may be dead already.
 func (n *connection) close() {
+	for uuid := range n.domains {
+		n.forget(uuid)
+	}
 	for _, id := range n.callbacks {
 		_ = n.c.DomainEventDeregister(id)
 	}
@@ -143,32 +149,71 @@ func (n *connection) close() {
 	_, _ = n.c.Close()
 }
 
-// with looks a domain up for f.
+// with looks a domain up for f. A handle is kept for the next time, since each
+// question would else be two: libvirtd goes by the UUID in it whatever else has
+// changed, and says so when there is no such domain any more.
 func (n *connection) with(uuid string, f func(*libvirt.Domain) error) error {
-	d, err := n.c.LookupDomainByUUIDString(uuid)
+	d, err := n.lookup(uuid)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = d.Free() }()
-	return f(d)
+	err = f(d)
+	if errors.Is(err, libvirt.ERR_NO_DOMAIN) {
+		n.forget(uuid)
+	}
+	return err
 }
 
-func (n *connection) domain(ref string) (string, passage, error) {
-	d, err := n.c.LookupDomainByUUIDString(ref)
+// lookup returns a reference of the caller's own.
+func (n *connection) lookup(uuid string) (*libvirt.Domain, error) {
+	n.mu.Lock()
+	if d := n.domains[uuid]; d != nil {
+		defer n.mu.Unlock()
+		return d, d.Ref()
+	}
+	n.mu.Unlock() // libvirtd may take its time
+	d, err := n.c.LookupDomainByUUIDString(uuid)
 	if err != nil {
-		// No UUID, or nobody's: then it can only be a name.
-		if d, err = n.c.LookupDomainByName(ref); err != nil {
-			return "", stays, err
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.domains[uuid] == nil && d.Ref() == nil {
+		n.domains[uuid] = d
+	}
+	return d, nil
+}
+
+func (n *connection) forget(uuid string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if d := n.domains[uuid]; d != nil {
+		_ = d.Free()
+	}
+	delete(n.domains, uuid)
+}
+
+func (n *connection) domain(ref string) (doc string, where passage, err error) {
+	look := func(d *libvirt.Domain) error {
+		if doc, err = d.GetXMLDesc(0); err != nil {
+			return err
 		}
+		// After the XML: what has arrived by then is in it.
+		state, reason, err := d.GetState()
+		where = passageOf(state, reason)
+		return err
+	}
+	if err = n.with(ref, look); err == nil || doc != "" {
+		return doc, where, err
+	}
+	// No UUID, or nobody's: then it can only be a name.
+	d, again := n.c.LookupDomainByName(ref)
+	if again != nil {
+		return "", stays, again
 	}
 	defer func() { _ = d.Free() }()
-	doc, err := d.GetXMLDesc(0)
-	if err != nil {
-		return "", stays, err
-	}
-	// After the XML: what has arrived by then is in it.
-	state, reason, err := d.GetState()
-	return doc, passageOf(state, reason), err
+	return doc, where, look(d)
 }
 
 // A passage is where a domain stands in a migration.
