@@ -6,6 +6,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/intent"
 	"github.com/causeway-project/causeway/agent/model"
+	"github.com/causeway-project/causeway/agent/reconcile"
 	"github.com/causeway-project/causeway/agent/refusal"
 	"github.com/causeway-project/causeway/drivers"
 )
@@ -145,7 +146,7 @@ func (eng *Engine) retryLocked(o *object) {
 	if g.steps.Now(o.rec.Keys(o.key.ID)) {
 		failed = true
 	}
-	if failed || o.status.Phase != model.Ready {
+	if failed || o.status.Phase != model.Ready && !o.finds(func(k reconcile.Key) bool { return g.there[k] }) {
 		eng.lookAtLocked(o)
 		return
 	}

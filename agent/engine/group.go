@@ -101,6 +101,14 @@ func (eng *Engine) lookAtLocked(o *object) {
 	}
 }
 
+// finds says whether a removal finds out by itself what there is, so that
+// nobody need look before: its first step asks libvirt for the device, which
+// was there when it was last seen. Where it was not, whoever asks may know more.
+func (o *object) finds(there func(reconcile.Key) bool) bool {
+	at := o.rec.Attachment
+	return at != nil && o.rec.Removing && at.MountAt == "" && there(reconcile.Key{Kind: reconcile.Device, Name: o.key.ID})
+}
+
 // forgetLocked what was seen of one object. While a device goes in or out it
 // is put off: the step's end is looked at in any case.
 func (eng *Engine) forgetLocked(g *group, key model.Key) {
@@ -265,7 +273,9 @@ func (eng *Engine) members(g *group, now time.Time) []member {
 		cut := eng.cutLocked(o)
 		ms = append(ms, member{key, o.rec, now, !cut.IsZero() && !cut.After(now)})
 		if at := o.rec.Attachment; at != nil && g.records[key] != o.rec {
-			delete(g.answers, at.InstanceUUID) // whoever asked may know more than the last event told
+			if !o.finds(func(k reconcile.Key) bool { _, there := g.is[k]; return there }) {
+				delete(g.answers, at.InstanceUUID) // whoever asked may know more than the last event told
+			}
 			for _, k := range o.rec.Keys(key.ID) {
 				if cancel := g.beside[k]; cancel != nil {
 					cancel() // what it does is not what is wanted now
