@@ -45,9 +45,7 @@ var migration = finding{"an instance migrates with a share in it that it uses", 
 		s.must(writer.WaitMore(ctx, 5))
 		_, err := writer.Stop(ctx)
 		s.must(err)
-		// Without what differs each time.
-		said := regexp.MustCompile(`[0-9a-f]{4}:[0-9a-f:.]+/`).ReplaceAllString(refused.Message, "")
-		return "refused: " + regexp.MustCompile(`process exited while connecting to monitor: .*: `).ReplaceAllString(said, "the destination's QEMU ends: ")
+		return "refused: " + regexp.MustCompile(`process exited while connecting to monitor: .*: `).ReplaceAllString(withoutAddress(refused.Message), "the destination's QEMU ends: ")
 	}
 	s.must(err)
 	s.must(writer.On(there.guest).WaitMore(ctx, 20))
@@ -64,6 +62,12 @@ var migration = finding{"an instance migrates with a share in it that it uses", 
 	s.Logf("%d lines there and back, the slowest took %s", p.Lines, p.Longest)
 	return "yes"
 }}
+
+// withoutAddress is what libvirt said without a device's place on the bus, which
+// differs each time.
+func withoutAddress(said string) string {
+	return regexp.MustCompile(`[0-9a-f]{4}:[0-9a-f:.]+/`).ReplaceAllString(said, "")
+}
 
 // A host is one side of a migration.
 type host struct {

@@ -71,7 +71,7 @@ func refused(err error) string {
 	}
 	// What is left of a socket differs, too.
 	no := regexp.MustCompile(`internal error: process exited .*: Failed to connect to '.*/sock': .*`)
-	return "refused: " + no.ReplaceAllString(err.Error(), "QEMU ends: Failed to connect to the socket")
+	return "refused: " + no.ReplaceAllString(withoutAddress(err.Error()), "QEMU ends: Failed to connect to the socket")
 }
 
 // A user is the guest with a share that a program of its writes to.
