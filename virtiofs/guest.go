@@ -106,6 +106,7 @@ func (h *Host) guestMount(ctx context.Context, g GuestMount) error {
 // to the one who can read them.
 const mountPlainly = `cd -P -- "$2" 2>/dev/null || { mkdir -p -- "$2" && cd -P -- "$2"; } || exit 100
 case $PWD in *[!A-Za-z0-9/._-]*) exit 100 ;; esac
+[ -r /proc/self/mounts ] || exit 100
 while read -r source target rest; do
 	[ "$target" = "$PWD" ] && exit 100
 done </proc/self/mounts
