@@ -113,14 +113,17 @@ func (d *Daemons) start(ctx context.Context, v Daemon) error {
 		return err
 	}
 	if p != nil {
-		// One whose virtiofsd is dead is of no use to the next device.
-		k, err := d.keptBy(p, v)
-		if err == nil && k.dead() {
-			err = p.Stop(ctx, 0)
-			p = nil
-		}
-		if err != nil {
+		k, err := d.reported(ctx, p, v)
+		switch {
+		case err != nil:
 			return err
+		case k.report == nil:
+			p = nil // it has left
+		case k.dead(): // of no use to the next device
+			if err := p.Stop(ctx, 0); err != nil {
+				return err
+			}
+			p = nil
 		}
 	}
 	if p == nil {
@@ -129,6 +132,25 @@ func (d *Daemons) start(ctx context.Context, v Daemon) error {
 		}
 	}
 	return ready(ctx, p, v)
+}
+
+// reported waits for the report of keeper p. One that has none is about to
+// serve, or to end: when QEMU lets go it takes its report away first.
+func (d *Daemons) reported(ctx context.Context, p *process.Process, v Daemon) (kept, error) {
+	t := time.NewTicker(polling)
+	defer t.Stop()
+	for {
+		if k, err := d.keptBy(p, v); err != nil || k.report != nil {
+			return k, err
+		}
+		select {
+		case <-t.C:
+		case <-p.Done():
+			return kept{}, nil
+		case <-ctx.Done():
+			return kept{}, fmt.Errorf("it does not serve: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // fresh starts a daemon where none runs.

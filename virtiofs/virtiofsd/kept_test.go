@@ -88,6 +88,42 @@ func TestDeath(t *testing.T) {
 	}
 }
 
+// TestStartBesideOneThatLeaves: a keeper that QEMU has let go of takes its report
+// away before it ends, and no longer looks like one whose virtiofsd is dead.
+func TestStartBesideOneThatLeaves(t *testing.T) {
+	d, v := daemons(t, t.TempDir())
+	ctx := limited(t, time.Minute)
+	if err := d.Start(ctx, v); err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("unix", v.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	wantState(t, d, v, Connected)
+	r, err := keeper.ReadReport(v.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signal(t, r.PID, syscall.SIGKILL)
+	wait.Until(t, "the keeper stands in", func() bool { death, err := d.Death(v); return err == nil && death != nil && death.Over })
+	signal(t, r.Keeper, syscall.SIGSTOP)
+	c.Close()
+	if err := os.Remove(filepath.Join(v.Dir, keeper.ReportFile)); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error)
+	go func() { started <- d.Start(ctx, v) }()
+	signal(t, r.Keeper, syscall.SIGCONT)
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.State(v); err != nil || got != Listening {
+		t.Errorf("State = %q, %v, want %q", got, err, Listening)
+	}
+}
+
 func signal(t *testing.T, pid int, s syscall.Signal) {
 	t.Helper()
 	if err := syscall.Kill(pid, s); err != nil {
