@@ -108,6 +108,29 @@ func TestDetachCalledOff(t *testing.T) {
 	}
 }
 
+// TestForceDetachWhileLibvirtHangs: its silence is not waited for, as it would be
+// for others.
+func TestForceDetachWhileLibvirtHangs(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	answers := make(chan struct{})
+	h.mu.Lock()
+	h.hooks["uuid-vm1"] = answers
+	h.mu.Unlock()
+	reasonOf(t, a.ForceDetach(t.Context(), "docs-vm1"), fault.Precondition, fault.NeedsReset)
+	if left := h.String(); strings.Contains(left, "daemon") || strings.Contains(left, "mount docs") {
+		t.Errorf("it has access yet:\n%s", left)
+	}
+	close(answers)
+	wait.Until(t, "gone when libvirt answers", func() bool {
+		_, err := a.Attachment(t.Context(), "docs-vm1")
+		return err != nil
+	})
+}
+
 func TestForceDetach(t *testing.T) {
 	const gone = `device ua-cw-docs-vm1 tag docs in vm1`
 	tests := []struct {

@@ -14,6 +14,9 @@ const (
 	// forcedStep bounds each request to a guest that a share is taken from with
 	// force.
 	forcedStep = 5 * time.Second
+	// forcedLook bounds each question to libvirt about such a guest: one whose QEMU
+	// is stopped makes libvirt hang, and the guest's access has to end meanwhile.
+	forcedLook = 2 * time.Second
 	// glanceAgain is how often a guest is asked whether its mount is there,
 	// which nobody else tells.
 	glanceAgain = 15 * time.Second

@@ -182,7 +182,11 @@ func (eng *Engine) servingOf(network string) vitals.Serving {
 
 // look observes one key and notes what it saw: there, not there, or unknown.
 func (eng *Engine) look(ctx context.Context, g *group, k reconcile.Key, m member) {
-	ctx, cancel := context.WithTimeout(ctx, lookDeadline)
+	limit := lookDeadline
+	if m.rec.RemovalForced && intent.OfLibvirt(k) {
+		limit = forcedLook
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	v, there, err := eng.observe(ctx, g, k, m)
 	delete(g.is, k)
