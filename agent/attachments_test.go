@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -327,6 +328,40 @@ func TestGuestWithoutAgent(t *testing.T) {
 	at, err := a.Attach(t.Context(), docsVM1())
 	if err != nil || at.Status.Phase != model.Degraded || at.Status.Reason != fault.GuestAgentAbsent || at.Guest != model.GuestUnknown {
 		t.Errorf("attachment is %+v %s, %v: want the device, and to be told of the mount", at.Status, at.Guest, err)
+	}
+}
+
+// A guest that has never asked for anything has nothing mounted, and is not
+// asked to unmount it.
+func TestDetachFromGuestThatDidNotMount(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		unasked bool
+		err     error
+		asks    bool
+	}{
+		{"it did not", true, nil, false},
+		{"it may have", false, nil, true},
+		{"nobody knows", true, errors.New("simulated"), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newHost(t)
+			h.unasked, h.askedError = c.unasked, c.err
+			a := h.boot(shortDir(t))
+			at := docsVM1()
+			at.MountAt = ""
+			if _, err := a.Attach(t.Context(), at); err != nil {
+				t.Fatal(err)
+			}
+			if err := a.Detach(t.Context(), at.ID); err != nil || h.String() != "" {
+				t.Errorf("detach: %v; left:\n%s", err, h)
+			}
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			if (h.unmounts > 0) != c.asks {
+				t.Errorf("the guest was asked %d times", h.unmounts)
+			}
+		})
 	}
 }
 

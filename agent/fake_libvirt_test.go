@@ -145,6 +145,7 @@ func (h libvirt) GuestMounted(_ context.Context, g parts.GuestMount) (bool, erro
 func (h libvirt) GuestUnmount(_ context.Context, g parts.GuestMount) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.unmounts++
 	if h.agentless {
 		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestAgentAbsent, Message: "no guest agent"}
 	}
@@ -266,6 +267,12 @@ func (h daemons) Replace(_ context.Context, dir string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.replaceError
+}
+
+func (h daemons) Asked(string) (bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.unasked, h.askedError
 }
 
 func (h daemons) Connected(dir string) (bool, error) {

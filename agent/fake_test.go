@@ -61,8 +61,11 @@ type host struct {
 	usage       strain.Usage // of each virtiofsd
 	noVirtiofsd bool
 	guestBusy   bool
-	guestKeeps  bool                     // its devices
-	agentless   bool                     // guests without a guest agent
+	guestKeeps  bool // its devices
+	agentless   bool // guests without a guest agent
+	unasked     bool // daemons know that no guest has asked them
+	askedError  error
+	unmounts    int                      // that guests were asked for
 	abilities   []string                 // of virtiofsd
 	refuses     map[netip.Prefix]bool    // clients of rules that gateways do not take
 	noNFS3      bool                     // its rpcbind is not installed

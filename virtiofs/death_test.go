@@ -255,3 +255,42 @@ func TestDaemonIsTakenAway(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A virtiofsd is asked for something when its guest mounts the share, and not
+// before; that it was stays known when the queues begin anew.
+func TestAskedWhenMounted(t *testing.T) {
+	w := bootedGuest(t)
+	ds, d := daemon(t, t.TempDir())
+	ctx := limited(t, time.Minute)
+	device := Device{Instance: guestUUID, Alias: AliasPrefix + "asked", Tag: "asked", Socket: d.Socket()}
+	mount := GuestMount{Instance: guestUUID, Tag: "asked", Path: "/mnt/asked"}
+	if err := w.host.Attach(ctx, device); err != nil {
+		t.Fatal(err)
+	}
+	wait.Until(t, "the guest has the device", func() bool {
+		_, err := w.host.guest(guestUUID).exec(ctx, "sh", "-c", "ls -d /sys/bus/virtio/drivers/virtiofs/virtio*")
+		return err == nil
+	})
+	pause := func() error { return errors.Join(w.guest.Suspend(), w.guest.Resume()) }
+	for _, step := range []struct {
+		name string
+		do   func() error
+		want bool
+	}{
+		{"plugged in", func() error { return nil }, false},
+		{"suspended and resumed", pause, false},
+		{"mounted", func() error { return w.host.GuestMount(ctx, mount) }, true},
+		{"unmounted", func() error { return w.host.GuestUnmount(ctx, mount) }, true},
+		{"suspended and resumed again", pause, true},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if asked, err := ds.Asked(d); asked != step.want || err != nil {
+			t.Errorf("%s: asked %v, %v", step.name, asked, err)
+		}
+	}
+	if err := w.host.Detach(ctx, device); err != nil {
+		t.Error(err)
+	}
+}

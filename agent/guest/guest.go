@@ -147,7 +147,7 @@ func (st Steps) detach(ctx context.Context, s Share) error {
 	if err := st.pluggable(ctx, s, death); err != nil {
 		return err
 	}
-	if !dead {
+	if !dead && st.asked(s) {
 		// The guest may have mounted it by itself, there or elsewhere.
 		if err := st.release(ctx, s); err != nil {
 			return err
@@ -177,6 +177,16 @@ func (st Steps) detach(ctx context.Context, s Share) error {
 func (st Steps) daemonRuns(s Share) bool {
 	done, err := st.Daemons.Done(st.Tree.Daemon(s.ID))
 	return err == nil && done != nil
+}
+
+// asked says whether a guest may have the share mounted. A question to it takes
+// longer than all else in a detach, and one that hangs does not answer.
+func (st Steps) asked(s Share) bool {
+	asked, err := st.Daemons.Asked(st.Tree.Daemon(s.ID))
+	if err != nil {
+		st.Logger.Warn("nobody knows whether a guest has used its share, so it is asked to unmount it", "attachment", s.ID, "err", err)
+	}
+	return asked || err != nil
 }
 
 // detachDead takes out a device whose virtiofsd has died. While a keeper answers

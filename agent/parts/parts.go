@@ -246,6 +246,9 @@ type Daemons interface {
 	// Connected says whether a QEMU is, or just was, connected to the daemon of
 	// dir, which will take no other.
 	Connected(dir string) (bool, error)
+	// Asked says whether a guest may ever have asked the daemon of dir for
+	// anything: one that never did has not mounted the share.
+	Asked(dir string) (bool, error)
 }
 
 // A Death is that of a daemon.

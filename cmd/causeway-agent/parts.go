@@ -124,6 +124,10 @@ func (v virtiofsDaemons) Connected(dir string) (bool, error) {
 	return s == virtiofsd.Connected, err
 }
 
+func (v virtiofsDaemons) Asked(dir string) (bool, error) {
+	return v.d.Asked(virtiofsd.Daemon{Dir: dir})
+}
+
 func (v virtiofsDaemons) Usage(dir string) (strain.Usage, bool, error) {
 	pid, err := v.d.PID(virtiofsd.Daemon{Dir: dir})
 	if err != nil || pid == 0 {

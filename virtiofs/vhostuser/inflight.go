@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,19 +30,22 @@ const (
 	inflightHeader = 16
 	inflightEntry  = 16
 	inflightStride = (inflightHeader + maxNum*inflightEntry + 63) / 64 * 64
+	inflightQueued = inflightQueues * inflightStride
+	inflightSize   = inflightQueued + 1 // the last byte is ours: not 0 when a queue was begun anew that had been used
 )
+
+const inflightName = "vhost-inflight"
 
 // NewInflight makes empty memory.
 func NewInflight() (*Inflight, error) {
-	fd, err := unix.MemfdCreate("vhost-inflight", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	fd, err := unix.MemfdCreate(inflightName, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("make memory for requests in flight: %w", os.NewSyscallError("memfd_create", err))
 	}
-	const size = inflightQueues * inflightStride
 	var mem []byte
-	if err = unix.Ftruncate(fd, size); err == nil {
+	if err = unix.Ftruncate(fd, inflightSize); err == nil {
 		if _, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL); err == nil {
-			mem, err = unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+			mem, err = unix.Mmap(fd, 0, inflightSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 		}
 	}
 	if err != nil {
@@ -53,7 +58,7 @@ func NewInflight() (*Inflight, error) {
 // Message gives the memory to a back-end. Its descriptor stays ours: do not
 // close the message.
 func (f *Inflight) Message() Message {
-	b := binary.NativeEndian.AppendUint64(nil, uint64(len(f.mem)))
+	b := binary.NativeEndian.AppendUint64(nil, inflightQueued)
 	b = binary.NativeEndian.AppendUint64(b, 0)
 	b = binary.NativeEndian.AppendUint16(b, inflightQueues)
 	b = binary.NativeEndian.AppendUint16(b, maxNum)
@@ -66,6 +71,9 @@ func (f *Inflight) Begin(s *State, kick Message) {
 	v, ok := kick.U64()
 	if i := v & ringIndex; ok && i < inflightQueues {
 		r := f.region(int(i))
+		if used(r) {
+			f.mem[inflightQueued] = 1
+		}
 		clear(r)
 		if i < uint64(len(s.queues)) {
 			// Nothing is in flight then, so both rings are where it begins.
@@ -76,6 +84,37 @@ func (f *Inflight) Begin(s *State, kick Message) {
 
 func (f *Inflight) region(i int) []byte {
 	return f.mem[i*inflightStride : (i+1)*inflightStride]
+}
+
+// used says whether a back-end has noted a request in a region. It numbers them,
+// so that something is left of each.
+func used(r []byte) bool {
+	anything := func(b byte) bool { return b != 0 }
+	return slices.ContainsFunc(r[14:], anything)
+}
+
+// Used says whether a guest may ever have made a request of a device: false only
+// where the process pid, which passes its messages on, has an Inflight in which
+// no back-end has noted any.
+func Used(pid int) (bool, error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	fds, err := os.ReadDir(dir)
+	if err != nil {
+		return true, err
+	}
+	for _, fd := range fds {
+		path := filepath.Join(dir, fd.Name())
+		if to, err := os.Readlink(path); err != nil || to != "/memfd:"+inflightName+" (deleted)" {
+			continue
+		}
+		mem, err := os.ReadFile(path)
+		if err != nil || len(mem) != inflightSize {
+			return true, err
+		}
+		f := Inflight{mem: mem}
+		return used(f.region(0)) || used(f.region(1)) || mem[inflightQueued] != 0, nil
+	}
+	return true, nil
 }
 
 // outstanding lists the requests that the back-end had taken, where used is the

@@ -13,6 +13,7 @@ import (
 
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/virtiofs/keeper"
+	"github.com/causeway-project/causeway/virtiofs/vhostuser"
 )
 
 // A kept is the virtiofsd of a keeper that runs.
@@ -236,6 +237,21 @@ func (d *Daemons) revoke(ctx context.Context, v Daemon) error {
 		return nil
 	}
 	return k.end(ctx, p)
+}
+
+// Asked says whether a guest may ever have asked v's virtiofsd for anything. One
+// that never did has not mounted the share, which begins with FUSE_INIT. Of a
+// virtiofsd that notes no requests, as Rust's does not, nobody knows.
+func (d *Daemons) Asked(v Daemon) (bool, error) {
+	p, err := d.Find(v)
+	if err != nil || p == nil {
+		return true, err
+	}
+	asked, err := vhostuser.Used(p.Identity().PID)
+	if err != nil {
+		return true, fmt.Errorf("look for requests to virtiofsd in %s: %w", v.Dir, err)
+	}
+	return asked, nil
 }
 
 // states of all threads of a process and of those that it started, as
