@@ -237,57 +237,75 @@ func TestGraceLeftAlone(t *testing.T) {
 // still, and nobody else gets it meanwhile.
 func TestPaused(t *testing.T) {
 	onBoth(t, func(t *testing.T, system string) {
-		s := graceSite(t, system, 10*time.Second, 15*time.Second)
-		ctx := t.Context()
-		s.start(s.share(1))
-		paused, other := s.client(identity{}), s.client(identity{})
-		f := s.held(paused, "/share1/file")
-		g, err := other.Open(ctx, "/share1/file", nfs41.OpenOptions{Access: nfs41.ReadWrite})
-		if err != nil {
-			t.Fatal(err)
-		}
-		// Ganesha measures leases in whole seconds, of a clock that lags by some
-		// milliseconds: one that is renewed at a second's end is shorter by that.
-		<-time.After(time.Until(time.Now().Truncate(time.Second).Add(time.Second + 50*time.Millisecond)))
-		last := time.Now()
-		if _, err := f.WriteAt(ctx, []byte("before"), 0); err != nil {
-			t.Fatal(err)
-		}
-		resume, err := paused.Pause(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resume()
-		slow := func() {
-			if silent := time.Since(last); silent >= s.o.Lease {
-				t.Skipf("this machine was too slow: silent for %s", silent)
+		for range 5 {
+			silent, lease := pausedOnce(t, system)
+			if silent < lease {
+				return
 			}
+			t.Logf("this machine was too slow, which is tried again: silent for %s", silent)
 		}
-		tick := time.NewTicker(100 * time.Millisecond)
-		defer tick.Stop()
-		for time.Since(last) < s.o.Lease-time.Second {
-			<-tick.C
-			if err := g.Lock(ctx, 0, 10); !errors.Is(err, nfs41.DENIED) {
-				slow()
-				t.Fatalf("lock of a paused client: %v, want it denied", err)
-			}
-		}
-		resume()
-		_, err = f.WriteAt(ctx, []byte("after"), 6)
-		slow()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := g.Lock(ctx, 0, 10); !errors.Is(err, nfs41.DENIED) {
-			t.Errorf("lock after the pause: %v, want it denied", err)
-		}
-		if got := paused.Stats(); got.Lost != 0 || got.Sessions != 1 {
-			t.Errorf("%+v, want the state kept", got)
-		}
-		if text, err := os.ReadFile(filepath.Join(s.o.Exports, "1/file")); err != nil || string(text) != "beforeafter" {
-			t.Errorf("on the host: %q, %v", text, err)
-		}
+		t.Error("this machine was too slow each time")
 	})
+}
+
+// pausedOnce returns how long the client was silent. From a lease on, what it met
+// then says nothing, and is no failure.
+func pausedOnce(t *testing.T, system string) (silent, lease time.Duration) {
+	t.Helper()
+	s := graceSite(t, system, 10*time.Second, 15*time.Second)
+	ctx := t.Context()
+	s.start(s.share(1))
+	paused, other := s.client(identity{}), s.client(identity{})
+	f := s.held(paused, "/share1/file")
+	g, err := other.Open(ctx, "/share1/file", nfs41.OpenOptions{Access: nfs41.ReadWrite})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Ganesha measures leases in whole seconds, of a clock that lags by some
+	// milliseconds: one that is renewed at a second's end is shorter by that.
+	<-time.After(time.Until(time.Now().Truncate(time.Second).Add(time.Second + 50*time.Millisecond)))
+	last := time.Now()
+	if _, err := f.WriteAt(ctx, []byte("before"), 0); err != nil {
+		t.Fatal(err)
+	}
+	resume, err := paused.Pause(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resume()
+	slow := func() bool {
+		silent = time.Since(last)
+		return silent >= s.o.Lease
+	}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for time.Since(last) < s.o.Lease-time.Second {
+		<-tick.C
+		if err := g.Lock(ctx, 0, 10); !errors.Is(err, nfs41.DENIED) {
+			if slow() {
+				return silent, s.o.Lease
+			}
+			t.Fatalf("lock of a paused client: %v, want it denied", err)
+		}
+	}
+	resume()
+	_, err = f.WriteAt(ctx, []byte("after"), 6)
+	if slow() {
+		return silent, s.o.Lease
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Lock(ctx, 0, 10); !errors.Is(err, nfs41.DENIED) {
+		t.Errorf("lock after the pause: %v, want it denied", err)
+	}
+	if got := paused.Stats(); got.Lost != 0 || got.Sessions != 1 {
+		t.Errorf("%+v, want the state kept", got)
+	}
+	if text, err := os.ReadFile(filepath.Join(s.o.Exports, "1/file")); err != nil || string(text) != "beforeafter" {
+		t.Errorf("on the host: %q, %v", text, err)
+	}
+	return silent, s.o.Lease
 }
 
 func TestLastLines(t *testing.T) {
