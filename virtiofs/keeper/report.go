@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/causeway-project/causeway/virtiofs/vhostuser"
 )
 
 // ReportFile is the name, in the run directory, of what a keeper says of its
@@ -82,3 +84,7 @@ func (r Report) write(dir string) error {
 	}
 	return os.Rename(name+".new", name)
 }
+
+// Asked says whether a guest may ever have asked the virtiofsd of the keeper pid
+// for anything. Where its requests are not noted, nobody knows: true.
+func Asked(pid int) (bool, error) { return vhostuser.Used(pid) }

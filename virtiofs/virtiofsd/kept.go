@@ -13,7 +13,6 @@ import (
 
 	"github.com/causeway-project/causeway/agent/process"
 	"github.com/causeway-project/causeway/virtiofs/keeper"
-	"github.com/causeway-project/causeway/virtiofs/vhostuser"
 )
 
 // A kept is the virtiofsd of a keeper that runs.
@@ -247,7 +246,7 @@ func (d *Daemons) Asked(v Daemon) (bool, error) {
 	if err != nil || p == nil {
 		return true, err
 	}
-	asked, err := vhostuser.Used(p.Identity().PID)
+	asked, err := keeper.Asked(p.Identity().PID)
 	if err != nil {
 		return true, fmt.Errorf("look for requests to virtiofsd in %s: %w", v.Dir, err)
 	}
