@@ -44,22 +44,27 @@ func (o *object) unlockedAmong(all []device.Writer) []string {
 // noteWritersLocked tells of the attachments whose unlocked users became others:
 // a change of one is of concern to all that share with it.
 func (eng *Engine) noteWritersLocked(g *group) {
+	var attachments []*object
+	for key := range g.members {
+		if o := eng.objects[key]; o != nil && o.rec != nil && o.rec.Attachment != nil {
+			attachments = append(attachments, o)
+		}
+	}
+	if len(attachments) == 0 {
+		return // a share may have a thousand exports
+	}
 	all := eng.writersLocked(g)
 	if slices.Equal(all, g.writers) {
 		return
 	}
 	g.writers = all
-	for key := range g.members {
-		o := eng.objects[key]
-		if o == nil || o.rec == nil || o.rec.Attachment == nil {
-			continue
-		}
+	for _, o := range attachments {
 		users := o.unlockedAmong(all)
 		if slices.Equal(users, o.unlocked) {
 			continue
 		}
 		if len(o.unlocked) == 0 {
-			eng.log.Warn("others write to the share whose locks the guest does not meet", "attachment", key.ID, "users", users[:min(len(users), mostUsers)], "count", len(users))
+			eng.log.Warn("others write to the share whose locks the guest does not meet", "attachment", o.key.ID, "users", users[:min(len(users), mostUsers)], "count", len(users))
 		}
 		o.unlocked = users
 		eng.tellLocked(o, false)
