@@ -106,7 +106,7 @@ func (eng *Engine) lookAtLocked(o *object) {
 // was there when it was last seen. Where it was not, whoever asks may know more.
 func (o *object) finds(there func(reconcile.Key) bool) bool {
 	at := o.rec.Attachment
-	return at != nil && o.rec.Removing && at.MountAt == "" && there(reconcile.Key{Kind: reconcile.Device, Name: o.key.ID})
+	return at != nil && o.rec.Removing && at.MountAt == "" && there(reconcile.Device.Of(o.key.ID))
 }
 
 // forgetLocked what was seen of one object. While a device goes in or out it
@@ -117,7 +117,7 @@ func (eng *Engine) forgetLocked(g *group, key model.Key) {
 		delete(g.again, key)
 		return
 	}
-	if g.beside[reconcile.Key{Kind: reconcile.Device, Name: key.ID}] != nil {
+	if g.beside[reconcile.Device.Of(key.ID)] != nil {
 		return
 	}
 	delete(g.again, key)

@@ -49,12 +49,7 @@ func TestDeath(t *testing.T) {
 			if death, err := d.Death(v); death != nil || err != nil {
 				t.Errorf("Death of one that lives = %+v, %v", death, err)
 			}
-			c, err := net.Dial("unix", v.Socket())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			wantState(t, d, v, Connected)
+			c := connect(t, d, v)
 			done, err := d.Done(v)
 			if err != nil {
 				t.Fatal(err)
@@ -96,12 +91,7 @@ func TestStartBesideOneThatLeaves(t *testing.T) {
 	if err := d.Start(ctx, v); err != nil {
 		t.Fatal(err)
 	}
-	c, err := net.Dial("unix", v.Socket())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	wantState(t, d, v, Connected)
+	c := connect(t, d, v)
 	r, err := keeper.ReadReport(v.Dir)
 	if err != nil {
 		t.Fatal(err)
@@ -124,6 +114,18 @@ func TestStartBesideOneThatLeaves(t *testing.T) {
 	}
 }
 
+// connect is QEMU's part: v takes no other connection.
+func connect(t *testing.T, d *Daemons, v Daemon) net.Conn {
+	t.Helper()
+	c, err := net.Dial("unix", v.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	wantState(t, d, v, Connected)
+	return c
+}
+
 func signal(t *testing.T, pid int, s syscall.Signal) {
 	t.Helper()
 	if err := syscall.Kill(pid, s); err != nil {
@@ -136,11 +138,7 @@ func TestLeavingIsNoDeath(t *testing.T) {
 	if err := d.Start(limited(t, time.Minute), v); err != nil {
 		t.Fatal(err)
 	}
-	c, err := net.Dial("unix", v.Socket())
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantState(t, d, v, Connected)
+	c := connect(t, d, v)
 	c.Close()
 	wantState(t, d, v, Stopped)
 	if death, err := d.Death(v); death != nil || err != nil {
@@ -157,12 +155,7 @@ func TestReplace(t *testing.T) {
 	if err := d.Start(ctx, v); err != nil {
 		t.Fatal(err)
 	}
-	c, err := net.Dial("unix", v.Socket())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	wantState(t, d, v, Connected)
+	connect(t, d, v)
 	if err := d.Replace(ctx, v); err != nil {
 		t.Fatal(err)
 	}

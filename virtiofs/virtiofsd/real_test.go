@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,11 +77,7 @@ func TestDaemonLife(t *testing.T) {
 		t.Errorf("pid %d was started beside %d", got, first)
 	}
 
-	c, err := net.Dial("unix", v.Socket())
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantState(t, d, v, Connected)
+	c := connect(t, d, v)
 	if err := d.Start(ctx, v); err != nil {
 		t.Errorf("Start of one in use: %v", err)
 	}
