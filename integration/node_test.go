@@ -71,6 +71,7 @@ func (w *world) node(ctx context.Context, t *testing.T, o lab.AgentOptions) *nod
 	t.Cleanup(func() {
 		if t.Failed() {
 			keepLog(t, a)
+			n.keepKernelLog()
 			n.scrub()
 		}
 		if err := errors.Join(conn.Close(), a.Close()); err != nil {
@@ -163,6 +164,15 @@ func keepLog(t *testing.T, a *lab.Agent) {
 		}
 	}
 	t.Logf("agent's log:\n%s", strings.Join(shown[max(0, len(shown)-60):], "\n"))
+}
+
+// keepKernelLog shows the end of what the guest's kernel says, if it still does:
+// whether a device reached it, nobody else knows.
+func (n *node) keepKernelLog() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.t.Context()), 10*time.Second)
+	defer cancel()
+	said, err := n.guest.Shell(ctx, "dmesg | tail -n 40; cat /proc/uptime; grep virtiofs /proc/mounts; ls -l /sys/bus/virtio/devices /sys/bus/virtio/drivers/virtiofs")
+	n.t.Logf("the guest's kernel: %v\n%s", err, said)
 }
 
 // scrub takes a failed test's remains away, so that the next one begins on a
