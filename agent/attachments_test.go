@@ -284,6 +284,36 @@ func TestInstanceGoesOffAndComesBack(t *testing.T) {
 	wait.Equal(t, "attached again", before, h.String)
 }
 
+// TestDetachWhileInstanceGoesOff: a daemon that ended by itself leaves its
+// directory, also where nobody had asked for a removal when that was seen.
+func TestDetachWhileInstanceGoesOff(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	at := docsVM1()
+	at.MountAt = ""
+	if _, err := a.Attach(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	looked := make(chan struct{})
+	h.mu.Lock()
+	i := h.instances["vm1"]
+	i.Running, i.Devices = false, nil
+	h.endDaemon(a.at.Daemon(at.ID))
+	h.hooks[i.UUID] = looked
+	h.mu.Unlock()
+	a.InstanceChanged(parts.InstanceEvent{UUID: i.UUID})
+	detached := make(chan error)
+	go func() { detached <- a.Detach(t.Context(), at.ID) }()
+	wait.Until(t, "being removed", func() bool {
+		at, err := a.Attachment(t.Context(), at.ID)
+		return err == nil && at.Status.Phase == model.Removing
+	})
+	close(looked)
+	if err := <-detached; err != nil || h.String() != "" || len(h.litter) > 0 {
+		t.Errorf("detach: %v; left:\n%s\nand directories of daemons: %v", err, h, h.litter)
+	}
+}
+
 // TestLibvirtAway: nothing is touched that could not be seen, and the same
 // share's export goes on.
 func TestLibvirtAway(t *testing.T) {

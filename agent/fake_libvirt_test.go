@@ -214,7 +214,7 @@ func (h daemons) Start(_ context.Context, d parts.Daemon) error {
 	if h.mounted[source] == "" {
 		h.t.Errorf("started the daemon of %s over nothing", dir)
 	}
-	h.daemons[dir] = make(chan struct{})
+	h.daemons[dir], h.litter[dir] = make(chan struct{}), true
 	return nil
 }
 
@@ -225,6 +225,7 @@ func (h daemons) Stop(_ context.Context, dir string) error {
 		return err
 	}
 	h.endDaemon(dir)
+	delete(h.litter, dir)
 	return nil
 }
 

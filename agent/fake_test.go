@@ -73,6 +73,7 @@ type host struct {
 	guests      map[string]bool          // uuid + path mounted in the guest
 	hooks       map[string]chan struct{} // by instance: closed when its hook has returned
 	connected   map[string]bool          // daemons that have or had a QEMU, by directory
+	litter      map[string]bool          // directories of daemons, until one is stopped
 
 	deaths       map[string]parts.Death // of daemons that do not run, by directory
 	replaceError error                  // of what is asked to replace one
@@ -84,7 +85,7 @@ func newHost(t *testing.T) *host {
 		namespaces: map[string]netns.Network{}, bridges: map[string]bool{"br-blue": true, "br-red": true}, gateways: map[string]*server{},
 		daemons: map[string]chan struct{}{}, instances: map[string]*parts.Instance{}, looks: map[string]int{}, guests: map[string]bool{},
 		abilities: []string{"cache_auto", "cache_never", "xattr", "posix_acl", "shared_locks", "threads", "map_ids"},
-		hooks:     map[string]chan struct{}{}, connected: map[string]bool{},
+		hooks:     map[string]chan struct{}{}, connected: map[string]bool{}, litter: map[string]bool{},
 		deaths: map[string]parts.Death{},
 	}
 	for _, name := range []string{"vm1", "vm2"} {

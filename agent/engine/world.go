@@ -67,13 +67,13 @@ func (eng *Engine) world(ctx context.Context, g *group, members []member) reconc
 	}
 	for _, m := range members {
 		for _, k := range m.rec.Keys(m.key.ID) {
-			if g.beside[k] != nil || g.starting[m.key] && eng.withoutQEMU(g, k, w) || m.leftAlone(g, k) || g.seen[k] {
+			if g.beside[k] != nil || g.starting[m.key] && eng.withoutQEMU(g, k, w) || m.leftAlone(g, k) {
 				continue
 			}
-			eng.look(ctx, g, k, m)
-			if _, wanted := w.Want[k]; !wanted && m.rec.Litters(k) && g.unknown[k] == nil && (!g.cleaned[k] || eng.leftDir(k)) && (k.Kind != reconcile.Daemon || !m.revoked(g)) {
-				// An agent that was killed in the middle of the removal may
-				// have left a directory: remove once more, which is cheap.
+			if !g.seen[k] {
+				eng.look(ctx, g, k, m)
+			}
+			if _, wanted := w.Want[k]; !wanted && eng.littered(g, k, m) {
 				g.is[k] = intent.Here
 				delete(g.seen, k) // a pretence, not to be relied on
 			}
@@ -94,6 +94,18 @@ func (eng *Engine) world(ctx context.Context, g *group, members []member) reconc
 		}
 	}
 	return w
+}
+
+// littered says whether a key that is not there, though it may have been seen
+// long before anybody asked for its removal, may have left a directory: one that
+// ended by itself has, and an agent that was killed in the middle of the removal
+// may have. It is removed once more then, which is cheap.
+func (eng *Engine) littered(g *group, k reconcile.Key, m member) bool {
+	switch _, there := g.is[k]; {
+	case there, g.unknown[k] != nil, !m.rec.Litters(k), k.Kind == reconcile.Daemon && m.revoked(g):
+		return false
+	}
+	return !g.cleaned[k] || eng.leftDir(k)
 }
 
 // leftDir says whether the directory that a gateway sees is there: a view
