@@ -132,7 +132,7 @@ func (w *world) badSources(t *testing.T) map[string]refusal {
 
 // TestBadAttachments refuses what cannot be attached.
 func TestBadAttachments(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	w.share(t, "music")
 	off, err := w.libvirt.Define(ctx, lab.GuestOptions{Name: "off"})
@@ -288,7 +288,7 @@ func short(s string) string { return s[:min(len(s), 20)] }
 
 // TestBadNetworksAndExports refuses what cannot be plugged or published.
 func TestBadNetworksAndExports(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	w.share(t, "music")
 	n := w.started(ctx, t, lab.AgentOptions{})

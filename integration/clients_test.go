@@ -44,7 +44,7 @@ func pythonCommand(ctx context.Context, path string, args ...string) *exec.Cmd {
 // where pyproject.toml installs it.
 func TestPythonClient(t *testing.T) {
 	thePython(t, "grpc, google.protobuf, setuptools, wheel")
-	ctx := limited(t, 2*time.Minute)
+	ctx := limited(t, 6*time.Minute)
 	tree, err := filepath.Abs("../api/python")
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +135,7 @@ func (e *example) upTo(t *testing.T, all ...string) (printed []string) {
 // TestExamples: both examples of docs/nova.md take a share through its life in
 // a running guest, also when they are killed in between.
 func TestExamples(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	thePython(t, "grpc, google.protobuf")
 	built := t.TempDir()
 	if err := programs.Build(ctx, programs.Options{Dir: built, Packages: []string{"api/node/client/example"}, Race: true}); err != nil {

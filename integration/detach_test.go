@@ -47,7 +47,7 @@ func (n *node) gone(ctx context.Context, id string) {
 // TestDetachFromBusyGuest: all goes on working, and it is told who uses the
 // share; there is a way back, and one past the guest.
 func TestDetachFromBusyGuest(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	a := n.mounted(ctx)
@@ -166,7 +166,7 @@ func TestForceAgainstGuestsThatDoNotAnswer(t *testing.T) {
 // TestGuestStateIsTrue: what the guest does by itself is seen, whether or not
 // the agent was there.
 func TestGuestStateIsTrue(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	a := n.mounted(ctx)

@@ -19,7 +19,7 @@ import (
 // TestDrift spoils what the agent made behind its back. All comes to be as it
 // was, and a client goes on with the file that it has open.
 func TestDrift(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	o := quick
 	o.Resync = 2 * time.Second
@@ -105,7 +105,7 @@ func TestDrift(t *testing.T) {
 // once. Of a view a client does not notice; of a share's own mount what it had
 // open is stale, and it opens it anew.
 func TestUnmounted(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{Resync: 2 * time.Second})
 	n.putNetwork(ctx, blueNetwork())
@@ -140,7 +140,7 @@ func TestUnmounted(t *testing.T) {
 // the gateway. The export says that it is degraded, the other one is served, and
 // a share that is made anew is served without anybody's call.
 func TestShareVanishes(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	gone := filepath.Join(w.pool.Dir, "gone")
 	n := w.started(ctx, t, lab.AgentOptions{Resync: 2 * time.Second})

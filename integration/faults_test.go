@@ -20,7 +20,7 @@ import (
 
 // TestCommandLineRefusals sees the same refusals as a person does.
 func TestCommandLineRefusals(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	must := func(args ...string) {
@@ -77,7 +77,7 @@ func TestCommandLineRefusals(t *testing.T) {
 // TestStrangeNamesThatAreLegal uses a share and a tag full of other people's
 // syntax.
 func TestStrangeNamesThatAreLegal(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	name := `it's "a";{b}%s $(c) <d>&шара#`
 	w.share(t, name)
 	n := w.started(ctx, t, lab.AgentOptions{})
@@ -106,7 +106,7 @@ func TestStrangeNamesThatAreLegal(t *testing.T) {
 
 // TestShareDeletedUnderItsUsers removes a share at the backend.
 func TestShareDeletedUnderItsUsers(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{Resync: 2 * time.Second})
 	n.putNetwork(ctx, blueNetwork())
@@ -129,7 +129,7 @@ func TestShareDeletedUnderItsUsers(t *testing.T) {
 
 // TestLedgerFull fills the file system of the state directory.
 func TestLedgerFull(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	n := w.node(ctx, t, lab.AgentOptions{})
 	n.must(syscall.Mount("tmpfs", n.StateDir, "tmpfs", 0, "size=256k"))
@@ -179,7 +179,7 @@ func fill(t *testing.T, path string) {
 // TestDamagedLedger spoils one file. Its object is lost and named, what it may
 // own is left alone, and the rest works.
 func TestDamagedLedger(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	w.share(t, "music")
 	n := w.started(ctx, t, lab.AgentOptions{})
@@ -231,7 +231,7 @@ func TestDamagedLedger(t *testing.T) {
 
 // TestCallerWithoutRights has another user call.
 func TestCallerWithoutRights(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	n := w.started(ctx, t, lab.AgentOptions{})
 	program := filepath.Join(n.RunDir, "..", "causeway-cli")
 	data, err := os.ReadFile(n.Programs.CLI)

@@ -17,7 +17,7 @@ import (
 // them learned of the other, its paths, its file handles and the numbers of its
 // inodes, it reaches nothing. Package ganesha has the attacks on one gateway.
 func TestHandles(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	red := w.bridge(ctx, t, "br-red")
 	redHost := red.plug(ctx, t, "c-red", client4+"/24", client6+"/64")
 	files := map[string]string{}

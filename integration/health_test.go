@@ -16,7 +16,7 @@ import (
 // again, under a client that writes. The agent notices each by itself, and the
 // client gets its file and lock back.
 func TestGatewayHangs(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	n := w.started(ctx, t, quick)
 	n.putNetwork(ctx, blueNetwork())

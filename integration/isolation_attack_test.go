@@ -40,7 +40,7 @@ const (
 // to be. Then somebody opens one guard after the other, until all is seen: no
 // row passes because nothing would notice.
 func TestAttacks(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	red := w.bridge(ctx, t, "br-red")
 	villain := red.plug(ctx, t, "c-red", client4+"/24", client6+"/64")
 	w.share(t, "of-blue")

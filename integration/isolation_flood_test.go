@@ -86,7 +86,7 @@ func invented(like string, i int) netip.Addr {
 // neighbour of which there is room on the whole host for some thousand. What
 // the gateway comes to know of them is bounded, as is shown without the bound.
 func TestInventedNeighbours(t *testing.T) {
-	ctx := limited(t, 3*time.Minute)
+	ctx := limited(t, 6*time.Minute)
 	f := beside(ctx, t)
 	const (
 		room = 2 * 256 // as package netns has it where the kernel's table is as small as it comes
@@ -162,7 +162,7 @@ func TestInventedNeighbours(t *testing.T) {
 // operations go on, the gateway's memory is bounded, and when it is over the
 // tenant's honest machines have their share again.
 func TestFloods(t *testing.T) {
-	ctx := limited(t, 2*time.Minute)
+	ctx := limited(t, 6*time.Minute)
 	f := beside(ctx, t)
 	blue := dial(ctx, t, f.client, gateway4)
 	for _, flood := range []struct {

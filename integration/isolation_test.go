@@ -19,7 +19,7 @@ import (
 // TestIsolation has two tenants with the same addresses. Neither sees the
 // other's exports, and of its own gateway nothing but NFS.
 func TestIsolation(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	red := w.bridge(ctx, t, "br-red")
 	redClient := red.plug(ctx, t, "c-red", client4+"/24", client6+"/64")
 	w.share(t, "of-blue")

@@ -143,7 +143,7 @@ func (n *node) settlesWithin(ctx context.Context, want lab.HostState) {
 // TestForgottenMemory: what libvirt 9.0 does to an instance without a NUMA cell,
 // and what the agent makes of its words.
 func TestForgottenMemory(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	w.share(t, "music")
 	g, err := w.libvirt.Define(ctx, lab.GuestOptions{Name: "cellless", NoCell: true, NoAgent: true})

@@ -18,7 +18,7 @@ import (
 // TestLife is the whole life of a share: over NFS and virtiofs into one
 // guest, and out again.
 func TestLife(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	n.putNetwork(ctx, blueNetwork())
@@ -103,7 +103,7 @@ func TestLife(t *testing.T) {
 // TestIDs: every id that is taken can be used, for all that is named after it
 // on the host.
 func TestIDs(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	for _, id := range []string{"my.net_1-a", strings.Repeat("x", 63)} {

@@ -37,7 +37,7 @@ func together(t *testing.T, n int, do func(i int) error) time.Duration {
 // same ten shares at once, and removes them at once.
 func TestFiftyAtOnce(t *testing.T) {
 	const exports, attachments, shares = 40, 10, 10
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	red := w.bridge(ctx, t, "br-red")
 	redClient := red.plug(ctx, t, "c-red", client4+"/24")
 	share := func(i int) string { return fmt.Sprintf("share-%d", i%shares) }

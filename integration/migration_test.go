@@ -20,7 +20,7 @@ import (
 
 // TestBadMoves refuses what cannot move.
 func TestBadMoves(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	n.attach(ctx, attached("good", "docs"))

@@ -56,7 +56,7 @@ func undisturbed(t *testing.T, c *nfs41.Client) {
 // TestNewAddresses changes a network's addresses, MTU and MAC under its
 // clients. Those of what stays do not notice.
 func TestNewAddresses(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	n := w.started(ctx, t, quick)
 	n.putNetwork(ctx, blueNetwork())
@@ -134,7 +134,7 @@ func TestNewAddresses(t *testing.T) {
 // their open files and locks back; also where the agent is killed when nothing
 // is left at the old place and nothing made at the new one.
 func TestMoved(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	programs, err := lab.Build(ctx, lab.BuildOptions{CrashPoints: true})
 	if err != nil {
 		t.Fatal(err)
@@ -238,7 +238,7 @@ func TestMoved(t *testing.T) {
 // another agent go on with that: what a gateway is to its clients lies there,
 // and in nothing else.
 func TestCarried(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	o := quick
 	o.Name = "second"

@@ -44,7 +44,7 @@ while True:
 // before that one's QEMU; it gets nothing, and the attachment comes all the same.
 func TestStrangerOfTheSameUser(t *testing.T) {
 	w := theWorld(t)
-	ctx := limited(t, 3*time.Minute)
+	ctx := limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	at := attached("docs-vm1", "docs")

@@ -20,7 +20,7 @@ import (
 // are served on.
 func TestPoolsAreLetGo(t *testing.T) {
 	const pools, each = 5, 8
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dirs := map[string]string{"default": w.pool.Dir}
 	unmount := make([]func(context.Context) error, pools)
 	name := func(pool int) string { return fmt.Sprintf("pool-%d", pool) }

@@ -13,7 +13,7 @@ import (
 // TestAttachmentOutlives has what an attachment stands on go away and come
 // back. Each time the guest has it again, without anybody's call.
 func TestAttachmentOutlives(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{Resync: 2 * time.Second})
 	n.attach(ctx, docsVM1())

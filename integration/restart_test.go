@@ -18,7 +18,7 @@ const slowest = time.Second
 // TestAgentRestarts ends the agent in both ways, again and again, while
 // clients write by NFS and by virtiofs.
 func TestAgentRestarts(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	n.putNetwork(ctx, blueNetwork())
@@ -69,7 +69,7 @@ func TestAgentRestarts(t *testing.T) {
 // TestGatewayKilled kills a gateway under its clients, with the agent there and
 // without. They get their open files and locks back, and go on.
 func TestGatewayKilled(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	n := w.started(ctx, t, quick)
 	n.putNetwork(ctx, blueNetwork())

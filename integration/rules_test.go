@@ -23,7 +23,7 @@ import (
 // TestRules changes the rules of one export under a file that a client holds
 // open: one by one, by their expiry, and behind the agent's back.
 func TestRules(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{Resync: 2 * time.Second})
 	n.putNetwork(ctx, blueNetwork())
@@ -239,7 +239,7 @@ func (n *node) tamper(ctx context.Context, export string) {
 
 // TestBadRules refuses rules, in a set and alone.
 func TestBadRules(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	n := w.started(ctx, t, lab.AgentOptions{})
 	n.putNetwork(ctx, blueNetwork())

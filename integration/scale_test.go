@@ -72,7 +72,7 @@ func (c *crowd) ready(ctx context.Context) {
 // comes back with all of its own, an agent that starts anew adopts everything,
 // a regular look changes nothing, and when all are deleted nothing is left.
 func TestScale(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 5*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	bridge := w.bridge(ctx, t, "br-crowd")
 	client := bridge.plug(ctx, t, "c-crowd", client4+"/24")
 	const resync = 3 * time.Second

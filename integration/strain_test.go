@@ -21,7 +21,7 @@ import (
 // is well again.
 func TestOpenFilesNearLimit(t *testing.T) {
 	w := theWorld(t)
-	ctx := limited(t, 4*time.Minute)
+	ctx := limited(t, 6*time.Minute)
 	dir := w.share(t, "many")
 	// 4096 is the least that an attachment may ask for.
 	for name, count := range map[string]int{"most": 3500, "more": 1000} {

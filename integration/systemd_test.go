@@ -151,7 +151,7 @@ func (h *systemdHost) stays(gateway int, what string) {
 // TestSystemd runs the agent as its unit does under a real systemd, and looks
 // at what becomes of gateways there.
 func TestSystemd(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 2*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	w.share(t, "docs")
 	bridge := w.bridge(ctx, t, "br-unit")
 	client := bridge.plug(ctx, t, "c-unit", client4+"/24")

@@ -52,7 +52,7 @@ func asks(ctx context.Context, t *testing.T, c *nfsv3.Client, procedure uint32, 
 // TestOlderVersions gives NFSv3 and 4.0 to a network that has a client, kills
 // everything that serves them, and takes them away again.
 func TestOlderVersions(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	n := w.started(ctx, t, quick)
 	n.putNetwork(ctx, blueNetwork())
@@ -197,7 +197,7 @@ func TestOlderVersions(t *testing.T) {
 // TestOlderVersionsOfTheKernel is the same for a guest's kernel: NFSv3 with
 // locks, which it takes again when the gateway was started anew, and NFSv4.0.
 func TestOlderVersionsOfTheKernel(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 3*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	n := w.started(ctx, t, quick)
 	network := blueNetwork()

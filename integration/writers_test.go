@@ -40,7 +40,7 @@ func (n *node) locked(ctx context.Context, holder, other *lab.Guest, held, tried
 // TestTwoWriters: what the agent says of locks is what two guests see, and what
 // a guest and an NFS client see.
 func TestTwoWriters(t *testing.T) {
-	w, ctx := theWorld(t), limited(t, 5*time.Minute)
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
 	dir := w.share(t, "docs")
 	if err := programs.Build(ctx, programs.Options{Dir: dir, Packages: []string{"virtiofs/testdata/locker"}}); err != nil {
 		t.Fatal(err)

@@ -141,8 +141,27 @@ func (l ownListener) Close() error {
 	return err
 }
 
-// stale is nil where path is free to be replaced.
+// lastBreath is how long the socket of an agent that was killed may still take
+// connections: a child that it had forked and that has not executed its program
+// yet holds the listener.
+const lastBreath = 2 * time.Second
+
+// stale is nil where path is free to be replaced, if need be after lastBreath.
 func stale(path string) error {
+	end := time.Now().Add(lastBreath)
+	for {
+		err := answered(path)
+		if !errors.Is(err, errAnswers) || time.Now().After(end) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+var errAnswers = errors.New("another process answers")
+
+// answered is nil where nobody answers at path.
+func answered(path string) error {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -158,7 +177,7 @@ func stale(path string) error {
 	switch {
 	case err == nil:
 		_ = conn.Close()
-		return fmt.Errorf("another process answers at %s; stop it, or choose another socket.path", path)
+		return fmt.Errorf("%w at %s; stop it, or choose another socket.path", errAnswers, path)
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		return nil
 	}

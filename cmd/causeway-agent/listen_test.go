@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // socketDir is short: t.TempDir is too long for a socket's path.
@@ -72,6 +73,23 @@ func TestSocketInUseIsLeftAlone(t *testing.T) {
 	if _, err := net.Dial("unix", path); err != nil {
 		t.Errorf("the first is disturbed: %v", err)
 	}
+}
+
+// TestSocketOfADyingAgentIsReplaced: what it had forked holds the listener a
+// moment longer.
+func TestSocketOfADyingAgentIsReplaced(t *testing.T) {
+	path := filepath.Join(socketDir(t), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	time.AfterFunc(100*time.Millisecond, func() { _ = l.Close() })
+	next, err := listen(socketConfig{Path: path, Mode: 0o600}, uint32(os.Getgid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = next.Close()
 }
 
 func TestStaleSocketIsReplaced(t *testing.T) {
