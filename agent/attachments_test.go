@@ -314,6 +314,36 @@ func TestDetachWhileInstanceGoesOff(t *testing.T) {
 	}
 }
 
+// TestDeviceGoesWhileGuestMounts: what QEMU was asked for before a detach was
+// called off may happen later; the device is plugged in again, and the mount that
+// waited for it in vain has not failed.
+func TestDeviceGoesWhileGuestMounts(t *testing.T) {
+	h := newHost(t)
+	h.blind = true
+	begun := make(chan struct{}, 2)
+	h.before = func(what string) {
+		if what == "guest mount docs" {
+			begun <- struct{}{}
+		}
+	}
+	a := h.boot(shortDir(t))
+	attached := make(chan error)
+	go func() { _, err := a.Attach(t.Context(), docsVM1()); attached <- err }()
+	<-begun
+	h.mu.Lock()
+	h.instances["vm1"].Devices = nil
+	h.blind = false
+	h.mu.Unlock()
+	a.InstanceChanged(parts.InstanceEvent{UUID: "uuid-vm1"})
+	if err := <-attached; err != nil {
+		t.Fatal(err)
+	}
+	at, err := a.Attachment(t.Context(), "docs-vm1")
+	if err != nil || at.Status.Phase != model.Ready || at.Guest != model.GuestMounted {
+		t.Errorf("attachment is %+v, %s, %v", at.Status, at.Guest, err)
+	}
+}
+
 // TestLibvirtAway: nothing is touched that could not be seen, and the same
 // share's export goes on.
 func TestLibvirtAway(t *testing.T) {

@@ -116,10 +116,16 @@ func (h libvirt) Detach(_ context.Context, d parts.Device) error {
 	return nil
 }
 
-func (h libvirt) GuestMount(_ context.Context, g parts.GuestMount) error {
+func (h libvirt) GuestMount(ctx context.Context, g parts.GuestMount) error {
 	h.slow("guest mount " + g.Tag)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.blind {
+		h.mu.Unlock()
+		<-ctx.Done()
+		h.mu.Lock()
+		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestRefused, Message: "no such tag"}
+	}
 	if err := h.changing("guest mount %s", g.Tag); err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ type host struct {
 	guestBusy   bool
 	guestKeeps  bool // its devices
 	agentless   bool // guests without a guest agent
+	blind       bool // guests do not see their devices
 	unasked     bool // daemons know that no guest has asked them
 	askedError  error
 	unmounts    int                      // that guests were asked for

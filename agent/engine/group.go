@@ -37,12 +37,12 @@ type group struct {
 	glanced  []*glance                         // the same of looks into guests
 
 	// The worker's own.
-	starting map[model.Key]bool                   // attachments whose instance was about to start when the pass began
-	glances  map[model.Key]*glance                // looks into guests under way
-	beside   map[reconcile.Key]context.CancelFunc // with a step under way beside the worker: not looked at, and left alone
-	answers  answers.Cache                        // of libvirt, whose events tell of changes
-	records  map[model.Key]*intent.Record         // of the last pass
-	writers  []device.Writer                      // of the last pass
+	starting map[model.Key]bool                        // attachments whose instance was about to start when the pass began
+	glances  map[model.Key]*glance                     // looks into guests under way
+	beside   map[reconcile.Key]context.CancelCauseFunc // with a step under way beside the worker: not looked at, and left alone
+	answers  answers.Cache                             // of libvirt, whose events tell of changes
+	records  map[model.Key]*intent.Record              // of the last pass
+	writers  []device.Writer                           // of the last pass
 	is       map[reconcile.Key]reconcile.Version
 	seen     map[reconcile.Key]bool
 	passed   time.Time                        // when the last pass began
@@ -67,7 +67,7 @@ func (eng *Engine) joinLocked(o *object) *group {
 		g = &group{
 			key: key, wake: make(chan struct{}, 1), looked: make(chan struct{}), settled: make(chan struct{}), look: true,
 			members: map[model.Key]bool{}, again: map[model.Key]bool{}, cleaned: map[reconcile.Key]bool{}, steps: retry.NewSteps(), watching: map[reconcile.Key]<-chan struct{}{},
-			kept: map[model.Key]*retry.Failure{}, unknown: map[reconcile.Key]*retry.Failure{}, beside: map[reconcile.Key]context.CancelFunc{}, glances: map[model.Key]*glance{}, answers: answers.Cache{}, records: map[model.Key]*intent.Record{},
+			kept: map[model.Key]*retry.Failure{}, unknown: map[reconcile.Key]*retry.Failure{}, beside: map[reconcile.Key]context.CancelCauseFunc{}, glances: map[model.Key]*glance{}, answers: answers.Cache{}, records: map[model.Key]*intent.Record{},
 		}
 		eng.groups[key] = g
 		eng.workers.Go(func() { eng.work(eng.run, g) })
@@ -277,8 +277,8 @@ func (eng *Engine) members(g *group, now time.Time) []member {
 				delete(g.answers, at.InstanceUUID) // whoever asked may know more than the last event told
 			}
 			for _, k := range o.rec.Keys(key.ID) {
-				if cancel := g.beside[k]; cancel != nil {
-					cancel() // what it does is not what is wanted now
+				if callOff := g.beside[k]; callOff != nil {
+					callOff(errCalledOff) // what it does is not what is wanted now
 				}
 			}
 		}

@@ -25,16 +25,16 @@ func (eng *Engine) take(ctx context.Context, g *group, s reconcile.Step, members
 // other users meanwhile. What the step is about counts as unknown until the
 // worker has noted how it went.
 func (eng *Engine) takeBeside(ctx context.Context, g *group, s reconcile.Step, members []member) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	g.beside[s.Key] = cancel
 	delete(g.glances, model.AttachmentKey(s.Key.Name)) // it may see neither before nor after
 	eng.workers.Go(func() {
-		defer cancel()
+		defer cancel(nil)
 		begin := time.Now()
 		err := eng.do(ctx, g, s, members)
 		eng.mu.Lock()
 		defer eng.mu.Unlock()
-		g.ended = append(g.ended, ending{step: s, members: members, err: err, took: time.Since(begin)})
+		g.ended = append(g.ended, ending{step: s, members: members, err: err, took: time.Since(begin), calledOff: context.Cause(ctx) == errCalledOff})
 		eng.wakeLocked(g.key, lookOn)
 	})
 }
@@ -51,6 +51,25 @@ type ending struct {
 	members []member // when it began
 	err     error
 	took    time.Duration
+
+	calledOff bool
+}
+
+// errCalledOff ends a step beside the worker whose success nobody wants any more.
+var errCalledOff = errors.New("step was called off")
+
+// callOff ends the mounts in guests whose device has gone, as after a detach that
+// was called off too late: they would wait for it in vain, and it for them.
+func (g *group) callOff(members []member) {
+	for _, m := range members {
+		device := reconcile.Device.Of(m.key.ID)
+		if _, there := g.is[device]; there || !g.seen[device] || g.unknown[device] != nil {
+			continue
+		}
+		if cancel := g.beside[reconcile.GuestMount.Of(m.key.ID)]; cancel != nil {
+			cancel(errCalledOff)
+		}
+	}
 }
 
 // noteEnded notes the steps that have ended beside the worker. It reports
@@ -90,7 +109,7 @@ func (eng *Engine) note(ctx context.Context, g *group, e ending) {
 		}
 		err = errors.New("it says that it worked, and the host does not show it")
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || e.calledOff {
 		return
 	}
 	if m, _ := memberOf(s.Key, e.members); eng.changedLocked(m) {

@@ -79,6 +79,7 @@ func (eng *Engine) world(ctx context.Context, g *group, members []member) reconc
 			}
 		}
 	}
+	g.callOff(members)
 	w.Is = g.is
 	for _, k := range slices.AppendSeq(slices.Collect(maps.Keys(g.unknown)), maps.Keys(g.beside)) {
 		w.Unknown[k] = true
