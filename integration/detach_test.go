@@ -3,10 +3,13 @@ package integration
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -199,5 +202,56 @@ func TestGuestStateIsTrue(t *testing.T) {
 	state(nodev1.GuestState_GUEST_STATE_MOUNTED)
 	n.in(ctx, "cat /mnt/docs/hello")
 	n.detach(ctx, a.GetId())
+	n.finish(ctx)
+}
+
+// TestCallersWhoChangeTheirMind attach and detach with little time, so that each
+// call meets what the one before has begun: afterwards an attach is an attach.
+func TestCallersWhoChangeTheirMind(t *testing.T) {
+	w, ctx := theWorld(t), limited(t, 6*time.Minute)
+	w.share(t, "docs")
+	n := w.started(ctx, t, lab.AgentOptions{})
+	var all []*nodev1.Attachment
+	for i := range 3 {
+		a := attached(fmt.Sprintf("docs-%d", i), "docs")
+		a.ReadOnly = true
+		if i > 0 { // the other's device comes and goes faster
+			a.MountAt = "/mnt/" + a.GetId()
+		}
+		all = append(all, a)
+	}
+	hurry, cancel := context.WithTimeout(ctx, 6*time.Second)
+	defer cancel()
+	var callers sync.WaitGroup
+	for i, a := range all {
+		random := rand.New(rand.NewPCG(1, uint64(i)))
+		callers.Go(func() {
+			for hurry.Err() == nil {
+				ctx, cancel := context.WithTimeout(hurry, time.Duration(100+random.IntN(2000))*time.Millisecond)
+				if random.IntN(3) > 0 {
+					_, _ = n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a})
+				} else {
+					_, _ = n.attachments.Detach(ctx, &nodev1.DetachRequest{Id: a.GetId()})
+				}
+				cancel()
+				pause(hurry, 10*time.Millisecond)
+			}
+		})
+	}
+	callers.Wait()
+	for _, a := range all {
+		until(ctx, t, a.GetId(), func() (bool, error) {
+			_, err := n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a})
+			return err == nil, err
+		})
+		if at := a.GetMountAt(); at != "" {
+			if got := n.in(ctx, "cat "+at+"/hello"); got != "from docs" {
+				t.Errorf("%s: the guest reads %q: %v", a.GetId(), got, n.attachment(ctx, a.GetId()).GetStatus())
+			}
+		}
+	}
+	for _, a := range all {
+		n.detach(ctx, a.GetId())
+	}
 	n.finish(ctx)
 }
