@@ -101,6 +101,7 @@ func (eng *Engine) forget(g *group, m member, now time.Time) bool {
 	if m.key.Kind == model.KindNetwork {
 		eng.gateways.Forget(m.key.ID)
 	}
+	eng.noteWritersLocked(g)
 	eng.log.Info("object removed", m.key.Kind, m.key.ID)
 	eng.tellLocked(o, true)
 	if e := m.rec.Export; e != nil {

@@ -27,7 +27,7 @@ type object struct {
 	guest    guest.Side
 	persists model.Persistence // of the attachment
 	liveOnly string            // why it is no better
-	unlocked []string          // its unlocked users, as last told
+	unlocked []string          // other writers that its guest's locks do not meet, as last told
 	died     time.Time         // when its virtiofsd last died under its device
 	down     bool              // and has not been replaced yet
 	strain   strain.Watch      // of the attachment's virtiofsd

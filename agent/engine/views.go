@@ -53,7 +53,7 @@ func (eng *Engine) attachmentLocked(o *object) model.Attachment {
 	return model.Attachment{
 		ID: o.key.ID, Instance: at.Instance, Connection: at.Connection.Public(), Tag: at.Tag, ReadOnly: at.ReadOnly,
 		MountAt: at.MountAt, Settings: eng.settingsOf(o.rec), IDs: at.IDs, Forced: at.Forced,
-		InstanceUUID: at.InstanceUUID, Guest: o.guestState(), LockScope: eng.lockScope(o.rec), UnlockedUsers: eng.unlockedUsersLocked(o), Status: o.status,
+		InstanceUUID: at.InstanceUUID, Guest: o.guestState(), LockScope: eng.lockScope(o.rec), UnlockedUsers: slices.Clone(o.unlocked), Status: o.status,
 		Persistence: o.persists, LiveOnly: o.liveOnly, Move: at.Move,
 		Holders: o.guest.Holders, GuestNote: o.guest.Note, RemovalForced: o.rec.RemovalForced,
 		Usage: o.strain.Usage,

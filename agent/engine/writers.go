@@ -9,16 +9,6 @@ import (
 	"github.com/causeway-project/causeway/agent/writers"
 )
 
-// unlockedUsersLocked names the other writers that the locks of an attachment's
-// guest do not meet.
-func (eng *Engine) unlockedUsersLocked(o *object) []string {
-	g := eng.groups[o.rec.Group(o.key.ID)]
-	if g == nil {
-		return nil
-	}
-	return o.unlockedAmong(eng.writersLocked(g))
-}
-
 // writersLocked lists those who write to a group's share, by name.
 func (eng *Engine) writersLocked(g *group) []device.Writer {
 	var all []device.Writer
@@ -33,6 +23,8 @@ func (eng *Engine) writersLocked(g *group) []device.Writer {
 	return all
 }
 
+// unlockedAmong names the writers that the locks of an attachment's guest do not
+// meet.
 func (o *object) unlockedAmong(all []device.Writer) []string {
 	w, ok := writers.Of(o.key, o.rec, time.Now())
 	if !ok {
