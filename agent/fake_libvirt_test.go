@@ -62,6 +62,9 @@ func (h libvirt) Attach(_ context.Context, d parts.Device) error {
 	if err := h.changing("attach %s", d.Alias); err != nil {
 		return err
 	}
+	if h.strays[d.Alias] {
+		h.t.Errorf("attached %s, which QEMU has", d.Alias)
+	}
 	if h.daemons[filepath.Dir(d.Socket)] == nil {
 		h.t.Errorf("attached %s without its daemon", d.Alias)
 	}
@@ -113,6 +116,24 @@ func (h libvirt) Detach(_ context.Context, d parts.Device) error {
 		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestBusy, Message: "the guest holds the device"}
 	}
 	i.Devices = slices.DeleteFunc(i.Devices, func(o parts.Device) bool { return o.Alias == d.Alias })
+	delete(h.connected, filepath.Dir(d.Socket))
+	return nil
+}
+
+func (h libvirt) DetachStray(_ context.Context, d parts.Device) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if i := h.byUUID(d.Instance); i == nil || !i.Running || !h.strays[d.Alias] {
+		return nil
+	}
+	if err := h.changing("detach stray %s", d.Alias); err != nil {
+		return err
+	}
+	if h.guestKeeps {
+		return &fault.Error{Kind: fault.Precondition, Reason: fault.GuestBusy, Message: "the guest holds the device"}
+	}
+	delete(h.strays, d.Alias)
+	h.endDaemon(filepath.Dir(d.Socket))
 	return nil
 }
 

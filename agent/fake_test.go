@@ -73,7 +73,8 @@ type host struct {
 	idle        bool                     // binds say that they worked, and are not there
 	guests      map[string]bool          // uuid + path mounted in the guest
 	hooks       map[string]chan struct{} // by instance: closed when its hook has returned
-	connected   map[string]bool          // daemons that have or had a QEMU, by directory
+	connected   map[string]bool          // daemons that have a QEMU, by directory
+	strays      map[string]bool          // aliases of devices that QEMU has and libvirt does not
 	litter      map[string]bool          // directories of daemons, until one is stopped
 
 	deaths       map[string]parts.Death // of daemons that do not run, by directory
@@ -86,7 +87,7 @@ func newHost(t *testing.T) *host {
 		namespaces: map[string]netns.Network{}, bridges: map[string]bool{"br-blue": true, "br-red": true}, gateways: map[string]*server{},
 		daemons: map[string]chan struct{}{}, instances: map[string]*parts.Instance{}, looks: map[string]int{}, guests: map[string]bool{},
 		abilities: []string{"cache_auto", "cache_never", "xattr", "posix_acl", "shared_locks", "threads", "map_ids"},
-		hooks:     map[string]chan struct{}{}, connected: map[string]bool{}, litter: map[string]bool{},
+		hooks:     map[string]chan struct{}{}, connected: map[string]bool{}, strays: map[string]bool{}, litter: map[string]bool{},
 		deaths: map[string]parts.Death{},
 	}
 	for _, name := range []string{"vm1", "vm2"} {

@@ -92,7 +92,8 @@ func (i Instance) device(alias string) (Device, bool) {
 //
 // Errors: ErrBadTag, ErrNoInstance, ErrInstanceOff, ErrNoSharedMemory,
 // ErrTagTaken, ErrNoPort, ErrNoListener, ErrUnavailable; ErrGuestBusy when the
-// guest keeps the alias's former device. When ctx ends, the device may come all
+// guest keeps the alias's former device, or one that libvirt does not know of, and
+// ErrNoMonitor where there may be such a one. When ctx ends, the device may come all
 // the same: the same call again finds it.
 func (h *Host) Attach(ctx context.Context, d Device) error {
 	if err := h.attach(ctx, d); err != nil {
@@ -115,6 +116,9 @@ func (h *Host) attach(ctx context.Context, d Device) error {
 		// gives it: a second attach that looked at the tags while the first is
 		// still under way would not see its tag.
 		verdict, err := callThen(ctx, h, h.calls, func(v hypervisor) (plugged, error) { return h.plug(v, d, xml) }, unlock)
+		if refusedByQEMU(err) {
+			return h.afterStrays(ctx, d, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -125,6 +129,19 @@ func (h *Host) attach(ctx context.Context, d Device) error {
 			return fmt.Errorf("take the former device out: %w", err)
 		}
 	}
+}
+
+// afterStrays is the error of an attach that QEMU refused. Where a stray was in
+// its way that is out now, and what QEMU has once connected to, be it for a
+// refusal, serves no second time.
+func (h *Host) afterStrays(ctx context.Context, d Device, refused error) error {
+	switch found, err := h.takeStrays(ctx, d.Instance, ""); {
+	case err != nil:
+		return fmt.Errorf("%w: look for a device that libvirt does not know of: %w", refused, err)
+	case found:
+		return fmt.Errorf("%w: devices that libvirt did not know of were in the way, and are out: %w", ErrNoListener, refused)
+	}
+	return refused
 }
 
 // plugged is what plug found or did.

@@ -17,7 +17,8 @@ import (
 
 // fakeVirt is a model of libvirtd 9.0, as far as a hypervisor goes. It keeps
 // libvirt's rules: an alias is there once, a tag as often as you like; asking a
-// guest to let go of a device succeeds whatever the guest does.
+// guest to let go of a device succeeds whatever the guest does. And it keeps
+// QEMU's, which may have more devices than libvirt knows of.
 type fakeVirt struct {
 	mu      sync.Mutex
 	domains map[string]*fakeDomain
@@ -43,8 +44,9 @@ type fakeDomain struct {
 	asleep  bool // the guest answers nothing
 	pending []string
 	devices []Device
-	defined []Device // of its definition
-	passing bool     // it is transient
+	strays  map[string]int // what QEMU has besides: the port of each alias, 0 for a chardev alone
+	defined []Device       // of its definition
+	passing bool           // it is transient
 	guest   fakeGuest
 }
 
@@ -246,6 +248,9 @@ func (f *fakeVirt) attach(uuid, xml string) error {
 	case len(d.devices) >= d.ports:
 		return libvirt.Error{Code: libvirt.ERR_INTERNAL_ERROR, Message: "internal error: No more available PCI slots"}
 	}
+	if err := d.qemuTakes(dev.Alias, len(d.devices)+1); err != nil {
+		return err
+	}
 	d.devices = append(d.devices, dev)
 	f.log = append(f.log, "attach "+dev.Alias)
 	go f.notify(Event{Instance: uuid})
@@ -281,6 +286,9 @@ func (f *fakeVirt) release(uuid string) {
 		return
 	}
 	for _, alias := range d.pending {
+		if d.strays[alias] > 0 {
+			d.strays[alias] = 0
+		}
 		d.devices = slices.DeleteFunc(d.devices, func(v Device) bool { return v.Alias == alias })
 	}
 	d.pending = nil

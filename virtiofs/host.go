@@ -14,6 +14,7 @@ type Options struct {
 	URI     string       // libvirt's; "qemu:///system" by default
 	Logger  *slog.Logger // discards by default
 	Changed func(Event)  // called from libvirt's event loop and from Run; must not block or call the Host
+	Strays  func(n int)  // called when so many strays were taken out of an instance
 }
 
 // How many calls may wait for libvirtd at once. A libvirtd that hangs costs
@@ -72,6 +73,9 @@ func New(o Options) *Host {
 	}
 	if o.Changed == nil {
 		o.Changed = func(Event) {}
+	}
+	if o.Strays == nil {
+		o.Strays = func(int) {}
 	}
 	h := &Host{
 		o:       o,

@@ -35,6 +35,10 @@ type hypervisor interface {
 	undefine(uuid, alias string) error
 	// agent has the guest agent run one command, for at most so many seconds.
 	agent(uuid, command string, seconds int) (string, error)
+	// monitor has a running domain's QEMU execute one command of QMP, and returns
+	// its answer, also where that is an error. It waits until libvirt changes
+	// nothing in the domain.
+	monitor(uuid, command string) (string, error)
 }
 
 // eventLoop is libvirt's, of which a process has one: it must be registered
@@ -309,6 +313,14 @@ func (n *connection) undefine(uuid, alias string) error {
 func (n *connection) agent(uuid, command string, seconds int) (answer string, err error) {
 	err = n.with(uuid, func(d *libvirt.Domain) error {
 		answer, err = d.QemuAgentCommand(command, libvirt.DomainQemuAgentCommandTimeout(seconds), 0)
+		return err
+	})
+	return answer, err
+}
+
+func (n *connection) monitor(uuid, command string) (answer string, err error) {
+	err = n.with(uuid, func(d *libvirt.Domain) error {
+		answer, err = d.QemuMonitorCommand(command, libvirt.DOMAIN_QEMU_MONITOR_COMMAND_DEFAULT)
 		return err
 	})
 	return answer, err

@@ -35,6 +35,8 @@ var (
 	ErrNoPort         = errors.New("no free PCIe root port in the instance")
 	ErrNoListener     = errors.New("nothing listens on the socket")
 	ErrGuestBusy      = errors.New("guest does not release the device")
+	ErrAttached       = errors.New("libvirt has the device")
+	ErrNoMonitor      = errors.New("libvirt does not pass commands on to QEMU")
 	ErrGuestAgent     = errors.New("guest agent does not answer")
 	ErrGuestForbids   = errors.New("guest agent may not do it")
 	ErrGuestRefused   = errors.New("guest could not do it")

@@ -160,7 +160,10 @@ func (m member) revoked(g *group) bool {
 
 // shareOf is a member as the steps of its instance see it.
 func (eng *Engine) shareOf(m member) guest.Share {
-	return guest.Share{ID: m.key.ID, Attachment: m.rec.Attachment, Settings: eng.settingsOf(m.rec), Forced: m.rec.RemovalForced, Cut: m.cut}
+	return guest.Share{
+		ID: m.key.ID, Attachment: m.rec.Attachment, Settings: eng.settingsOf(m.rec), Forced: m.rec.RemovalForced, Cut: m.cut,
+		Starting: eng.starts.Under(m.rec.Attachment.InstanceUUID),
+	}
 }
 
 // guestNotes are the objects, as the steps of instances see them.

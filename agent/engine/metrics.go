@@ -10,6 +10,10 @@ import (
 // Collector offers the metrics to a registry.
 func (eng *Engine) Collector() prometheus.Collector { return eng.metrics }
 
+// StraysTaken counts devices that were taken out of instances behind libvirt,
+// which did not know of them.
+func (eng *Engine) StraysTaken(n int) { eng.metrics.StraysTaken(n) }
+
 // state is what a scrape is told.
 func (eng *Engine) state() metrics.State {
 	s := metrics.State{Objects: map[string]map[model.Phase]int{}, Pulse: eng.Pulse(), Usage: eng.strained(), Sources: eng.Sources("")}

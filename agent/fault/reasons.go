@@ -86,6 +86,7 @@ const (
 	GuestRefused       Reason = "guest_refused"
 	GuestForbids       Reason = "guest_agent_forbids"
 	NeedsReset         Reason = "needs_reset"
+	StrayDevice        Reason = "stray_device"
 	GatewayDown        Reason = "gateway_down"
 	GatewayCrashes     Reason = "gateway_keeps_ending"
 	GatewayStuck       Reason = "gateway_stuck"

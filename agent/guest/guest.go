@@ -24,6 +24,9 @@ import (
 // guest's time is over: without an answer it may be.
 const shortLook = 2 * time.Second
 
+// parting is what a daemon gets to end by itself after its device has gone.
+const parting = 500 * time.Millisecond
+
 // A Share is an attachment, as a step sees it.
 type Share struct {
 	ID         string             // required
@@ -31,6 +34,7 @@ type Share struct {
 	Settings   device.Settings    // required: with the host's where it has none
 	Forced     bool               // it is being removed without waiting for its guest
 	Cut        bool               // and its guest has had its time
+	Starting   bool               // libvirt is about to start the instance
 }
 
 // Notes are what others keep of guests.
@@ -123,6 +127,9 @@ func hasDevice(i parts.Instance, alias string) bool {
 func (st Steps) endDaemon(ctx context.Context, s Share) error {
 	dir := st.Tree.Daemon(s.ID)
 	if !s.Cut {
+		if err := st.detachStray(ctx, s); err != nil {
+			return err
+		}
 		return st.Daemons.Stop(ctx, dir)
 	}
 	look, cancel := context.WithTimeout(ctx, shortLook)
@@ -132,7 +139,54 @@ func (st Steps) endDaemon(ctx context.Context, s Share) error {
 	case err != nil && parts.Classify(err).Reason != fault.InstanceNotFound, hasDevice(i, s.Attachment.Alias):
 		return st.Daemons.Revoke(ctx, dir)
 	}
+	if err := st.detachStray(look, s); err != nil {
+		st.Logger.Warn("guest may keep a device that libvirt does not know of, whose virtiofsd is ended", "attachment", s.ID, "err", err)
+	}
 	return st.Daemons.Stop(ctx, dir)
+}
+
+// detachStray takes out of QEMU what libvirt does not know of: where libvirt has
+// no device and QEMU keeps the connection to its daemon all the same, libvirtd
+// was killed while it plugged the device in.
+func (st Steps) detachStray(ctx context.Context, s Share) error {
+	if s.Starting {
+		return nil // it has no QEMU, and libvirt answers nothing about it
+	}
+	held, err := st.held(ctx, s)
+	if err != nil || !held {
+		return err
+	}
+	if st.daemonRuns(s) && st.asked(s) {
+		// A guest that mounts by itself may have it.
+		if err := st.release(ctx, s); err != nil {
+			return err
+		}
+	}
+	return st.Instances.DetachStray(ctx, st.device(s))
+}
+
+// held says whether a QEMU has the daemon's connection, and keeps it: when a device
+// goes that libvirt knows, daemon and keeper end some instants later.
+func (st Steps) held(ctx context.Context, s Share) (bool, error) {
+	dir := st.Tree.Daemon(s.ID)
+	t := time.NewTicker(parting / 20)
+	defer t.Stop()
+	for end := time.Now().Add(parting); ; {
+		connected, err := st.Daemons.Connected(dir)
+		if err == nil && !connected {
+			var d *parts.Death
+			d, err = st.Daemons.Death(dir)
+			connected = d != nil && d.Kept // the keeper has it
+		}
+		if err != nil || !connected || time.Now().After(end) {
+			return connected, err
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return true, context.Cause(ctx)
+		}
+	}
 }
 
 // detach takes the device out. Where its daemon is dead the guest was not asked

@@ -40,6 +40,7 @@ type Metrics struct {
 	drift     prometheus.Counter
 	ruleDrift prometheus.Counter
 	moves     *prometheus.CounterVec
+	strays    prometheus.Counter
 	exports   statistics.Metrics
 	strain    strain.Metrics
 
@@ -82,6 +83,9 @@ func New(state func() State) *Metrics {
 		moves: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "causeway_attachment_moves_total", Help: "Moves of instances that ended for an attachment without a call, by how.",
 		}, []string{"end"}),
+		strays: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "causeway_stray_devices_total", Help: "Devices that QEMU had and libvirt did not know of, and that were taken out.",
+		}),
 		exports:  statistics.NewMetrics(),
 		strain:   strain.NewMetrics(),
 		objects:  prometheus.NewDesc("causeway_objects", "Objects by kind and phase.", []string{"kind", "phase"}, nil),
@@ -104,6 +108,7 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.drift.Describe(ch)
 	m.ruleDrift.Describe(ch)
 	m.moves.Describe(ch)
+	m.strays.Describe(ch)
 	m.exports.Describe(ch)
 	m.strain.Describe(ch)
 	for _, d := range []*prometheus.Desc{m.objects, m.synced, m.damaged, m.pulse, m.gateways} {
@@ -123,6 +128,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	m.drift.Collect(ch)
 	m.ruleDrift.Collect(ch)
 	m.moves.Collect(ch)
+	m.strays.Collect(ch)
 
 	is := m.state()
 	m.exports.Collect(ch, is.Sources)
@@ -180,6 +186,9 @@ func (m *Metrics) NetworkDrifted() { m.drift.Inc() }
 
 // RulesDrifted counts an export that was found with other access rules.
 func (m *Metrics) RulesDrifted() { m.ruleDrift.Inc() }
+
+// StraysTaken counts devices that libvirt did not know of.
+func (m *Metrics) StraysTaken(n int) { m.strays.Add(float64(n)) }
 
 // MoveEnded counts a move that ended without a call.
 func (m *Metrics) MoveEnded(e move.End) { m.moves.WithLabelValues(string(e)).Inc() }

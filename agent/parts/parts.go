@@ -180,6 +180,11 @@ type Instances interface {
 	// Detach unplugs d and waits until it is gone: GuestBusy. Not there is
 	// success.
 	Detach(ctx context.Context, d Device) error
+	// DetachStray takes d out of the instance's QEMU where libvirt does not know
+	// of it, and waits until it is gone: GuestBusy, StrayDevice; Waiting where
+	// libvirt does know. Not there is success. It marks the instance in libvirt,
+	// so it is not for the ordinary course.
+	DetachStray(ctx context.Context, d Device) error
 	// Define puts d into the instance's definition, which its next start takes.
 	// There already is success.
 	Define(ctx context.Context, d Device) error

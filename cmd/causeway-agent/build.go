@@ -78,7 +78,7 @@ func build(cfg config, log *slog.Logger) (core, error) {
 	if cfg.Libvirt.Enabled {
 		n.libvirt = virtiofs.New(virtiofs.Options{URI: cfg.Libvirt.URI, Logger: log, Changed: func(e virtiofs.Event) {
 			n.Agent.InstanceChanged(parts.InstanceEvent{UUID: e.Instance, Rebooted: e.Rebooted})
-		}})
+		}, Strays: func(count int) { n.Agent.StraysTaken(count) }})
 		o.Instances = instances{h: n.libvirt}
 		o.Checks = append(o.Checks, n.checkLibvirt, checkHook, confinement{host: n.libvirt, runDir: cfg.RunDir, root: "/"}.check)
 	}

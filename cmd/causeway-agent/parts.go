@@ -218,6 +218,10 @@ func (i instances) Detach(ctx context.Context, d parts.Device) error {
 	return libvirtError(i.h.Detach(ctx, virtiofs.Device(d)))
 }
 
+func (i instances) DetachStray(ctx context.Context, d parts.Device) error {
+	return libvirtError(i.h.DetachStray(ctx, virtiofs.Device(d)))
+}
+
 func (i instances) Define(ctx context.Context, d parts.Device) error {
 	return libvirtError(i.h.Define(ctx, virtiofs.Device(d)))
 }
@@ -268,6 +272,8 @@ func libvirtError(err error) error {
 		{virtiofs.ErrNoPort, fault.Precondition, fault.NoFreePort, "the instance has no free PCIe root port: detach something, or give its domain more and restart it"},
 		{virtiofs.ErrNoListener, fault.Unavailable, fault.DaemonEnded, "the virtiofsd ended before the instance took it: it will be tried again"},
 		{virtiofs.ErrGuestBusy, fault.Precondition, fault.GuestBusy, "the guest does not let go: end what uses the share there and repeat the call, take it away with --force, or attach it again with the same settings to leave it there"},
+		{virtiofs.ErrAttached, fault.Busy, fault.Waiting, "libvirt has the device again: it is taken out first"},
+		{virtiofs.ErrNoMonitor, fault.Precondition, fault.StrayDevice, "QEMU may have a device that libvirt does not know of, and libvirt lets nobody take it out: stop the instance and start it again"},
 		{virtiofs.ErrGuestAgent, fault.Precondition, fault.GuestAgentAbsent, "no guest agent answers: start qemu-guest-agent in the guest, or mount the tag there by hand"},
 		{virtiofs.ErrGuestForbids, fault.Precondition, fault.GuestForbids, "the guest agent may not run programs: allow guest-exec and guest-exec-status in its configuration, or have the guest mount the tag by itself, as 'causeway attachment show ID --guest-setup' prints"},
 		{virtiofs.ErrGuestRefused, fault.Precondition, fault.GuestRefused, "the guest could not do it"},
@@ -305,6 +311,7 @@ func (noLibvirt) Attach(context.Context, parts.Device) error         { return er
 func (noLibvirt) Define(context.Context, parts.Device) error         { return errNoLibvirt }
 func (noLibvirt) Undefine(context.Context, parts.Device) error       { return errNoLibvirt }
 func (noLibvirt) Detach(context.Context, parts.Device) error         { return errNoLibvirt }
+func (noLibvirt) DetachStray(context.Context, parts.Device) error    { return errNoLibvirt }
 func (noLibvirt) GuestMount(context.Context, parts.GuestMount) error { return errNoLibvirt }
 func (noLibvirt) GuestMounted(context.Context, parts.GuestMount) (bool, error) {
 	return false, errNoLibvirt
