@@ -140,3 +140,48 @@ func TestRepairOfABlockedDaemon(t *testing.T) {
 	reasonOf(t, err, fault.Unavailable, fault.DaemonBlocked)
 	a.becomes(t, "docs-vm1", model.Ready, "")
 }
+
+// TestStrays: what QEMU has and libvirt does not know of goes before its virtiofsd.
+func TestStrays(t *testing.T) {
+	h := newHost(t)
+	a := h.boot(shortDir(t))
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil {
+		t.Fatal(err)
+	}
+	before := h.String()
+	lose := func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		i := h.instances["vm1"]
+		h.strays[i.Devices[0].Alias], i.Devices, h.log = true, nil, nil
+	}
+	changed := func() { a.InstanceChanged(parts.InstanceEvent{UUID: "uuid-vm1"}) }
+	did := func(what string) bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return slices.Contains(h.log, what)
+	}
+
+	lose()
+	changed()
+	wait.Until(t, "it is attached again", func() bool { return did("attach ua-cw-docs-vm1") && h.String() == before })
+	a.becomes(t, "docs-vm1", model.Ready, "")
+
+	// The guest keeps it.
+	h.mu.Lock()
+	h.guestKeeps = true
+	h.mu.Unlock()
+	lose()
+	changed()
+	a.becomes(t, "docs-vm1", model.Failed, fault.GuestBusy)
+	reasonOf(t, a.Detach(t.Context(), "docs-vm1"), fault.Precondition, fault.GuestBusy)
+	if did("stop daemon docs-vm1") {
+		t.Error("virtiofsd was ended under a device")
+	}
+	h.mu.Lock()
+	h.guestKeeps = false
+	h.mu.Unlock()
+	if err := a.Detach(t.Context(), "docs-vm1"); err != nil || h.String() != "" || len(h.strays) != 0 {
+		t.Errorf("detach: %v; left %v and\n%s", err, h.strays, h)
+	}
+}

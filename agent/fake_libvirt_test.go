@@ -63,7 +63,10 @@ func (h libvirt) Attach(_ context.Context, d parts.Device) error {
 		return err
 	}
 	if h.strays[d.Alias] {
-		h.t.Errorf("attached %s, which QEMU has", d.Alias)
+		if err := h.detachStray(d); err != nil {
+			return err
+		}
+		return &fault.Error{Kind: fault.Unavailable, Reason: fault.DaemonEnded, Message: "its virtiofsd has served QEMU"}
 	}
 	if h.daemons[filepath.Dir(d.Socket)] == nil {
 		h.t.Errorf("attached %s without its daemon", d.Alias)
@@ -126,6 +129,10 @@ func (h libvirt) DetachStray(_ context.Context, d parts.Device) error {
 	if i := h.byUUID(d.Instance); i == nil || !i.Running || !h.strays[d.Alias] {
 		return nil
 	}
+	return h.detachStray(d)
+}
+
+func (h libvirt) detachStray(d parts.Device) error {
 	if err := h.changing("detach stray %s", d.Alias); err != nil {
 		return err
 	}
