@@ -178,9 +178,18 @@ func TestStrays(t *testing.T) {
 	if did("stop daemon docs-vm1") {
 		t.Error("virtiofsd was ended under a device")
 	}
+	if err := a.ForceDetach(t.Context(), "docs-vm1"); err != nil || h.String() != "" {
+		t.Errorf("detach by force: %v; left:\n%s", err, h)
+	}
+
+	// It is in the way of the next attach, until the guest lets go.
 	h.mu.Lock()
 	h.guestKeeps = false
 	h.mu.Unlock()
+	if _, err := a.Attach(t.Context(), docsVM1()); err != nil || h.String() != before {
+		t.Errorf("attach: %v; the host is\n%s", err, h)
+	}
+	lose()
 	if err := a.Detach(t.Context(), "docs-vm1"); err != nil || h.String() != "" {
 		t.Errorf("detach: %v; left:\n%s", err, h)
 	}

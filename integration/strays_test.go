@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/causeway-project/causeway/agent/crashpoint"
 	nodev1 "github.com/causeway-project/causeway/api/node/v1"
 	"github.com/causeway-project/causeway/integration/lab"
@@ -75,6 +77,31 @@ func TestStrays(t *testing.T) {
 			n.nothingLeft(ctx, none)
 		})
 	}
+	t.Run("device, deleted while the guest sleeps", func(t *testing.T) {
+		n := n.within(t)
+		n.dieBeforeDevice(ctx)
+		n.leaveChardev(ctx, "docs-vm1", n.socket("docs-vm1"))
+		n.leaveDevice(ctx, "docs-vm1")
+		n.must(n.guest.Suspend())
+		n.start(ctx)
+		_, err := n.attachments.Detach(ctx, &nodev1.DetachRequest{Id: "docs-vm1"})
+		if r, _, message := refusalOf(err); r != (refusal{codes.FailedPrecondition, "guest_busy"}) {
+			t.Errorf("detach: %v: %s", r, message)
+		}
+		if got := n.qemuHas(ctx); got != own {
+			t.Errorf("QEMU has %q, want %q", got, own)
+		}
+		n.must(n.forced(ctx, "docs-vm1"))
+		n.must(n.guest.Resume())
+		// What is left has no virtiofsd, and is not in the way.
+		n.attach(ctx, docsVM1())
+		guestReads(ctx, n)
+		if got := n.qemuHas(ctx); got != own {
+			t.Errorf("QEMU has %q, want %q", got, own)
+		}
+		n.detach(ctx, "docs-vm1")
+		n.nothingLeft(ctx, none)
+	})
 	t.Run("of nobody, in the port of another", func(t *testing.T) {
 		n := n.within(t)
 		n.restart(ctx)

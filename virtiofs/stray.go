@@ -89,7 +89,9 @@ func (h *Host) takeStrays(ctx context.Context, instance, alias string) (found bo
 			seen[s.alias] = true
 		}
 		if err == nil && !slices.ContainsFunc(is.strays, func(s stray) bool { return s.device || s.chardev }) {
-			h.o.Strays(len(seen))
+			if len(seen) > 0 {
+				h.o.Strays(len(seen))
+			}
 			return len(seen) > 0, nil
 		}
 		select {

@@ -27,6 +27,10 @@ const shortLook = 2 * time.Second
 // parting is what a daemon gets to end by itself after its device has gone.
 const parting = 500 * time.Millisecond
 
+// forcedStray is what a guest gets to let go of a stray that is taken with force,
+// before it is its turn again: half of what it gets in all.
+const forcedStray = 5 * time.Second
+
 // A Share is an attachment, as a step sees it.
 type Share struct {
 	ID         string             // required
@@ -152,8 +156,16 @@ func (st Steps) detachStray(ctx context.Context, s Share) error {
 	if s.Starting {
 		return nil // it has no QEMU, and libvirt answers nothing about it
 	}
+	if s.Forced {
+		bounded, cancel := context.WithTimeout(ctx, forcedStray)
+		defer cancel()
+		ctx = bounded
+	}
 	held, err := st.held(ctx, s)
 	if err != nil || !held {
+		return err
+	}
+	if err := st.Pluggable(ctx, s); err != nil {
 		return err
 	}
 	if st.daemonRuns(s) && st.asked(s) {

@@ -178,12 +178,18 @@ func (f Facts) removing(s model.Status) (model.Status, *fault.Error) {
 		if why.Err.Reason == fault.GuestBusy || why.Err.Reason == fault.NeedsReset {
 			s.Phase = model.Degraded
 		}
-		if f.Record.RemovalForced && intent.OfGuest(k) {
+		if f.Record.RemovalForced && (intent.OfGuest(k) || k.Kind == reconcile.Daemon && ofDevice(why.Err.Reason)) {
 			return s.Because(why.Err, why.Attempts), nil // it is not waited for
 		}
 		return s.Because(why.Err, why.Attempts), why.Err
 	}
 	return s, nil
+}
+
+// ofDevice says whether a daemon could not be ended for the sake of a device that
+// its guest has yet, and libvirt does not know of.
+func ofDevice(r fault.Reason) bool {
+	return slices.Contains([]fault.Reason{fault.GuestBusy, fault.StrayDevice, fault.NeedsReset, fault.Waiting}, r)
 }
 
 // outlasted says what is to be done where a guest keeps a device of which the
