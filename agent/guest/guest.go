@@ -181,7 +181,7 @@ func (st Steps) detachStray(ctx context.Context, s Share) error {
 // goes that libvirt knows, daemon and keeper end some instants later.
 func (st Steps) held(ctx context.Context, s Share) (bool, error) {
 	dir := st.Tree.Daemon(s.ID)
-	t := time.NewTicker(parting / 20)
+	t := time.NewTicker(parting / 100)
 	defer t.Stop()
 	for end := time.Now().Add(parting); ; {
 		connected, err := st.Daemons.Connected(dir)
