@@ -14,7 +14,7 @@ type Options struct {
 	URI     string       // libvirt's; "qemu:///system" by default
 	Logger  *slog.Logger // discards by default
 	Changed func(Event)  // called from libvirt's event loop and from Run; must not block or call the Host
-	Strays  func(n int)  // called when so many strays were taken out of an instance
+	Strays  func(n int)  // called when so many strays were taken out of an instance; must not block or call the Host
 }
 
 // How many calls may wait for libvirtd at once. A libvirtd that hangs costs

@@ -88,10 +88,7 @@ func (h *Host) takeStrays(ctx context.Context, instance, alias string) (found bo
 			}
 			seen[s.alias] = true
 		}
-		if err == nil && !slices.ContainsFunc(is.strays, func(s stray) bool { return s.device || s.chardev }) {
-			if len(seen) > 0 {
-				h.o.Strays(len(seen))
-			}
+		if err == nil && is.gone() == len(is.strays) {
 			return len(seen) > 0, nil
 		}
 		select {
@@ -107,8 +104,18 @@ type sweep struct {
 	alias string // of the one; empty: all
 	ask   bool   // the guest, to let go
 
-	strays  []stray // as they are after it; with neither device nor chardev: gone
+	strays  []stray // as they are after it
 	refused error   // what QEMU said to the last request
+}
+
+// gone counts the strays of which QEMU has nothing any more.
+func (s sweep) gone() (n int) {
+	for _, is := range s.strays {
+		if !is.device && !is.chardev {
+			n++
+		}
+	}
+	return n
 }
 
 func (h *Host) sweep(ctx context.Context, instance string, s sweep) (sweep, error) {
@@ -118,6 +125,9 @@ func (h *Host) sweep(ctx context.Context, instance string, s sweep) (sweep, erro
 	}
 	return callThen(ctx, h, h.calls, func(v hypervisor) (sweep, error) {
 		err := s.do(v, instance)
+		if n := s.gone(); n > 0 {
+			h.o.Strays(n) // here, since ctx may have ended
+		}
 		if errors.Is(err, libvirt.ERR_NO_DOMAIN) || errors.Is(err, libvirt.ERR_OPERATION_INVALID) {
 			return sweep{}, nil // it is off, or gone, and its QEMU with it
 		}
