@@ -154,6 +154,18 @@ func TestGuestUnmountOnModel(t *testing.T) {
 	}
 }
 
+// TestSlowUnmount: a guest that is at it has not refused.
+func TestSlowUnmount(t *testing.T) {
+	f, h, m := plugFake(t)
+	f.change(func(d *fakeDomain) {
+		d.guest.mounts, d.guest.hangs = []guestEntry{{"tag-a", "/mnt/a b", "virtiofs"}}, map[string]bool{"umount": true}
+	})
+	err := h.GuestUnmount(limited(t, 100*time.Millisecond), m)
+	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrGuestRefused) || !strings.Contains(err.Error(), "umount has not ended in the guest") {
+		t.Errorf("GuestUnmount = %v", err)
+	}
+}
+
 func TestGuestUnmountEverywhere(t *testing.T) {
 	f, h, m := plugFake(t)
 	f.change(func(d *fakeDomain) {

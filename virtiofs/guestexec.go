@@ -67,7 +67,8 @@ type execStatus struct {
 }
 
 // exec runs a program in the guest, without a shell, and returns what it wrote:
-// ErrGuestRefused when it failed, or has not ended when ctx does.
+// ErrGuestRefused when it failed. One that has not ended when ctx does has not
+// failed: an unmount takes as long as the guest writes back what it has kept.
 func (s *session) exec(ctx context.Context, program string, args ...string) (string, error) {
 	var started struct {
 		PID int `json:"pid"`
@@ -92,7 +93,7 @@ func (s *session) exec(ctx context.Context, program string, args ...string) (str
 		select {
 		case <-time.After(max(minStatus, min(time.Since(begin)/4, maxStatus))):
 		case <-ctx.Done():
-			return "", fmt.Errorf("%w: %s has not ended: %w", ErrGuestRefused, program, context.Cause(ctx))
+			return "", fmt.Errorf("%s has not ended in the guest: %w", program, context.Cause(ctx))
 		}
 	}
 }

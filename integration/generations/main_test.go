@@ -184,7 +184,7 @@ func newer(t *testing.T, env []string, arguments ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := lab.On(limited(t, 12*time.Minute), debian13(t), append([]string{self}, arguments...)...)
+	cmd := lab.On(limited(t, 25*time.Minute), debian13(t), append([]string{self}, arguments...)...)
 	kernel, _, err := lab.GuestImage()
 	if err != nil {
 		t.Fatal(err)

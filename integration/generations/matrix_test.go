@@ -63,7 +63,7 @@ func TestHere(t *testing.T) {
 	for _, f := range findings() {
 		t.Run(f.what, func(t *testing.T) {
 			s := sit(t) // the first has to make it
-			found[f.what] = f.find(limited(t, 4*time.Minute), s)
+			found[f.what] = f.find(limited(t, 8*time.Minute), s)
 			if diff := cmp.Diff(before[f.what], found[f.what]); diff != "" && !golden.Updating() {
 				t.Errorf("on Debian %s, -before +now:\n%s", generation, diff)
 			}
