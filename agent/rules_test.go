@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -384,7 +385,7 @@ func TestRuleExpires(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data = []byte(strings.Replace(string(data), time.Now().UTC().Format(`"expires_at": "2006-01-02`), time.Now().UTC().Add(-50*time.Hour).Format(`"expires_at": "2006-01-02`), -1))
+	data = regexp.MustCompile(`"expires_at": "[^T]*`).ReplaceAll(data, []byte(time.Now().UTC().Add(-50*time.Hour).Format(`"expires_at": "2006-01-02`)))
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
