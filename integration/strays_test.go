@@ -37,6 +37,16 @@ func TestStrays(t *testing.T) {
 	none := n.qemuHas(ctx)
 	const own = "chr-vu-ua-cw-docs-vm1 ua-cw-docs-vm1"
 
+	// serves says that the guest has its share by one device, and takes it away.
+	serves := func(n *node) {
+		n.t.Helper()
+		guestReads(ctx, n)
+		if got := n.qemuHas(ctx); got != own {
+			n.t.Errorf("QEMU has %q, want %q", got, own)
+		}
+		n.detach(ctx, "docs-vm1")
+		n.nothingLeft(ctx, none)
+	}
 	for _, c := range []struct {
 		name  string
 		leave func(n *node)
@@ -51,13 +61,8 @@ func TestStrays(t *testing.T) {
 			n.must(errors.Join(n.libvirt.Kill(), n.libvirt.Start(ctx)))
 			n.start(ctx)
 			n.attach(ctx, docsVM1())
-			guestReads(ctx, n)
-			if got := n.qemuHas(ctx); got != own {
-				t.Errorf("QEMU has %q, want %q", got, own)
-			}
 			n.tookOut(ctx, 1)
-			n.detach(ctx, "docs-vm1")
-			n.nothingLeft(ctx, none)
+			serves(n)
 		})
 		t.Run(c.name+", deleted", func(t *testing.T) {
 			n := n.within(t)
@@ -95,12 +100,7 @@ func TestStrays(t *testing.T) {
 		n.must(n.guest.Resume())
 		// What is left has no virtiofsd, and is not in the way.
 		n.attach(ctx, docsVM1())
-		guestReads(ctx, n)
-		if got := n.qemuHas(ctx); got != own {
-			t.Errorf("QEMU has %q, want %q", got, own)
-		}
-		n.detach(ctx, "docs-vm1")
-		n.nothingLeft(ctx, none)
+		serves(n)
 	})
 	t.Run("of nobody, in the port of another", func(t *testing.T) {
 		n := n.within(t)
@@ -108,13 +108,8 @@ func TestStrays(t *testing.T) {
 		n.leaveChardev(ctx, "lost", n.virtiofsdByHand(ctx))
 		n.leaveDevice(ctx, "lost")
 		n.attach(ctx, docsVM1())
-		guestReads(ctx, n)
-		if got := n.qemuHas(ctx); got != own {
-			t.Errorf("QEMU has %q, want %q", got, own)
-		}
 		n.tookOut(ctx, 1)
-		n.detach(ctx, "docs-vm1")
-		n.nothingLeft(ctx, none)
+		serves(n)
 	})
 	n.finish(ctx)
 }
