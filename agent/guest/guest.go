@@ -333,6 +333,10 @@ func (st Steps) mount(ctx context.Context, s Share) error {
 func (st Steps) unmount(ctx context.Context, s Share) error {
 	if st.daemonRuns(s) {
 		if err := st.release(ctx, s); err != nil {
+			if ctx.Err() != nil {
+				// What was begun in the guest goes on, and nobody knows how far it is.
+				st.Notes.Note(s.ID, func(side *Side) { side.State, side.Mounted = "", false })
+			}
 			return err
 		}
 	}
