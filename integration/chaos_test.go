@@ -412,12 +412,21 @@ func (c *chaos) check(ctx context.Context) {
 			}
 			c.checkExport(ctx, clients[network], x)
 		case x.attachment.GetMountAt() != "" && x.wanted:
-			share := x.attachment.GetConnection().GetSource()
-			if got := c.in(ctx, "cat "+x.attachment.GetMountAt()+"/hello"); got != "from "+share {
-				c.t.Errorf("%v: the guest reads %q", x, got)
-			}
+			c.reads(ctx, x.attachment)
 		}
 	}
+}
+
+// reads waits until the guest reads what is in a share.
+func (n *node) reads(ctx context.Context, a *nodev1.Attachment) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, wait.Long)
+	defer cancel()
+	// An unmount that a delete had begun in the guest goes on, and is found out.
+	until(ctx, n.t, a.GetId()+" in the guest", func() (bool, error) {
+		got, err := n.guest.Shell(ctx, "cat "+a.GetMountAt()+"/hello")
+		return strings.TrimSpace(got) == "from "+a.GetConnection().GetSource(), err
+	})
 }
 
 // firewalls of the networks, without counters. Inside a namespace only a full
