@@ -240,10 +240,14 @@ func TestCallersWhoChangeTheirMind(t *testing.T) {
 	}
 	callers.Wait()
 	for _, a := range all {
-		until(ctx, t, a.GetId(), func() (bool, error) {
-			_, err := n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a})
+		var answer *nodev1.AttachResponse
+		until(ctx, t, a.GetId(), func() (ok bool, err error) {
+			answer, err = n.attachments.Attach(ctx, &nodev1.AttachRequest{Attachment: a})
 			return err == nil, err
 		})
+		if s := answer.GetAttachment().GetStatus(); s.GetPhase() != nodev1.Phase_PHASE_READY {
+			t.Errorf("%s is attached, and %v", a.GetId(), s)
+		}
 		if a.GetMountAt() != "" {
 			n.reads(ctx, a)
 		}

@@ -52,7 +52,7 @@ type ending struct {
 	err     error
 	took    time.Duration
 
-	calledOff bool
+	calledOff bool // whatever came of it, it has not failed
 }
 
 // errCalledOff ends a step beside the worker whose success nobody wants any more.
